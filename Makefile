@@ -1,0 +1,38 @@
+# The commands of this repository. `make up` needs Go, make and git and nothing else.
+GO ?= go
+BIN := bin
+
+.PHONY: build up test test-go test-clients lint bench generate deps
+
+build:
+	$(GO) build -trimpath -o $(BIN)/orchestrator ./cmd/orchestrator
+
+up: build
+	$(BIN)/orchestrator up
+
+# Installs what the tests need from Debian's packages, then runs every test. CI=true makes a missing real part a failure.
+test: deps test-go test-clients
+
+deps:
+	./test/deps.sh
+
+test-go:
+	$(GO) vet ./...
+	$(GO) test -race -timeout 20m ./...
+
+# Programs that nobody here wrote, in Go modules of their own.
+test-clients: build
+	@for d in test/*/go.mod; do [ -e "$$d" ] || continue; \
+		echo "== $$(dirname $$d)"; \
+		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(GO) test -timeout 15m ./...) || exit 1; done
+
+lint:
+	$(GO) tool -modfile=tools/go.mod gofumpt -l -d $$(git ls-files '*.go' | grep -v '\.pb\.go$$') | tee /dev/stderr | (! grep -q .)
+	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
+	$(GO) test ./internal/archtest ./api/...
+
+bench:
+	./test/bench.sh
+
+generate:
+	./api/generate.sh

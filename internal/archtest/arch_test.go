@@ -1,0 +1,126 @@
+// Package archtest enforces the house's rules about who may import whom (docs/architecture.md).
+package archtest
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/orchestrator/orchestrator/"
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+// components never import each other: they meet on the wire. cli and up alone know them all.
+var components = []string{
+	"internal/master", "internal/agent", "internal/marathon", "internal/zksync", "internal/probe", "internal/monitor",
+	"internal/dns", "internal/lb", "internal/consul", "internal/migrate",
+}
+
+// rooms that do not exist by rule: a package is named for its subject.
+var forbiddenNames = []string{"util", "utils", "common", "helpers", "helper", "types", "structs", "misc", "shared"}
+
+func load(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []pkg
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for dec.More() {
+		var p pkg
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+	if len(pkgs) == 0 {
+		t.Fatal("go list found no package: this test would prove nothing")
+	}
+	return pkgs
+}
+
+// within reports whether the import path lies in the room (a path below the module).
+func within(path, room string) bool {
+	p := strings.TrimPrefix(path, module)
+	return p == room || strings.HasPrefix(p, room+"/")
+}
+
+func componentOf(path string) string {
+	for _, c := range components {
+		if within(path, c) {
+			return c
+		}
+	}
+	return ""
+}
+
+func TestComponentsMeetOnlyOnTheWire(t *testing.T) {
+	for _, p := range load(t) {
+		own := componentOf(p.ImportPath)
+		for _, imp := range p.Imports {
+			other := componentOf(imp)
+			switch {
+			case other == "" || other == own:
+			case within(p.ImportPath, "internal/cli"), within(p.ImportPath, "internal/up"), within(p.ImportPath, "internal/sim"):
+			case within(p.ImportPath, "test"), within(p.ImportPath, "cmd/executor") && other == "internal/agent":
+			default:
+				t.Errorf("%s imports %s: components meet only on the wire", p.ImportPath, imp)
+			}
+		}
+	}
+}
+
+func TestCoresArePure(t *testing.T) {
+	banned := []string{"net", "net/http", "os", "os/exec", "math/rand", "math/rand/v2", "crypto/rand", "syscall", "io/ioutil"}
+	for _, p := range load(t) {
+		if !strings.HasSuffix(p.ImportPath, "/core") && !strings.HasSuffix(p.ImportPath, "/allocator") || within(p.ImportPath, "api") {
+			continue
+		}
+		for _, imp := range p.Imports {
+			if slices.Contains(banned, imp) {
+				t.Errorf("%s imports %s: core packages are pure (time, ids and choices arrive in events)", p.ImportPath, imp)
+			}
+		}
+	}
+}
+
+func TestNoJunkDrawers(t *testing.T) {
+	for _, p := range load(t) {
+		name := p.ImportPath[strings.LastIndex(p.ImportPath, "/")+1:]
+		if slices.Contains(forbiddenNames, name) {
+			t.Errorf("%s: a package is named for its subject", p.ImportPath)
+		}
+	}
+}
+
+func TestOneRoomPerProtocol(t *testing.T) {
+	rules := []struct {
+		imported string
+		by       []string
+	}{
+		{module + "internal/zk", []string{"internal/zk", "internal/election/zookeeper", "internal/store/zookeeper", "internal/zksync", "internal/cli", "internal/migrate"}},
+		{"github.com/moby/moby/client", []string{"internal/agent/containerizer/docker", "internal/probe"}},
+		{"github.com/go-zookeeper/zk", []string{}},
+	}
+	for _, p := range load(t) {
+		for _, imp := range p.Imports {
+			for _, r := range rules {
+				if imp != r.imported && !strings.HasPrefix(imp, r.imported+"/") {
+					continue
+				}
+				if !slices.ContainsFunc(r.by, func(room string) bool { return within(p.ImportPath, room) }) {
+					t.Errorf("%s imports %s, which belongs to %v", p.ImportPath, imp, r.by)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Installs what the tests need from Debian's packages. Does nothing when all of it is there; without root it only says
+# what is missing.
+set -eu
+packages="zookeeper:/usr/share/java/zookeeper.jar protobuf-compiler:/usr/bin/protoc crun:/usr/bin/crun runc:/usr/sbin/runc"
+missing=
+for p in $packages; do
+	[ -e "${p#*:}" ] || missing="$missing ${p%%:*}"
+done
+command -v java >/dev/null 2>&1 || missing="$missing default-jre-headless"
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+	echo "test/deps.sh: missing$missing: tests that need them will say so. To install: apt-get install$missing" >&2
+	[ -z "${CI:-}" ] || exit 1
+	exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
