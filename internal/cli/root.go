@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/orchestrator/orchestrator/internal/config"
 )
 
 // Exit codes of the binary.
@@ -74,7 +76,9 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{config.Explain(cmd.Flags(), err)}
+	})
 	root.AddCommand(
 		newVersionCommand(),
 	)
