@@ -13,4 +13,4 @@ module=github.com/orchestrator/orchestrator/api
 PATH=$bin:$PATH protoc -I . \
 	--go_out="$out" --go_opt=module=$module \
 	--go-vtproto_out="$out" --go-vtproto_opt=module=$module,features=marshal+unmarshal+size+clone \
-	$(find mesos link probe -name '*.proto' | sort)
+	$(find mesos link probe checkpoint -name '*.proto' | sort)

@@ -1,0 +1,131 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+)
+
+// A journal is a sequence of batches:
+//
+//	4 bytes magic, 4 bytes length of the body, 4 bytes CRC-32C of the body, body
+//
+// and a body is a sequence of operations:
+//
+//	1 byte kind, uvarint length of path, path, uvarint offset, uvarint length of data, data
+const (
+	batchMagic  = 0x4f43_4b31 // "OCK1"
+	batchHeader = 12
+	// maxBatch bounds what a corrupt length may make the reader allocate.
+	maxBatch = 256 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errTorn: the journal ends in the middle of a batch, or with bytes that are no batch.
+var errTorn = errors.New("torn batch")
+
+type opKind byte
+
+const (
+	opPut    opKind = 1
+	opAppend opKind = 2
+	opRemove opKind = 3
+	opLink   opKind = 4
+)
+
+// Op is one change below the meta directory. Put, Append, Remove and Link make them.
+type Op struct {
+	kind   opKind
+	path   string
+	offset int64
+	data   []byte
+}
+
+// Put replaces a file by data.
+func Put(path string, data []byte) Op { return Op{kind: opPut, path: path, data: data} }
+
+// Append adds one record to the end of a file.
+func Append(path string, record []byte) Op { return Op{kind: opAppend, path: path, data: record} }
+
+// Remove deletes a file or a tree.
+func Remove(path string) Op { return Op{kind: opRemove, path: path} }
+
+// Link makes or replaces a symbolic link.
+func Link(path, target string) Op { return Op{kind: opLink, path: path, data: []byte(target)} }
+
+func appendOp(dst []byte, op Op) []byte {
+	dst = append(dst, byte(op.kind))
+	dst = binary.AppendUvarint(dst, uint64(len(op.path)))
+	dst = append(dst, op.path...)
+	dst = binary.AppendUvarint(dst, uint64(op.offset))
+	dst = binary.AppendUvarint(dst, uint64(len(op.data)))
+	return append(dst, op.data...)
+}
+
+// encodeBatch appends the batch to dst[:0].
+func encodeBatch(dst []byte, ops []Op) []byte {
+	dst = append(dst[:0], make([]byte, batchHeader)...)
+	for _, op := range ops {
+		dst = appendOp(dst, op)
+	}
+	body := dst[batchHeader:]
+	binary.LittleEndian.PutUint32(dst, batchMagic)
+	binary.LittleEndian.PutUint32(dst[4:], uint32(len(body)))
+	binary.LittleEndian.PutUint32(dst[8:], crc32.Checksum(body, castagnoli))
+	return dst
+}
+
+// decodeBatch reads the batch at the beginning of data and tells how long it is. errTorn: there is no whole batch.
+func decodeBatch(data []byte) (ops []Op, size int, err error) {
+	if len(data) < batchHeader || binary.LittleEndian.Uint32(data) != batchMagic {
+		return nil, 0, errTorn
+	}
+	n := int64(binary.LittleEndian.Uint32(data[4:]))
+	if n > maxBatch || int64(len(data)) < batchHeader+n {
+		return nil, 0, errTorn
+	}
+	body := data[batchHeader : batchHeader+n]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(data[8:]) {
+		return nil, 0, errTorn
+	}
+	for len(body) > 0 {
+		var op Op
+		op, body, err = decodeOp(body)
+		if err != nil {
+			return nil, 0, err
+		}
+		ops = append(ops, op)
+	}
+	return ops, int(batchHeader + n), nil
+}
+
+func decodeOp(b []byte) (Op, []byte, error) {
+	op := Op{kind: opKind(b[0])}
+	if op.kind < opPut || op.kind > opLink {
+		return op, nil, fmt.Errorf("unknown operation %d in a journal: was it written by a later version?", op.kind)
+	}
+	path, b, err := decodeBytes(b[1:])
+	if err != nil {
+		return op, nil, err
+	}
+	offset, n := binary.Uvarint(b)
+	if n <= 0 || offset > 1<<62 {
+		return op, nil, errTorn
+	}
+	data, b, err := decodeBytes(b[n:])
+	if err != nil {
+		return op, nil, err
+	}
+	op.path, op.offset, op.data = string(path), int64(offset), data
+	return op, b, nil
+}
+
+func decodeBytes(b []byte) (value, rest []byte, err error) {
+	size, n := binary.Uvarint(b)
+	if n <= 0 || size > uint64(len(b)-n) {
+		return nil, nil, errTorn
+	}
+	return b[n : n+int(size)], b[n+int(size):], nil
+}

@@ -1,0 +1,222 @@
+package checkpoint
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+const metaDir = "/w/meta"
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// record is one appended record, with the header that the store's reader of old files expects.
+func record(text string) []byte {
+	return append([]byte{byte(len(text)), 0, 0, 0}, text...)
+}
+
+// model is what the files must hold after a sequence of batches.
+type model map[string]string
+
+func (m model) apply(ops []Op) model {
+	m = maps.Clone(m)
+	for _, op := range ops {
+		switch op.kind {
+		case opPut:
+			m[op.path] = string(op.data)
+		case opAppend:
+			m[op.path] += string(op.data)
+		case opRemove:
+			delete(m, op.path)
+			maps.DeleteFunc(m, func(p, _ string) bool { return strings.HasPrefix(p, op.path+"/") })
+		}
+	}
+	return m
+}
+
+// files is what is really there.
+func files(f *crashFS) model {
+	m := model{}
+	for p, n := range f.now {
+		rel, ok := strings.CutPrefix(p, metaDir+"/")
+		if ok && !n.dir && !strings.HasPrefix(rel, journalPrefix) && !strings.HasSuffix(rel, ".tmp") {
+			m[rel] = string(n.data)
+		}
+	}
+	return m
+}
+
+func randomBatch(r *rand.Rand, n *int) []Op {
+	var ops []Op
+	for range 1 + r.IntN(5) {
+		*n++
+		task := fmt.Sprintf("run%d/task%d", r.IntN(3), r.IntN(3))
+		switch r.IntN(8) {
+		case 0, 1, 2, 3:
+			ops = append(ops, Append(task+"/updates", record(fmt.Sprintf("update %d", *n))))
+		case 4, 5, 6:
+			ops = append(ops, Put(task+"/info", fmt.Appendf(nil, "info %d %s", *n, strings.Repeat("x", r.IntN(20)))))
+		case 7:
+			ops = append(ops, Remove(path.Dir(task)))
+		}
+	}
+	return ops
+}
+
+// Whatever the moment of the crash and whatever part of the unsynced writes the disk kept: after a restart the files
+// hold exactly the batches whose Commit returned, and perhaps, whole, the one that was under way.
+func TestCrashAtAnyWriteLosesNoCommittedBatch(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		seed := rapid.Uint64().Draw(t, "seed")
+		r := rand.New(rand.NewPCG(seed, 2))
+		fsys := newCrashFS(seed)
+		committed, n := model{}, 0
+		for life := range 1 + r.IntN(4) {
+			fsys.crashAt = 1 + r.IntN(120)
+			if r.IntN(2) == 0 {
+				fsys.failEvery = 3 + r.IntN(30)
+			}
+			next := committed
+			s, err := open(fsys, metaDir, quiet, 400)
+			for err == nil || !fsys.crashed {
+				if s == nil { // a full disk at the start: the daemon would exit with the error and be started again
+					s, err = open(fsys, metaDir, quiet, 400)
+					continue
+				}
+				if got := files(fsys); err == nil && !cmp.Equal(got, committed) {
+					t.Fatalf("life %d: running process sees\n%s", life, cmp.Diff(committed, got))
+				}
+				ops := randomBatch(r, &n)
+				next = committed.apply(ops)
+				for err = s.Commit(ops); err != nil && !fsys.crashed; err = s.Commit(ops) {
+				}
+				if err == nil {
+					committed = next
+				}
+				s.wg.Wait() // the background sync is part of the history, not of its randomness
+			}
+			if s != nil {
+				s.Close()
+			}
+			fsys = fsys.reboot()
+			s, err = open(fsys, metaDir, quiet, 400)
+			if err != nil {
+				t.Fatalf("open after the crash: %v", err)
+			}
+			got := files(fsys)
+			if !cmp.Equal(got, committed) && !cmp.Equal(got, next) {
+				t.Fatalf("life %d: after the crash (-committed +found):\n%s", life, cmp.Diff(committed, got))
+			}
+			committed = got
+			s.Close()
+			fsys = fsys.reboot() // what Open promised must hold as well
+		}
+	})
+}
+
+func TestJournalIsDeletedOnceItsFilesAreDurable(t *testing.T) {
+	t.Parallel()
+	fsys := newCrashFS(1)
+	s, err := open(fsys, metaDir, quiet, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		if err := s.Commit([]Op{Append("updates", record(fmt.Sprint(i)))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.wg.Wait()
+	numbers, err := s.journals()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(numbers) != 1 || numbers[0] < 10 {
+		t.Errorf("journals left: %v, want the newest one only", numbers)
+	}
+	s.Close()
+}
+
+func TestRealFileSystem(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := Open(OS{}, dir, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ops := []Op{Put("a/b", []byte("1")), Append("a/c", record("x")), Append("a/c", record("y")), Link("a/latest", "b"), Put("gone/x", nil), Remove("gone")}
+	if err := s.Commit(ops); err != nil {
+		t.Fatal(err)
+	}
+	// No Close: kill -9.
+	s2, err := Open(OS{}, dir, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s2.Commit([]Op{Append("a/c", record("z"))}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s2.ReadFile("a/c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Concat(record("x"), record("y"), record("z"))
+	if !cmp.Equal(got, want) {
+		t.Errorf("a/c = %q, want %q", got, want)
+	}
+	if link, err := (OS{}).Readlink(dir + "/a/latest"); err != nil || link != "b" {
+		t.Errorf("link = %q, %v", link, err)
+	}
+	if _, err := s2.ReadFile("gone/x"); err == nil {
+		t.Error("gone/x is still there")
+	}
+	s2.Close()
+}
+
+func FuzzDecodeBatch(f *testing.F) {
+	f.Add(encodeBatch(nil, []Op{Put("a", []byte("b")), Append("c", []byte("d")), Remove("e"), Link("f", "g")}))
+	f.Add([]byte("1KCO\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ops, size, err := decodeBatch(data)
+		if err != nil {
+			return
+		}
+		again, n, err := decodeBatch(encodeBatch(nil, ops))
+		if err != nil || n > size || len(again) != len(ops) {
+			t.Fatalf("round trip: %d ops, %d bytes, %v", len(again), n, err)
+		}
+	})
+}
+
+func BenchmarkCommit(b *testing.B) {
+	for _, size := range []int{1, 16, 256} {
+		b.Run(fmt.Sprintf("ops=%d", size), func(b *testing.B) {
+			s, err := Open(OS{}, b.TempDir(), quiet)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			data := make([]byte, 300)
+			data[0], data[1] = 40, 1
+			for i := 0; b.Loop(); i++ {
+				ops := make([]Op, size)
+				for j := range ops {
+					ops[j] = Append(fmt.Sprintf("tasks/%d/updates", (i*size+j)%5000), data)
+				}
+				if err := s.Commit(ops); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(size)*float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+		})
+	}
+}
