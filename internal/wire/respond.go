@@ -1,0 +1,160 @@
+package wire
+
+import (
+	"compress/gzip"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+)
+
+const mediaText = "text/plain; charset=utf-8"
+
+// Respond writes a message as the whole answer.
+func Respond(w http.ResponseWriter, status int, ct ContentType, m proto.Message) {
+	body, err := ct.Marshal(m)
+	if err != nil {
+		Error(w, http.StatusInternalServerError, "Failed to encode the answer: "+err.Error())
+		return
+	}
+	RespondBytes(w, status, ct.String(), body)
+}
+
+// RespondBytes writes a whole answer with its Content-Length. An empty body has no Content-Type.
+func RespondBytes(w http.ResponseWriter, status int, media string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if len(body) == 0 {
+		h.Del("Content-Type")
+	} else {
+		h.Set("Content-Type", media)
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the peer is gone; there is no one to tell
+}
+
+// Accepted answers a call that has been taken over: 202 and nothing else, which some clients test for.
+func Accepted(w http.ResponseWriter) { Empty(w, http.StatusAccepted) }
+
+// Empty answers with a status and no body.
+func Empty(w http.ResponseWriter, status int) {
+	w.Header()["Content-Length"] = zeroLength
+	w.WriteHeader(status)
+}
+
+var zeroLength = []string{"0"}
+
+// Error answers with a plain text, as Mesos does.
+func Error(w http.ResponseWriter, status int, text string) {
+	RespondBytes(w, status, mediaText, []byte(text))
+}
+
+// MethodNotAllowed answers 405 with the methods that are.
+func MethodNotAllowed(w http.ResponseWriter, r *http.Request, allowed ...string) {
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	Error(w, http.StatusMethodNotAllowed,
+		"Expecting one of { '"+strings.Join(allowed, "', '")+"' }, but received '"+r.Method+"'")
+}
+
+// NotAcceptable answers 406.
+func NotAcceptable(w http.ResponseWriter) {
+	Error(w, http.StatusNotAcceptable, "Expecting 'Accept' to allow "+MediaJSON+" or "+MediaProtobuf)
+}
+
+// Redirect answers 307 and sends the client to the same path and query on the leader, which is "host:port". The Location
+// has no scheme, like Mesos'; http.Redirect would rewrite it.
+func Redirect(w http.ResponseWriter, r *http.Request, leader string) {
+	h := w.Header()
+	h.Set("Location", "//"+leader+r.URL.RequestURI())
+	Empty(w, http.StatusTemporaryRedirect)
+}
+
+// jsonpName is what a callback may be named: a JavaScript expression of names and indexes, nothing that could start a
+// script of its own.
+var jsonpName = regexp.MustCompile(`^[A-Za-z_$][A-Za-z0-9_$.\[\]]{0,255}$`)
+
+// gzipFrom is the size from which Mesos compresses.
+const gzipFrom = 1024
+
+// RespondJSON writes the JSON body of a legacy endpoint: wrapped for JSONP when the query has a callback, compressed
+// when the client asks for it and it pays.
+func RespondJSON(w http.ResponseWriter, r *http.Request, body []byte) {
+	media := MediaJSON
+	if callback := jsonpCallback(r); callback != "" {
+		if !jsonpName.MatchString(callback) {
+			Error(w, http.StatusBadRequest, "Expecting 'jsonp' to be the name of a function")
+			return
+		}
+		media = "text/javascript"
+		wrapped := make([]byte, 0, len(callback)+len(body)+3)
+		wrapped = append(append(wrapped, callback...), '(')
+		body = append(append(wrapped, body...), ");"...)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+	}
+	w.Header().Add("Vary", "Accept-Encoding")
+	if len(body) >= gzipFrom && acceptsGzip(r) {
+		if zipped, err := compress(body); err == nil {
+			w.Header().Set("Content-Encoding", "gzip")
+			body = zipped
+		}
+	}
+	if r.Method == http.MethodHead {
+		w.Header().Set("Content-Type", media)
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	RespondBytes(w, http.StatusOK, media, body)
+}
+
+// jsonpCallback finds the callback without parsing a query that has none.
+func jsonpCallback(r *http.Request) string {
+	if !strings.Contains(r.URL.RawQuery, "jsonp") {
+		return ""
+	}
+	return r.URL.Query().Get("jsonp")
+}
+
+func acceptsGzip(r *http.Request) bool {
+	allowed := false
+	for item := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
+		name, params, _ := strings.Cut(item, ";")
+		switch strings.ToLower(strings.TrimSpace(name)) {
+		case "gzip", "x-gzip":
+			return !zeroQuality(params)
+		case "*":
+			allowed = !zeroQuality(params)
+		}
+	}
+	return allowed
+}
+
+// zippers keeps compressors: each is about a megabyte.
+var zippers = sync.Pool{New: func() any {
+	z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	return z
+}}
+
+func compress(body []byte) ([]byte, error) {
+	z := zippers.Get().(*gzip.Writer)
+	defer zippers.Put(z)
+	out := sliceWriter(make([]byte, 0, len(body)/4+64))
+	z.Reset(&out)
+	if _, err := z.Write(body); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+type sliceWriter []byte
+
+func (s *sliceWriter) Write(p []byte) (int, error) {
+	*s = append(*s, p...)
+	return len(p), nil
+}
