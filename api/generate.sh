@@ -12,5 +12,5 @@ done
 module=github.com/orchestrator/orchestrator/api
 PATH=$bin:$PATH protoc -I . \
 	--go_out="$out" --go_opt=module=$module \
-	--go-vtproto_out="$out" --go-vtproto_opt=module=$module,features=marshal+unmarshal+size+clone \
-	$(find mesos link probe checkpoint -name '*.proto' | sort)
+	--go-vtproto_out="$out" --go-vtproto_opt=module=$module,features=marshal+unmarshal+size+clone+equal \
+	$(find . -name '*.proto' | sort)

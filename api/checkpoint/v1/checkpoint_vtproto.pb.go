@@ -144,6 +144,168 @@ func (m *Update) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Resources) EqualVT(that *Resources) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Total) != len(that.Total) {
+		return false
+	}
+	for i, vx := range this.Total {
+		vy := that.Total[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Operation{}
+			}
+			if q == nil {
+				q = &v1.Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Destroyed) != len(that.Destroyed) {
+		return false
+	}
+	for i, vx := range this.Destroyed {
+		vy := that.Destroyed[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Configured) != len(that.Configured) {
+		return false
+	}
+	for i, vx := range this.Configured {
+		vy := that.Configured[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resources) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resources)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Executor) EqualVT(that *Executor) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	if p, q := this.Kind, that.Kind; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ContainerId, that.ContainerId; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.User, that.User; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Directory, that.Directory; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Executor) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Executor)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Task) EqualVT(that *Task) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	if p, q := this.Group, that.Group; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.GroupSize, that.GroupSize; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Task) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Task)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Update) EqualVT(that *Update) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	if p, q := this.Acknowledged, that.Acknowledged; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Update) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Update)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Resources) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -951,6 +951,1515 @@ func (m *Shutdown) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Frame) EqualVT(that *Frame) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Channel, that.Channel; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Messages) != len(that.Messages) {
+		return false
+	}
+	for i, vx := range this.Messages {
+		vy := that.Messages[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Message{}
+			}
+			if q == nil {
+				q = &Message{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Closed, that.Closed; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Frame) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Frame)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Message) EqualVT(that *Message) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Kind == nil && that.Kind != nil {
+		return false
+	} else if this.Kind != nil {
+		if that.Kind == nil {
+			return false
+		}
+		if !this.Kind.(interface{ EqualVT(isMessage_Kind) bool }).EqualVT(that.Kind) {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Message) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Message)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Message_Register) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Register)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Register, that.Register; p != q {
+		if p == nil {
+			p = &Register{}
+		}
+		if q == nil {
+			q = &Register{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Reregister) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Reregister)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Reregister, that.Reregister; p != q {
+		if p == nil {
+			p = &Reregister{}
+		}
+		if q == nil {
+			q = &Reregister{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Update) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Update)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Update, that.Update; p != q {
+		if p == nil {
+			p = &StatusUpdate{}
+		}
+		if q == nil {
+			q = &StatusUpdate{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_ExecutorExited) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_ExecutorExited)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.ExecutorExited, that.ExecutorExited; p != q {
+		if p == nil {
+			p = &ExecutorExited{}
+		}
+		if q == nil {
+			q = &ExecutorExited{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_ExecutorMessage) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_ExecutorMessage)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.ExecutorMessage, that.ExecutorMessage; p != q {
+		if p == nil {
+			p = &ExecutorMessage{}
+		}
+		if q == nil {
+			q = &ExecutorMessage{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_AgentUpdate) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_AgentUpdate)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.AgentUpdate, that.AgentUpdate; p != q {
+		if p == nil {
+			p = &AgentUpdate{}
+		}
+		if q == nil {
+			q = &AgentUpdate{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_OperationUpdate) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_OperationUpdate)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.OperationUpdate, that.OperationUpdate; p != q {
+		if p == nil {
+			p = &OperationUpdate{}
+		}
+		if q == nil {
+			q = &OperationUpdate{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Pong) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Pong)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Pong, that.Pong; p != q {
+		if p == nil {
+			p = &Pong{}
+		}
+		if q == nil {
+			q = &Pong{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Unregister) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Unregister)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Unregister, that.Unregister; p != q {
+		if p == nil {
+			p = &Unregister{}
+		}
+		if q == nil {
+			q = &Unregister{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Registered) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Registered)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Registered, that.Registered; p != q {
+		if p == nil {
+			p = &Registered{}
+		}
+		if q == nil {
+			q = &Registered{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Refused) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Refused)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Refused, that.Refused; p != q {
+		if p == nil {
+			p = &Refused{}
+		}
+		if q == nil {
+			q = &Refused{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_RunTask) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_RunTask)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.RunTask, that.RunTask; p != q {
+		if p == nil {
+			p = &RunTask{}
+		}
+		if q == nil {
+			q = &RunTask{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_RunTaskGroup) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_RunTaskGroup)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.RunTaskGroup, that.RunTaskGroup; p != q {
+		if p == nil {
+			p = &RunTaskGroup{}
+		}
+		if q == nil {
+			q = &RunTaskGroup{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_KillTask) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_KillTask)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.KillTask, that.KillTask; p != q {
+		if p == nil {
+			p = &KillTask{}
+		}
+		if q == nil {
+			q = &KillTask{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_ShutdownExecutor) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_ShutdownExecutor)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.ShutdownExecutor, that.ShutdownExecutor; p != q {
+		if p == nil {
+			p = &ShutdownExecutor{}
+		}
+		if q == nil {
+			q = &ShutdownExecutor{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_FrameworkMessage) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_FrameworkMessage)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.FrameworkMessage, that.FrameworkMessage; p != q {
+		if p == nil {
+			p = &FrameworkMessage{}
+		}
+		if q == nil {
+			q = &FrameworkMessage{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_UpdateAck) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_UpdateAck)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.UpdateAck, that.UpdateAck; p != q {
+		if p == nil {
+			p = &UpdateAck{}
+		}
+		if q == nil {
+			q = &UpdateAck{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Ping) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Ping)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Ping, that.Ping; p != q {
+		if p == nil {
+			p = &Ping{}
+		}
+		if q == nil {
+			q = &Ping{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_ShutdownFramework) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_ShutdownFramework)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.ShutdownFramework, that.ShutdownFramework; p != q {
+		if p == nil {
+			p = &ShutdownFramework{}
+		}
+		if q == nil {
+			q = &ShutdownFramework{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_UpdateFramework) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_UpdateFramework)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.UpdateFramework, that.UpdateFramework; p != q {
+		if p == nil {
+			p = &UpdateFramework{}
+		}
+		if q == nil {
+			q = &UpdateFramework{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_ApplyOperation) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_ApplyOperation)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.ApplyOperation, that.ApplyOperation; p != q {
+		if p == nil {
+			p = &ApplyOperation{}
+		}
+		if q == nil {
+			q = &ApplyOperation{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_OperationAck) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_OperationAck)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.OperationAck, that.OperationAck; p != q {
+		if p == nil {
+			p = &OperationAck{}
+		}
+		if q == nil {
+			q = &OperationAck{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Drain) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Drain)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Drain, that.Drain; p != q {
+		if p == nil {
+			p = &Drain{}
+		}
+		if q == nil {
+			q = &Drain{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Undrain) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Undrain)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Undrain, that.Undrain; p != q {
+		if p == nil {
+			p = &Undrain{}
+		}
+		if q == nil {
+			q = &Undrain{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Message_Shutdown) EqualVT(thatIface isMessage_Kind) bool {
+	that, ok := thatIface.(*Message_Shutdown)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Shutdown, that.Shutdown; p != q {
+		if p == nil {
+			p = &Shutdown{}
+		}
+		if q == nil {
+			q = &Shutdown{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Register) EqualVT(that *Register) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	if p, q := this.Version, that.Version; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Capabilities) != len(that.Capabilities) {
+		return false
+	}
+	for i, vx := range this.Capabilities {
+		vy := that.Capabilities[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.AgentInfo_Capability{}
+			}
+			if q == nil {
+				q = &v1.AgentInfo_Capability{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.TotalResources) != len(that.TotalResources) {
+		return false
+	}
+	for i, vx := range this.TotalResources {
+		vy := that.TotalResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Address, that.Address; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ResourceVersionUuid, that.ResourceVersionUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Register) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Register)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Reregister) EqualVT(that *Reregister) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Agent.EqualVT(that.Agent) {
+		return false
+	}
+	if len(this.Frameworks) != len(that.Frameworks) {
+		return false
+	}
+	for i, vx := range this.Frameworks {
+		vy := that.Frameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.FrameworkInfo{}
+			}
+			if q == nil {
+				q = &v1.FrameworkInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Executors) != len(that.Executors) {
+		return false
+	}
+	for i, vx := range this.Executors {
+		vy := that.Executors[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Executor{}
+			}
+			if q == nil {
+				q = &Executor{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Tasks) != len(that.Tasks) {
+		return false
+	}
+	for i, vx := range this.Tasks {
+		vy := that.Tasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Operation{}
+			}
+			if q == nil {
+				q = &v1.Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.DrainConfig.EqualVT(that.DrainConfig) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Reregister) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Reregister)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Executor) EqualVT(that *Executor) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Executor) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Executor)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *StatusUpdate) EqualVT(that *StatusUpdate) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	if p, q := this.LatestState, that.LatestState; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *StatusUpdate) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*StatusUpdate)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ExecutorExited) EqualVT(that *ExecutorExited) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Status, that.Status; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ExecutorExited) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ExecutorExited)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ExecutorMessage) EqualVT(that *ExecutorMessage) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ExecutorMessage) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ExecutorMessage)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AgentUpdate) EqualVT(that *AgentUpdate) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.TotalResources) != len(that.TotalResources) {
+		return false
+	}
+	for i, vx := range this.TotalResources {
+		vy := that.TotalResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.OversubscribedResources) != len(that.OversubscribedResources) {
+		return false
+	}
+	for i, vx := range this.OversubscribedResources {
+		vy := that.OversubscribedResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.UpdateOversubscribed, that.UpdateOversubscribed; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ResourceVersionUuid, that.ResourceVersionUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Operation{}
+			}
+			if q == nil {
+				q = &v1.Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AgentUpdate) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AgentUpdate)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OperationUpdate) EqualVT(that *OperationUpdate) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if p, q := this.OperationUuid, that.OperationUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	if !this.LatestStatus.EqualVT(that.LatestStatus) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OperationUpdate) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OperationUpdate)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Pong) EqualVT(that *Pong) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Sequence, that.Sequence; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Pong) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Pong)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Unregister) EqualVT(that *Unregister) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Unregister) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Unregister)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Registered) EqualVT(that *Registered) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.Master.EqualVT(that.Master) {
+		return false
+	}
+	if p, q := this.PingTimeoutMs, that.PingTimeoutMs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Reregistered, that.Reregistered; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.ExpectedTasks) != len(that.ExpectedTasks) {
+		return false
+	}
+	for i, vx := range this.ExpectedTasks {
+		vy := that.ExpectedTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &ExpectedTask{}
+			}
+			if q == nil {
+				q = &ExpectedTask{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.EndedFrameworks) != len(that.EndedFrameworks) {
+		return false
+	}
+	for i, vx := range this.EndedFrameworks {
+		vy := that.EndedFrameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.FrameworkID{}
+			}
+			if q == nil {
+				q = &v1.FrameworkID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Registered) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Registered)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ExpectedTask) EqualVT(that *ExpectedTask) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if len(this.FrameworkCapabilities) != len(that.FrameworkCapabilities) {
+		return false
+	}
+	for i, vx := range this.FrameworkCapabilities {
+		vy := that.FrameworkCapabilities[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.FrameworkInfo_Capability{}
+			}
+			if q == nil {
+				q = &v1.FrameworkInfo_Capability{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ExpectedTask) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ExpectedTask)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Refused) EqualVT(that *Refused) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Shutdown, that.Shutdown; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Refused) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Refused)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *RunTask) EqualVT(that *RunTask) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Framework.EqualVT(that.Framework) {
+		return false
+	}
+	if !this.Task.EqualVT(that.Task) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *RunTask) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*RunTask)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *RunTaskGroup) EqualVT(that *RunTaskGroup) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Framework.EqualVT(that.Framework) {
+		return false
+	}
+	if !this.Executor.EqualVT(that.Executor) {
+		return false
+	}
+	if !this.TaskGroup.EqualVT(that.TaskGroup) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *RunTaskGroup) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*RunTaskGroup)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *KillTask) EqualVT(that *KillTask) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if !this.KillPolicy.EqualVT(that.KillPolicy) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *KillTask) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*KillTask)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ShutdownExecutor) EqualVT(that *ShutdownExecutor) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ShutdownExecutor) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ShutdownExecutor)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *FrameworkMessage) EqualVT(that *FrameworkMessage) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *FrameworkMessage) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*FrameworkMessage)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *UpdateAck) EqualVT(that *UpdateAck) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if p, q := this.Uuid, that.Uuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *UpdateAck) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*UpdateAck)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Ping) EqualVT(that *Ping) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Sequence, that.Sequence; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Connected, that.Connected; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Ping) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Ping)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ShutdownFramework) EqualVT(that *ShutdownFramework) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ShutdownFramework) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ShutdownFramework)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *UpdateFramework) EqualVT(that *UpdateFramework) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Framework.EqualVT(that.Framework) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *UpdateFramework) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*UpdateFramework)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ApplyOperation) EqualVT(that *ApplyOperation) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.Operation.EqualVT(that.Operation) {
+		return false
+	}
+	if p, q := this.OperationUuid, that.OperationUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if p, q := this.ResourceVersionUuid, that.ResourceVersionUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ApplyOperation) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ApplyOperation)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OperationAck) EqualVT(that *OperationAck) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.OperationUuid, that.OperationUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if p, q := this.StatusUuid, that.StatusUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OperationAck) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OperationAck)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Drain) EqualVT(that *Drain) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Config.EqualVT(that.Config) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Drain) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Drain)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Undrain) EqualVT(that *Undrain) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Undrain) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Undrain)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Shutdown) EqualVT(that *Shutdown) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Shutdown) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Shutdown)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Frame) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -5263,6 +5263,6050 @@ func (m *DrainInfo) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *FrameworkID) EqualVT(that *FrameworkID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *FrameworkID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*FrameworkID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OfferID) EqualVT(that *OfferID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OfferID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OfferID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AgentID) EqualVT(that *AgentID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AgentID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AgentID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TaskID) EqualVT(that *TaskID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TaskID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TaskID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ExecutorID) EqualVT(that *ExecutorID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ExecutorID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ExecutorID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ContainerID) EqualVT(that *ContainerID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Parent.EqualVT(that.Parent) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ContainerID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ContainerID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceProviderID) EqualVT(that *ResourceProviderID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceProviderID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceProviderID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OperationID) EqualVT(that *OperationID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OperationID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OperationID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TimeInfo) EqualVT(that *TimeInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Nanoseconds, that.Nanoseconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TimeInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TimeInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DurationInfo) EqualVT(that *DurationInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Nanoseconds, that.Nanoseconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DurationInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DurationInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Address) EqualVT(that *Address) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Hostname, that.Hostname; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Ip, that.Ip; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Port, that.Port; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Address) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Address)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *URL) EqualVT(that *URL) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Scheme, that.Scheme; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Address.EqualVT(that.Address) {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Query) != len(that.Query) {
+		return false
+	}
+	for i, vx := range this.Query {
+		vy := that.Query[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Parameter{}
+			}
+			if q == nil {
+				q = &Parameter{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Fragment, that.Fragment; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *URL) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*URL)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Unavailability) EqualVT(that *Unavailability) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Start.EqualVT(that.Start) {
+		return false
+	}
+	if !this.Duration.EqualVT(that.Duration) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Unavailability) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Unavailability)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *MachineID) EqualVT(that *MachineID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Hostname, that.Hostname; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Ip, that.Ip; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *MachineID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*MachineID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *MachineInfo) EqualVT(that *MachineInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if p, q := this.Mode, that.Mode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Unavailability.EqualVT(that.Unavailability) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *MachineInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*MachineInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *FrameworkInfo_Capability) EqualVT(that *FrameworkInfo_Capability) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *FrameworkInfo_Capability) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*FrameworkInfo_Capability)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *FrameworkInfo) EqualVT(that *FrameworkInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.User, that.User; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if p, q := this.FailoverTimeout, that.FailoverTimeout; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Checkpoint, that.Checkpoint; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Hostname, that.Hostname; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Principal, that.Principal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.WebuiUrl, that.WebuiUrl; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Capabilities) != len(that.Capabilities) {
+		return false
+	}
+	for i, vx := range this.Capabilities {
+		vy := that.Capabilities[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &FrameworkInfo_Capability{}
+			}
+			if q == nil {
+				q = &FrameworkInfo_Capability{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	if len(this.Roles) != len(that.Roles) {
+		return false
+	}
+	for i, vx := range this.Roles {
+		vy := that.Roles[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.OfferFilters) != len(that.OfferFilters) {
+		return false
+	}
+	for i, vx := range this.OfferFilters {
+		vy, ok := that.OfferFilters[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &OfferFilters{}
+			}
+			if q == nil {
+				q = &OfferFilters{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *FrameworkInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*FrameworkInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckInfo_Command) EqualVT(that *CheckInfo_Command) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckInfo_Command) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckInfo_Command)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckInfo_Http) EqualVT(that *CheckInfo_Http) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Port, that.Port; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckInfo_Http) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckInfo_Http)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckInfo_Tcp) EqualVT(that *CheckInfo_Tcp) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Port, that.Port; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckInfo_Tcp) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckInfo_Tcp)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckInfo) EqualVT(that *CheckInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if !this.Http.EqualVT(that.Http) {
+		return false
+	}
+	if p, q := this.DelaySeconds, that.DelaySeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.IntervalSeconds, that.IntervalSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.TimeoutSeconds, that.TimeoutSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Tcp.EqualVT(that.Tcp) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *HealthCheck_HTTPCheckInfo) EqualVT(that *HealthCheck_HTTPCheckInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Port, that.Port; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Scheme, that.Scheme; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Statuses) != len(that.Statuses) {
+		return false
+	}
+	for i, vx := range this.Statuses {
+		vy := that.Statuses[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if p, q := this.Protocol, that.Protocol; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *HealthCheck_HTTPCheckInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*HealthCheck_HTTPCheckInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *HealthCheck_TCPCheckInfo) EqualVT(that *HealthCheck_TCPCheckInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Port, that.Port; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Protocol, that.Protocol; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *HealthCheck_TCPCheckInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*HealthCheck_TCPCheckInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *HealthCheck) EqualVT(that *HealthCheck) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Http.EqualVT(that.Http) {
+		return false
+	}
+	if p, q := this.DelaySeconds, that.DelaySeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.IntervalSeconds, that.IntervalSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.TimeoutSeconds, that.TimeoutSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ConsecutiveFailures, that.ConsecutiveFailures; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.GracePeriodSeconds, that.GracePeriodSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Tcp.EqualVT(that.Tcp) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *HealthCheck) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*HealthCheck)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *KillPolicy) EqualVT(that *KillPolicy) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.GracePeriod.EqualVT(that.GracePeriod) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *KillPolicy) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*KillPolicy)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CommandInfo_URI) EqualVT(that *CommandInfo_URI) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Executable, that.Executable; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Extract, that.Extract; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Cache, that.Cache; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutputFile, that.OutputFile; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CommandInfo_URI) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CommandInfo_URI)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CommandInfo) EqualVT(that *CommandInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Uris) != len(that.Uris) {
+		return false
+	}
+	for i, vx := range this.Uris {
+		vy := that.Uris[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CommandInfo_URI{}
+			}
+			if q == nil {
+				q = &CommandInfo_URI{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Environment.EqualVT(that.Environment) {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.User, that.User; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Shell, that.Shell; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Arguments) != len(that.Arguments) {
+		return false
+	}
+	for i, vx := range this.Arguments {
+		vy := that.Arguments[i]
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CommandInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CommandInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ExecutorInfo) EqualVT(that *ExecutorInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Source, that.Source; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Container.EqualVT(that.Container) {
+		return false
+	}
+	if !this.Discovery.EqualVT(that.Discovery) {
+		return false
+	}
+	if !this.ShutdownGracePeriod.EqualVT(that.ShutdownGracePeriod) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ExecutorInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ExecutorInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DomainInfo_FaultDomain_RegionInfo) EqualVT(that *DomainInfo_FaultDomain_RegionInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DomainInfo_FaultDomain_RegionInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DomainInfo_FaultDomain_RegionInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DomainInfo_FaultDomain_ZoneInfo) EqualVT(that *DomainInfo_FaultDomain_ZoneInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DomainInfo_FaultDomain_ZoneInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DomainInfo_FaultDomain_ZoneInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DomainInfo_FaultDomain) EqualVT(that *DomainInfo_FaultDomain) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Region.EqualVT(that.Region) {
+		return false
+	}
+	if !this.Zone.EqualVT(that.Zone) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DomainInfo_FaultDomain) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DomainInfo_FaultDomain)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DomainInfo) EqualVT(that *DomainInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FaultDomain.EqualVT(that.FaultDomain) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DomainInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DomainInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *MasterInfo_Capability) EqualVT(that *MasterInfo_Capability) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *MasterInfo_Capability) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*MasterInfo_Capability)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *MasterInfo) EqualVT(that *MasterInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Id, that.Id; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Ip, that.Ip; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Port, that.Port; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Pid, that.Pid; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Hostname, that.Hostname; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Version, that.Version; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Address.EqualVT(that.Address) {
+		return false
+	}
+	if !this.Domain.EqualVT(that.Domain) {
+		return false
+	}
+	if len(this.Capabilities) != len(that.Capabilities) {
+		return false
+	}
+	for i, vx := range this.Capabilities {
+		vy := that.Capabilities[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &MasterInfo_Capability{}
+			}
+			if q == nil {
+				q = &MasterInfo_Capability{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *MasterInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*MasterInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AgentInfo_Capability) EqualVT(that *AgentInfo_Capability) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AgentInfo_Capability) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AgentInfo_Capability)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AgentInfo) EqualVT(that *AgentInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Hostname, that.Hostname; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Attributes) != len(that.Attributes) {
+		return false
+	}
+	for i, vx := range this.Attributes {
+		vy := that.Attributes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Attribute{}
+			}
+			if q == nil {
+				q = &Attribute{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if p, q := this.Port, that.Port; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Domain.EqualVT(that.Domain) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AgentInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AgentInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CSIPluginContainerInfo) EqualVT(that *CSIPluginContainerInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Services) != len(that.Services) {
+		return false
+	}
+	for i, vx := range this.Services {
+		vy := that.Services[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Container.EqualVT(that.Container) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CSIPluginContainerInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CSIPluginContainerInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CSIPluginEndpoint) EqualVT(that *CSIPluginEndpoint) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.CsiService, that.CsiService; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Endpoint, that.Endpoint; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CSIPluginEndpoint) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CSIPluginEndpoint)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CSIPluginInfo) EqualVT(that *CSIPluginInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Containers) != len(that.Containers) {
+		return false
+	}
+	for i, vx := range this.Containers {
+		vy := that.Containers[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CSIPluginContainerInfo{}
+			}
+			if q == nil {
+				q = &CSIPluginContainerInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Endpoints) != len(that.Endpoints) {
+		return false
+	}
+	for i, vx := range this.Endpoints {
+		vy := that.Endpoints[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CSIPluginEndpoint{}
+			}
+			if q == nil {
+				q = &CSIPluginEndpoint{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.TargetPathRoot, that.TargetPathRoot; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.TargetPathExists, that.TargetPathExists; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CSIPluginInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CSIPluginInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceProviderInfo_Storage) EqualVT(that *ResourceProviderInfo_Storage) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Plugin.EqualVT(that.Plugin) {
+		return false
+	}
+	if p, q := this.ReconciliationIntervalSeconds, that.ReconciliationIntervalSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceProviderInfo_Storage) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceProviderInfo_Storage)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceProviderInfo) EqualVT(that *ResourceProviderInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if len(this.Attributes) != len(that.Attributes) {
+		return false
+	}
+	for i, vx := range this.Attributes {
+		vy := that.Attributes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Attribute{}
+			}
+			if q == nil {
+				q = &Attribute{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.DefaultReservations) != len(that.DefaultReservations) {
+		return false
+	}
+	for i, vx := range this.DefaultReservations {
+		vy := that.DefaultReservations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource_ReservationInfo{}
+			}
+			if q == nil {
+				q = &Resource_ReservationInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Storage.EqualVT(that.Storage) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceProviderInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceProviderInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Value_Scalar) EqualVT(that *Value_Scalar) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Value_Scalar) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Value_Scalar)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Value_Range) EqualVT(that *Value_Range) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Begin, that.Begin; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.End, that.End; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Value_Range) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Value_Range)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Value_Ranges) EqualVT(that *Value_Ranges) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Range) != len(that.Range) {
+		return false
+	}
+	for i, vx := range this.Range {
+		vy := that.Range[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Value_Range{}
+			}
+			if q == nil {
+				q = &Value_Range{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Value_Ranges) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Value_Ranges)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Value_Set) EqualVT(that *Value_Set) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Item) != len(that.Item) {
+		return false
+	}
+	for i, vx := range this.Item {
+		vy := that.Item[i]
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Value_Set) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Value_Set)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Value_Text) EqualVT(that *Value_Text) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Value_Text) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Value_Text)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Value) EqualVT(that *Value) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Scalar.EqualVT(that.Scalar) {
+		return false
+	}
+	if !this.Ranges.EqualVT(that.Ranges) {
+		return false
+	}
+	if !this.Set.EqualVT(that.Set) {
+		return false
+	}
+	if !this.Text.EqualVT(that.Text) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Value) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Value)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Attribute) EqualVT(that *Attribute) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Scalar.EqualVT(that.Scalar) {
+		return false
+	}
+	if !this.Ranges.EqualVT(that.Ranges) {
+		return false
+	}
+	if !this.Text.EqualVT(that.Text) {
+		return false
+	}
+	if !this.Set.EqualVT(that.Set) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Attribute) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Attribute)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_AllocationInfo) EqualVT(that *Resource_AllocationInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_AllocationInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_AllocationInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_ReservationInfo) EqualVT(that *Resource_ReservationInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Principal, that.Principal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_ReservationInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_ReservationInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_DiskInfo_Persistence) EqualVT(that *Resource_DiskInfo_Persistence) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Id, that.Id; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Principal, that.Principal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_DiskInfo_Persistence) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_DiskInfo_Persistence)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_DiskInfo_Source_Path) EqualVT(that *Resource_DiskInfo_Source_Path) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Root, that.Root; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_DiskInfo_Source_Path) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_DiskInfo_Source_Path)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_DiskInfo_Source_Mount) EqualVT(that *Resource_DiskInfo_Source_Mount) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Root, that.Root; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_DiskInfo_Source_Mount) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_DiskInfo_Source_Mount)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_DiskInfo_Source) EqualVT(that *Resource_DiskInfo_Source) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Path.EqualVT(that.Path) {
+		return false
+	}
+	if !this.Mount.EqualVT(that.Mount) {
+		return false
+	}
+	if p, q := this.Id, that.Id; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Metadata.EqualVT(that.Metadata) {
+		return false
+	}
+	if p, q := this.Profile, that.Profile; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Vendor, that.Vendor; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_DiskInfo_Source) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_DiskInfo_Source)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_DiskInfo) EqualVT(that *Resource_DiskInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Persistence.EqualVT(that.Persistence) {
+		return false
+	}
+	if !this.Volume.EqualVT(that.Volume) {
+		return false
+	}
+	if !this.Source.EqualVT(that.Source) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_DiskInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_DiskInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_RevocableInfo) EqualVT(that *Resource_RevocableInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_RevocableInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_RevocableInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource_SharedInfo) EqualVT(that *Resource_SharedInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource_SharedInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource_SharedInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Resource) EqualVT(that *Resource) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Scalar.EqualVT(that.Scalar) {
+		return false
+	}
+	if !this.Ranges.EqualVT(that.Ranges) {
+		return false
+	}
+	if !this.Set.EqualVT(that.Set) {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Disk.EqualVT(that.Disk) {
+		return false
+	}
+	if !this.Reservation.EqualVT(that.Reservation) {
+		return false
+	}
+	if !this.Revocable.EqualVT(that.Revocable) {
+		return false
+	}
+	if !this.Shared.EqualVT(that.Shared) {
+		return false
+	}
+	if !this.AllocationInfo.EqualVT(that.AllocationInfo) {
+		return false
+	}
+	if !this.ProviderId.EqualVT(that.ProviderId) {
+		return false
+	}
+	if len(this.Reservations) != len(that.Reservations) {
+		return false
+	}
+	for i, vx := range this.Reservations {
+		vy := that.Reservations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource_ReservationInfo{}
+			}
+			if q == nil {
+				q = &Resource_ReservationInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Resource) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Resource)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TrafficControlStatistics) EqualVT(that *TrafficControlStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Id, that.Id; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Backlog, that.Backlog; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Bytes, that.Bytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Drops, that.Drops; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Overlimits, that.Overlimits; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Packets, that.Packets; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Qlen, that.Qlen; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Ratebps, that.Ratebps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Ratepps, that.Ratepps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Requeues, that.Requeues; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TrafficControlStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TrafficControlStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *IpStatistics) EqualVT(that *IpStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Forwarding, that.Forwarding; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DefaultTTL, that.DefaultTTL; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InReceives, that.InReceives; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InHdrErrors, that.InHdrErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InAddrErrors, that.InAddrErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ForwDatagrams, that.ForwDatagrams; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InUnknownProtos, that.InUnknownProtos; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InDiscards, that.InDiscards; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InDelivers, that.InDelivers; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutRequests, that.OutRequests; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutDiscards, that.OutDiscards; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutNoRoutes, that.OutNoRoutes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ReasmTimeout, that.ReasmTimeout; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ReasmReqds, that.ReasmReqds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ReasmOKs, that.ReasmOKs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ReasmFails, that.ReasmFails; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.FragOKs, that.FragOKs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.FragFails, that.FragFails; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.FragCreates, that.FragCreates; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *IpStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*IpStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *IcmpStatistics) EqualVT(that *IcmpStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.InMsgs, that.InMsgs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InErrors, that.InErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InCsumErrors, that.InCsumErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InDestUnreachs, that.InDestUnreachs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InTimeExcds, that.InTimeExcds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InParmProbs, that.InParmProbs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InSrcQuenchs, that.InSrcQuenchs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InRedirects, that.InRedirects; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InEchos, that.InEchos; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InEchoReps, that.InEchoReps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InTimestamps, that.InTimestamps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InTimestampReps, that.InTimestampReps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InAddrMasks, that.InAddrMasks; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InAddrMaskReps, that.InAddrMaskReps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutMsgs, that.OutMsgs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutErrors, that.OutErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutDestUnreachs, that.OutDestUnreachs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutTimeExcds, that.OutTimeExcds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutParmProbs, that.OutParmProbs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutSrcQuenchs, that.OutSrcQuenchs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutRedirects, that.OutRedirects; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutEchos, that.OutEchos; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutEchoReps, that.OutEchoReps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutTimestamps, that.OutTimestamps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutTimestampReps, that.OutTimestampReps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutAddrMasks, that.OutAddrMasks; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutAddrMaskReps, that.OutAddrMaskReps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *IcmpStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*IcmpStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TcpStatistics) EqualVT(that *TcpStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.RtoAlgorithm, that.RtoAlgorithm; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.RtoMin, that.RtoMin; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.RtoMax, that.RtoMax; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MaxConn, that.MaxConn; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ActiveOpens, that.ActiveOpens; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.PassiveOpens, that.PassiveOpens; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.AttemptFails, that.AttemptFails; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.EstabResets, that.EstabResets; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CurrEstab, that.CurrEstab; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InSegs, that.InSegs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutSegs, that.OutSegs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.RetransSegs, that.RetransSegs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InErrs, that.InErrs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutRsts, that.OutRsts; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InCsumErrors, that.InCsumErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TcpStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TcpStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *UdpStatistics) EqualVT(that *UdpStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.InDatagrams, that.InDatagrams; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NoPorts, that.NoPorts; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InErrors, that.InErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.OutDatagrams, that.OutDatagrams; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.RcvbufErrors, that.RcvbufErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.SndbufErrors, that.SndbufErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.InCsumErrors, that.InCsumErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.IgnoredMulti, that.IgnoredMulti; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *UdpStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*UdpStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *SNMPStatistics) EqualVT(that *SNMPStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.IpStats.EqualVT(that.IpStats) {
+		return false
+	}
+	if !this.IcmpStats.EqualVT(that.IcmpStats) {
+		return false
+	}
+	if !this.TcpStats.EqualVT(that.TcpStats) {
+		return false
+	}
+	if !this.UdpStats.EqualVT(that.UdpStats) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *SNMPStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*SNMPStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DiskStatistics) EqualVT(that *DiskStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Source.EqualVT(that.Source) {
+		return false
+	}
+	if !this.Persistence.EqualVT(that.Persistence) {
+		return false
+	}
+	if p, q := this.LimitBytes, that.LimitBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.UsedBytes, that.UsedBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DiskStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DiskStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceStatistics_RatePercentiles) EqualVT(that *ResourceStatistics_RatePercentiles) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Min, that.Min; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Max, that.Max; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.P50, that.P50; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.P90, that.P90; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.P95, that.P95; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.P99, that.P99; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.P999, that.P999; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.P9999, that.P9999; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Samples, that.Samples; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceStatistics_RatePercentiles) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceStatistics_RatePercentiles)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceStatistics_RateStatistics) EqualVT(that *ResourceStatistics_RateStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.RxRate.EqualVT(that.RxRate) {
+		return false
+	}
+	if !this.RxPacketRate.EqualVT(that.RxPacketRate) {
+		return false
+	}
+	if !this.RxDropRate.EqualVT(that.RxDropRate) {
+		return false
+	}
+	if !this.RxErrorRate.EqualVT(that.RxErrorRate) {
+		return false
+	}
+	if !this.TxRate.EqualVT(that.TxRate) {
+		return false
+	}
+	if !this.TxPacketRate.EqualVT(that.TxPacketRate) {
+		return false
+	}
+	if !this.TxDropRate.EqualVT(that.TxDropRate) {
+		return false
+	}
+	if !this.TxErrorRate.EqualVT(that.TxErrorRate) {
+		return false
+	}
+	if p, q := this.SamplingWindowSecs, that.SamplingWindowSecs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.SamplingIntervalSecs, that.SamplingIntervalSecs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceStatistics_RateStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceStatistics_RateStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceStatistics) EqualVT(that *ResourceStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Timestamp, that.Timestamp; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpusUserTimeSecs, that.CpusUserTimeSecs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpusSystemTimeSecs, that.CpusSystemTimeSecs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpusLimit, that.CpusLimit; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemRssBytes, that.MemRssBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemLimitBytes, that.MemLimitBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpusNrPeriods, that.CpusNrPeriods; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpusNrThrottled, that.CpusNrThrottled; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpusThrottledTimeSecs, that.CpusThrottledTimeSecs; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemFileBytes, that.MemFileBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemAnonBytes, that.MemAnonBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemMappedFileBytes, that.MemMappedFileBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Perf.EqualVT(that.Perf) {
+		return false
+	}
+	if p, q := this.NetRxPackets, that.NetRxPackets; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetRxBytes, that.NetRxBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetRxErrors, that.NetRxErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetRxDropped, that.NetRxDropped; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTxPackets, that.NetTxPackets; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTxBytes, that.NetTxBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTxErrors, that.NetTxErrors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTxDropped, that.NetTxDropped; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTcpRttMicrosecsP50, that.NetTcpRttMicrosecsP50; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTcpRttMicrosecsP90, that.NetTcpRttMicrosecsP90; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTcpRttMicrosecsP95, that.NetTcpRttMicrosecsP95; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTcpRttMicrosecsP99, that.NetTcpRttMicrosecsP99; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DiskLimitBytes, that.DiskLimitBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DiskUsedBytes, that.DiskUsedBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTcpActiveConnections, that.NetTcpActiveConnections; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTcpTimeWaitConnections, that.NetTcpTimeWaitConnections; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Processes, that.Processes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Threads, that.Threads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemLowPressureCounter, that.MemLowPressureCounter; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemMediumPressureCounter, that.MemMediumPressureCounter; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemCriticalPressureCounter, that.MemCriticalPressureCounter; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.NetTrafficControlStatistics) != len(that.NetTrafficControlStatistics) {
+		return false
+	}
+	for i, vx := range this.NetTrafficControlStatistics {
+		vy := that.NetTrafficControlStatistics[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &TrafficControlStatistics{}
+			}
+			if q == nil {
+				q = &TrafficControlStatistics{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.MemTotalBytes, that.MemTotalBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemTotalMemswBytes, that.MemTotalMemswBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemSoftLimitBytes, that.MemSoftLimitBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemCacheBytes, that.MemCacheBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemSwapBytes, that.MemSwapBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemUnevictableBytes, that.MemUnevictableBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.NetSnmpStatistics.EqualVT(that.NetSnmpStatistics) {
+		return false
+	}
+	if len(this.DiskStatistics) != len(that.DiskStatistics) {
+		return false
+	}
+	for i, vx := range this.DiskStatistics {
+		vy := that.DiskStatistics[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &DiskStatistics{}
+			}
+			if q == nil {
+				q = &DiskStatistics{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.BlkioStatistics.EqualVT(that.BlkioStatistics) {
+		return false
+	}
+	if p, q := this.CpusSoftLimit, that.CpusSoftLimit; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTxRateLimit, that.NetTxRateLimit; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTxBurstRateLimit, that.NetTxBurstRateLimit; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetTxBurstSize, that.NetTxBurstSize; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetRxRateLimit, that.NetRxRateLimit; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetRxBurstRateLimit, that.NetRxBurstRateLimit; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NetRxBurstSize, that.NetRxBurstSize; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemKmemUsageBytes, that.MemKmemUsageBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MemKmemTcpUsageBytes, that.MemKmemTcpUsageBytes; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.NetRateStatistics.EqualVT(that.NetRateStatistics) {
+		return false
+	}
+	if !this.NetEphemeralPorts.EqualVT(that.NetEphemeralPorts) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceUsage_Executor_Task) EqualVT(that *ResourceUsage_Executor_Task) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceUsage_Executor_Task) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceUsage_Executor_Task)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceUsage_Executor) EqualVT(that *ResourceUsage_Executor) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ExecutorInfo.EqualVT(that.ExecutorInfo) {
+		return false
+	}
+	if len(this.Allocated) != len(that.Allocated) {
+		return false
+	}
+	for i, vx := range this.Allocated {
+		vy := that.Allocated[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Statistics.EqualVT(that.Statistics) {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if len(this.Tasks) != len(that.Tasks) {
+		return false
+	}
+	for i, vx := range this.Tasks {
+		vy := that.Tasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &ResourceUsage_Executor_Task{}
+			}
+			if q == nil {
+				q = &ResourceUsage_Executor_Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceUsage_Executor) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceUsage_Executor)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ResourceUsage) EqualVT(that *ResourceUsage) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Executors) != len(that.Executors) {
+		return false
+	}
+	for i, vx := range this.Executors {
+		vy := that.Executors[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &ResourceUsage_Executor{}
+			}
+			if q == nil {
+				q = &ResourceUsage_Executor{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Total) != len(that.Total) {
+		return false
+	}
+	for i, vx := range this.Total {
+		vy := that.Total[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ResourceUsage) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ResourceUsage)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *PerfStatistics) EqualVT(that *PerfStatistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Timestamp, that.Timestamp; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Duration, that.Duration; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Cycles, that.Cycles; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.StalledCyclesFrontend, that.StalledCyclesFrontend; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.StalledCyclesBackend, that.StalledCyclesBackend; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Instructions, that.Instructions; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CacheReferences, that.CacheReferences; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CacheMisses, that.CacheMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Branches, that.Branches; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.BranchMisses, that.BranchMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.BusCycles, that.BusCycles; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.RefCycles, that.RefCycles; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpuClock, that.CpuClock; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.TaskClock, that.TaskClock; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.PageFaults, that.PageFaults; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MinorFaults, that.MinorFaults; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MajorFaults, that.MajorFaults; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ContextSwitches, that.ContextSwitches; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.CpuMigrations, that.CpuMigrations; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.AlignmentFaults, that.AlignmentFaults; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.EmulationFaults, that.EmulationFaults; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1DcacheLoads, that.L1DcacheLoads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1DcacheLoadMisses, that.L1DcacheLoadMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1DcacheStores, that.L1DcacheStores; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1DcacheStoreMisses, that.L1DcacheStoreMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1DcachePrefetches, that.L1DcachePrefetches; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1DcachePrefetchMisses, that.L1DcachePrefetchMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1IcacheLoads, that.L1IcacheLoads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1IcacheLoadMisses, that.L1IcacheLoadMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1IcachePrefetches, that.L1IcachePrefetches; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.L1IcachePrefetchMisses, that.L1IcachePrefetchMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.LlcLoads, that.LlcLoads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.LlcLoadMisses, that.LlcLoadMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.LlcStores, that.LlcStores; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.LlcStoreMisses, that.LlcStoreMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.LlcPrefetches, that.LlcPrefetches; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.LlcPrefetchMisses, that.LlcPrefetchMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DtlbLoads, that.DtlbLoads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DtlbLoadMisses, that.DtlbLoadMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DtlbStores, that.DtlbStores; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DtlbStoreMisses, that.DtlbStoreMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DtlbPrefetches, that.DtlbPrefetches; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.DtlbPrefetchMisses, that.DtlbPrefetchMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ItlbLoads, that.ItlbLoads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ItlbLoadMisses, that.ItlbLoadMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.BranchLoads, that.BranchLoads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.BranchLoadMisses, that.BranchLoadMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NodeLoads, that.NodeLoads; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NodeLoadMisses, that.NodeLoadMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NodeStores, that.NodeStores; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NodeStoreMisses, that.NodeStoreMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NodePrefetches, that.NodePrefetches; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.NodePrefetchMisses, that.NodePrefetchMisses; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *PerfStatistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*PerfStatistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OfferFilters_ResourceQuantities) EqualVT(that *OfferFilters_ResourceQuantities) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Quantities) != len(that.Quantities) {
+		return false
+	}
+	for i, vx := range this.Quantities {
+		vy, ok := that.Quantities[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Value_Scalar{}
+			}
+			if q == nil {
+				q = &Value_Scalar{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OfferFilters_ResourceQuantities) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OfferFilters_ResourceQuantities)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OfferFilters_MinAllocatableResources) EqualVT(that *OfferFilters_MinAllocatableResources) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Quantities) != len(that.Quantities) {
+		return false
+	}
+	for i, vx := range this.Quantities {
+		vy := that.Quantities[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &OfferFilters_ResourceQuantities{}
+			}
+			if q == nil {
+				q = &OfferFilters_ResourceQuantities{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OfferFilters_MinAllocatableResources) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OfferFilters_MinAllocatableResources)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OfferFilters) EqualVT(that *OfferFilters) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.MinAllocatableResources.EqualVT(that.MinAllocatableResources) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OfferFilters) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OfferFilters)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Request) EqualVT(that *Request) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Request) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Request)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_Launch) EqualVT(that *Offer_Operation_Launch) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.TaskInfos) != len(that.TaskInfos) {
+		return false
+	}
+	for i, vx := range this.TaskInfos {
+		vy := that.TaskInfos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &TaskInfo{}
+			}
+			if q == nil {
+				q = &TaskInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_Launch) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_Launch)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_LaunchGroup) EqualVT(that *Offer_Operation_LaunchGroup) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Executor.EqualVT(that.Executor) {
+		return false
+	}
+	if !this.TaskGroup.EqualVT(that.TaskGroup) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_LaunchGroup) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_LaunchGroup)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_Reserve) EqualVT(that *Offer_Operation_Reserve) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Source) != len(that.Source) {
+		return false
+	}
+	for i, vx := range this.Source {
+		vy := that.Source[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_Reserve) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_Reserve)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_Unreserve) EqualVT(that *Offer_Operation_Unreserve) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_Unreserve) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_Unreserve)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_Create) EqualVT(that *Offer_Operation_Create) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Volumes) != len(that.Volumes) {
+		return false
+	}
+	for i, vx := range this.Volumes {
+		vy := that.Volumes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_Create) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_Create)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_Destroy) EqualVT(that *Offer_Operation_Destroy) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Volumes) != len(that.Volumes) {
+		return false
+	}
+	for i, vx := range this.Volumes {
+		vy := that.Volumes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_Destroy) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_Destroy)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_GrowVolume) EqualVT(that *Offer_Operation_GrowVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Volume.EqualVT(that.Volume) {
+		return false
+	}
+	if !this.Addition.EqualVT(that.Addition) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_GrowVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_GrowVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_ShrinkVolume) EqualVT(that *Offer_Operation_ShrinkVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Volume.EqualVT(that.Volume) {
+		return false
+	}
+	if !this.Subtract.EqualVT(that.Subtract) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_ShrinkVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_ShrinkVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_CreateDisk) EqualVT(that *Offer_Operation_CreateDisk) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Source.EqualVT(that.Source) {
+		return false
+	}
+	if p, q := this.TargetType, that.TargetType; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.TargetProfile, that.TargetProfile; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_CreateDisk) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_CreateDisk)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation_DestroyDisk) EqualVT(that *Offer_Operation_DestroyDisk) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Source.EqualVT(that.Source) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation_DestroyDisk) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation_DestroyDisk)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer_Operation) EqualVT(that *Offer_Operation) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Launch.EqualVT(that.Launch) {
+		return false
+	}
+	if !this.Reserve.EqualVT(that.Reserve) {
+		return false
+	}
+	if !this.Unreserve.EqualVT(that.Unreserve) {
+		return false
+	}
+	if !this.Create.EqualVT(that.Create) {
+		return false
+	}
+	if !this.Destroy.EqualVT(that.Destroy) {
+		return false
+	}
+	if !this.LaunchGroup.EqualVT(that.LaunchGroup) {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if !this.GrowVolume.EqualVT(that.GrowVolume) {
+		return false
+	}
+	if !this.ShrinkVolume.EqualVT(that.ShrinkVolume) {
+		return false
+	}
+	if !this.CreateDisk.EqualVT(that.CreateDisk) {
+		return false
+	}
+	if !this.DestroyDisk.EqualVT(that.DestroyDisk) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer_Operation) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer_Operation)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Offer) EqualVT(that *Offer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if p, q := this.Hostname, that.Hostname; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.ExecutorIds) != len(that.ExecutorIds) {
+		return false
+	}
+	for i, vx := range this.ExecutorIds {
+		vy := that.ExecutorIds[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &ExecutorID{}
+			}
+			if q == nil {
+				q = &ExecutorID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Attributes) != len(that.Attributes) {
+		return false
+	}
+	for i, vx := range this.Attributes {
+		vy := that.Attributes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Attribute{}
+			}
+			if q == nil {
+				q = &Attribute{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Url.EqualVT(that.Url) {
+		return false
+	}
+	if !this.Unavailability.EqualVT(that.Unavailability) {
+		return false
+	}
+	if !this.AllocationInfo.EqualVT(that.AllocationInfo) {
+		return false
+	}
+	if !this.Domain.EqualVT(that.Domain) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Offer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Offer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *InverseOffer) EqualVT(that *InverseOffer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if !this.Url.EqualVT(that.Url) {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.Unavailability.EqualVT(that.Unavailability) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *InverseOffer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*InverseOffer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TaskInfo) EqualVT(that *TaskInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Executor.EqualVT(that.Executor) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if !this.HealthCheck.EqualVT(that.HealthCheck) {
+		return false
+	}
+	if !this.Container.EqualVT(that.Container) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	if !this.Discovery.EqualVT(that.Discovery) {
+		return false
+	}
+	if !this.KillPolicy.EqualVT(that.KillPolicy) {
+		return false
+	}
+	if !this.Check.EqualVT(that.Check) {
+		return false
+	}
+	if !this.MaxCompletionTime.EqualVT(that.MaxCompletionTime) {
+		return false
+	}
+	if len(this.Limits) != len(that.Limits) {
+		return false
+	}
+	for i, vx := range this.Limits {
+		vy, ok := that.Limits[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Value_Scalar{}
+			}
+			if q == nil {
+				q = &Value_Scalar{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TaskInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TaskInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TaskGroupInfo) EqualVT(that *TaskGroupInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Tasks) != len(that.Tasks) {
+		return false
+	}
+	for i, vx := range this.Tasks {
+		vy := that.Tasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &TaskInfo{}
+			}
+			if q == nil {
+				q = &TaskInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TaskGroupInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TaskGroupInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Task) EqualVT(that *Task) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if p, q := this.State, that.State; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Statuses) != len(that.Statuses) {
+		return false
+	}
+	for i, vx := range this.Statuses {
+		vy := that.Statuses[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &TaskStatus{}
+			}
+			if q == nil {
+				q = &TaskStatus{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.StatusUpdateState, that.StatusUpdateState; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.StatusUpdateUuid, that.StatusUpdateUuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	if !this.Discovery.EqualVT(that.Discovery) {
+		return false
+	}
+	if !this.Container.EqualVT(that.Container) {
+		return false
+	}
+	if p, q := this.User, that.User; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.HealthCheck.EqualVT(that.HealthCheck) {
+		return false
+	}
+	if !this.KillPolicy.EqualVT(that.KillPolicy) {
+		return false
+	}
+	if len(this.Limits) != len(that.Limits) {
+		return false
+	}
+	for i, vx := range this.Limits {
+		vy, ok := that.Limits[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Value_Scalar{}
+			}
+			if q == nil {
+				q = &Value_Scalar{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Task) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Task)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TaskResourceLimitation) EqualVT(that *TaskResourceLimitation) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TaskResourceLimitation) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TaskResourceLimitation)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *UUID) EqualVT(that *UUID) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *UUID) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*UUID)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Operation) EqualVT(that *Operation) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	if !this.LatestStatus.EqualVT(that.LatestStatus) {
+		return false
+	}
+	if len(this.Statuses) != len(that.Statuses) {
+		return false
+	}
+	for i, vx := range this.Statuses {
+		vy := that.Statuses[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &OperationStatus{}
+			}
+			if q == nil {
+				q = &OperationStatus{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Uuid.EqualVT(that.Uuid) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Operation) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Operation)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OperationStatus) EqualVT(that *OperationStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.OperationId.EqualVT(that.OperationId) {
+		return false
+	}
+	if p, q := this.State, that.State; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.ConvertedResources) != len(that.ConvertedResources) {
+		return false
+	}
+	for i, vx := range this.ConvertedResources {
+		vy := that.ConvertedResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Uuid.EqualVT(that.Uuid) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.ResourceProviderId.EqualVT(that.ResourceProviderId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OperationStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OperationStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckStatusInfo_Command) EqualVT(that *CheckStatusInfo_Command) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.ExitCode, that.ExitCode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckStatusInfo_Command) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckStatusInfo_Command)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckStatusInfo_Http) EqualVT(that *CheckStatusInfo_Http) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.StatusCode, that.StatusCode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckStatusInfo_Http) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckStatusInfo_Http)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckStatusInfo_Tcp) EqualVT(that *CheckStatusInfo_Tcp) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Succeeded, that.Succeeded; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckStatusInfo_Tcp) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckStatusInfo_Tcp)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CheckStatusInfo) EqualVT(that *CheckStatusInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if !this.Http.EqualVT(that.Http) {
+		return false
+	}
+	if !this.Tcp.EqualVT(that.Tcp) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CheckStatusInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CheckStatusInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TaskStatus) EqualVT(that *TaskStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if p, q := this.State, that.State; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if p, q := this.Timestamp, that.Timestamp; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Healthy, that.Healthy; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Source, that.Source; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Reason, that.Reason; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Uuid, that.Uuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	if !this.ContainerStatus.EqualVT(that.ContainerStatus) {
+		return false
+	}
+	if !this.UnreachableTime.EqualVT(that.UnreachableTime) {
+		return false
+	}
+	if !this.CheckStatus.EqualVT(that.CheckStatus) {
+		return false
+	}
+	if !this.Limitation.EqualVT(that.Limitation) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TaskStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TaskStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Filters) EqualVT(that *Filters) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.RefuseSeconds, that.RefuseSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Filters) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Filters)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Environment_Variable) EqualVT(that *Environment_Variable) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Secret.EqualVT(that.Secret) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Environment_Variable) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Environment_Variable)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Environment) EqualVT(that *Environment) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Variables) != len(that.Variables) {
+		return false
+	}
+	for i, vx := range this.Variables {
+		vy := that.Variables[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Environment_Variable{}
+			}
+			if q == nil {
+				q = &Environment_Variable{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Environment) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Environment)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Parameter) EqualVT(that *Parameter) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Key, that.Key; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Parameter) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Parameter)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Parameters) EqualVT(that *Parameters) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Parameter) != len(that.Parameter) {
+		return false
+	}
+	for i, vx := range this.Parameter {
+		vy := that.Parameter[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Parameter{}
+			}
+			if q == nil {
+				q = &Parameter{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Parameters) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Parameters)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Credential) EqualVT(that *Credential) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Principal, that.Principal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Secret, that.Secret; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Credential) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Credential)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Credentials) EqualVT(that *Credentials) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Credentials) != len(that.Credentials) {
+		return false
+	}
+	for i, vx := range this.Credentials {
+		vy := that.Credentials[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Credential{}
+			}
+			if q == nil {
+				q = &Credential{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Credentials) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Credentials)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Secret_Reference) EqualVT(that *Secret_Reference) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Key, that.Key; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Secret_Reference) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Secret_Reference)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Secret_Value) EqualVT(that *Secret_Value) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Secret_Value) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Secret_Value)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Secret) EqualVT(that *Secret) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Reference.EqualVT(that.Reference) {
+		return false
+	}
+	if !this.Value.EqualVT(that.Value) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Secret) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Secret)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *RateLimit) EqualVT(that *RateLimit) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Qps, that.Qps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Principal, that.Principal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Capacity, that.Capacity; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *RateLimit) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*RateLimit)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *RateLimits) EqualVT(that *RateLimits) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Limits) != len(that.Limits) {
+		return false
+	}
+	for i, vx := range this.Limits {
+		vy := that.Limits[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &RateLimit{}
+			}
+			if q == nil {
+				q = &RateLimit{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.AggregateDefaultQps, that.AggregateDefaultQps; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.AggregateDefaultCapacity, that.AggregateDefaultCapacity; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *RateLimits) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*RateLimits)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Image_Appc) EqualVT(that *Image_Appc) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Id, that.Id; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Image_Appc) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Image_Appc)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Image_Docker) EqualVT(that *Image_Docker) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Credential.EqualVT(that.Credential) {
+		return false
+	}
+	if !this.Config.EqualVT(that.Config) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Image_Docker) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Image_Docker)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Image) EqualVT(that *Image) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Appc.EqualVT(that.Appc) {
+		return false
+	}
+	if !this.Docker.EqualVT(that.Docker) {
+		return false
+	}
+	if p, q := this.Cached, that.Cached; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Image) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Image)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *MountPropagation) EqualVT(that *MountPropagation) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Mode, that.Mode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *MountPropagation) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*MountPropagation)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_DockerVolume) EqualVT(that *Volume_Source_DockerVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Driver, that.Driver; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.DriverOptions.EqualVT(that.DriverOptions) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_DockerVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_DockerVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_HostPath) EqualVT(that *Volume_Source_HostPath) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.MountPropagation.EqualVT(that.MountPropagation) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_HostPath) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_HostPath)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_SandboxPath) EqualVT(that *Volume_Source_SandboxPath) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_SandboxPath) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_SandboxPath)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_CSIVolume_VolumeCapability_BlockVolume) EqualVT(that *Volume_Source_CSIVolume_VolumeCapability_BlockVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_CSIVolume_VolumeCapability_BlockVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_CSIVolume_VolumeCapability_BlockVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_CSIVolume_VolumeCapability_MountVolume) EqualVT(that *Volume_Source_CSIVolume_VolumeCapability_MountVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.FsType, that.FsType; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.MountFlags) != len(that.MountFlags) {
+		return false
+	}
+	for i, vx := range this.MountFlags {
+		vy := that.MountFlags[i]
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_CSIVolume_VolumeCapability_MountVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_CSIVolume_VolumeCapability_MountVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_CSIVolume_VolumeCapability_AccessMode) EqualVT(that *Volume_Source_CSIVolume_VolumeCapability_AccessMode) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Mode, that.Mode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_CSIVolume_VolumeCapability_AccessMode) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_CSIVolume_VolumeCapability_AccessMode)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_CSIVolume_VolumeCapability) EqualVT(that *Volume_Source_CSIVolume_VolumeCapability) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.AccessType == nil && that.AccessType != nil {
+		return false
+	} else if this.AccessType != nil {
+		if that.AccessType == nil {
+			return false
+		}
+		if !this.AccessType.(interface {
+			EqualVT(isVolume_Source_CSIVolume_VolumeCapability_AccessType) bool
+		}).EqualVT(that.AccessType) {
+			return false
+		}
+	}
+	if !this.AccessMode.EqualVT(that.AccessMode) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_CSIVolume_VolumeCapability) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_CSIVolume_VolumeCapability)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_CSIVolume_VolumeCapability_Block) EqualVT(thatIface isVolume_Source_CSIVolume_VolumeCapability_AccessType) bool {
+	that, ok := thatIface.(*Volume_Source_CSIVolume_VolumeCapability_Block)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Block, that.Block; p != q {
+		if p == nil {
+			p = &Volume_Source_CSIVolume_VolumeCapability_BlockVolume{}
+		}
+		if q == nil {
+			q = &Volume_Source_CSIVolume_VolumeCapability_BlockVolume{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Volume_Source_CSIVolume_VolumeCapability_Mount) EqualVT(thatIface isVolume_Source_CSIVolume_VolumeCapability_AccessType) bool {
+	that, ok := thatIface.(*Volume_Source_CSIVolume_VolumeCapability_Mount)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Mount, that.Mount; p != q {
+		if p == nil {
+			p = &Volume_Source_CSIVolume_VolumeCapability_MountVolume{}
+		}
+		if q == nil {
+			q = &Volume_Source_CSIVolume_VolumeCapability_MountVolume{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *Volume_Source_CSIVolume_StaticProvisioning) EqualVT(that *Volume_Source_CSIVolume_StaticProvisioning) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.VolumeId, that.VolumeId; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.VolumeCapability.EqualVT(that.VolumeCapability) {
+		return false
+	}
+	if len(this.NodeStageSecrets) != len(that.NodeStageSecrets) {
+		return false
+	}
+	for i, vx := range this.NodeStageSecrets {
+		vy, ok := that.NodeStageSecrets[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Secret{}
+			}
+			if q == nil {
+				q = &Secret{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.NodePublishSecrets) != len(that.NodePublishSecrets) {
+		return false
+	}
+	for i, vx := range this.NodePublishSecrets {
+		vy, ok := that.NodePublishSecrets[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Secret{}
+			}
+			if q == nil {
+				q = &Secret{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.VolumeContext) != len(that.VolumeContext) {
+		return false
+	}
+	for i, vx := range this.VolumeContext {
+		vy, ok := that.VolumeContext[i]
+		if !ok {
+			return false
+		}
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_CSIVolume_StaticProvisioning) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_CSIVolume_StaticProvisioning)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source_CSIVolume) EqualVT(that *Volume_Source_CSIVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.PluginName, that.PluginName; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.StaticProvisioning.EqualVT(that.StaticProvisioning) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source_CSIVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source_CSIVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume_Source) EqualVT(that *Volume_Source) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.DockerVolume.EqualVT(that.DockerVolume) {
+		return false
+	}
+	if !this.SandboxPath.EqualVT(that.SandboxPath) {
+		return false
+	}
+	if !this.Secret.EqualVT(that.Secret) {
+		return false
+	}
+	if !this.HostPath.EqualVT(that.HostPath) {
+		return false
+	}
+	if !this.CsiVolume.EqualVT(that.CsiVolume) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume_Source) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume_Source)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Volume) EqualVT(that *Volume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.ContainerPath, that.ContainerPath; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.HostPath, that.HostPath; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Mode, that.Mode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Image.EqualVT(that.Image) {
+		return false
+	}
+	if !this.Source.EqualVT(that.Source) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Volume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Volume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *NetworkInfo_IPAddress) EqualVT(that *NetworkInfo_IPAddress) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Protocol, that.Protocol; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.IpAddress, that.IpAddress; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *NetworkInfo_IPAddress) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*NetworkInfo_IPAddress)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *NetworkInfo_PortMapping) EqualVT(that *NetworkInfo_PortMapping) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.HostPort, that.HostPort; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ContainerPort, that.ContainerPort; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Protocol, that.Protocol; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *NetworkInfo_PortMapping) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*NetworkInfo_PortMapping)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *NetworkInfo) EqualVT(that *NetworkInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Groups) != len(that.Groups) {
+		return false
+	}
+	for i, vx := range this.Groups {
+		vy := that.Groups[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	if len(this.IpAddresses) != len(that.IpAddresses) {
+		return false
+	}
+	for i, vx := range this.IpAddresses {
+		vy := that.IpAddresses[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &NetworkInfo_IPAddress{}
+			}
+			if q == nil {
+				q = &NetworkInfo_IPAddress{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.PortMappings) != len(that.PortMappings) {
+		return false
+	}
+	for i, vx := range this.PortMappings {
+		vy := that.PortMappings[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &NetworkInfo_PortMapping{}
+			}
+			if q == nil {
+				q = &NetworkInfo_PortMapping{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *NetworkInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*NetworkInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CapabilityInfo) EqualVT(that *CapabilityInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Capabilities) != len(that.Capabilities) {
+		return false
+	}
+	for i, vx := range this.Capabilities {
+		vy := that.Capabilities[i]
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CapabilityInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CapabilityInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *SeccompInfo) EqualVT(that *SeccompInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.ProfileName, that.ProfileName; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Unconfined, that.Unconfined; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *SeccompInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*SeccompInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *LinuxInfo) EqualVT(that *LinuxInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.CapabilityInfo.EqualVT(that.CapabilityInfo) {
+		return false
+	}
+	if !this.BoundingCapabilities.EqualVT(that.BoundingCapabilities) {
+		return false
+	}
+	if !this.EffectiveCapabilities.EqualVT(that.EffectiveCapabilities) {
+		return false
+	}
+	if p, q := this.SharePidNamespace, that.SharePidNamespace; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Seccomp.EqualVT(that.Seccomp) {
+		return false
+	}
+	if p, q := this.IpcMode, that.IpcMode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ShmSize, that.ShmSize; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ShareCgroups, that.ShareCgroups; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *LinuxInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*LinuxInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *RLimitInfo_RLimit) EqualVT(that *RLimitInfo_RLimit) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Hard, that.Hard; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Soft, that.Soft; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *RLimitInfo_RLimit) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*RLimitInfo_RLimit)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *RLimitInfo) EqualVT(that *RLimitInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Rlimits) != len(that.Rlimits) {
+		return false
+	}
+	for i, vx := range this.Rlimits {
+		vy := that.Rlimits[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &RLimitInfo_RLimit{}
+			}
+			if q == nil {
+				q = &RLimitInfo_RLimit{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *RLimitInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*RLimitInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TTYInfo_WindowSize) EqualVT(that *TTYInfo_WindowSize) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Rows, that.Rows; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Columns, that.Columns; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TTYInfo_WindowSize) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TTYInfo_WindowSize)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *TTYInfo) EqualVT(that *TTYInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.WindowSize.EqualVT(that.WindowSize) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *TTYInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*TTYInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ContainerInfo_DockerInfo_PortMapping) EqualVT(that *ContainerInfo_DockerInfo_PortMapping) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.HostPort, that.HostPort; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ContainerPort, that.ContainerPort; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Protocol, that.Protocol; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ContainerInfo_DockerInfo_PortMapping) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ContainerInfo_DockerInfo_PortMapping)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ContainerInfo_DockerInfo) EqualVT(that *ContainerInfo_DockerInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Image, that.Image; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Network, that.Network; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.PortMappings) != len(that.PortMappings) {
+		return false
+	}
+	for i, vx := range this.PortMappings {
+		vy := that.PortMappings[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &ContainerInfo_DockerInfo_PortMapping{}
+			}
+			if q == nil {
+				q = &ContainerInfo_DockerInfo_PortMapping{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Privileged, that.Privileged; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Parameters) != len(that.Parameters) {
+		return false
+	}
+	for i, vx := range this.Parameters {
+		vy := that.Parameters[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Parameter{}
+			}
+			if q == nil {
+				q = &Parameter{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.ForcePullImage, that.ForcePullImage; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.VolumeDriver, that.VolumeDriver; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ContainerInfo_DockerInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ContainerInfo_DockerInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ContainerInfo_MesosInfo) EqualVT(that *ContainerInfo_MesosInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Image.EqualVT(that.Image) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ContainerInfo_MesosInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ContainerInfo_MesosInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ContainerInfo) EqualVT(that *ContainerInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Volumes) != len(that.Volumes) {
+		return false
+	}
+	for i, vx := range this.Volumes {
+		vy := that.Volumes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Volume{}
+			}
+			if q == nil {
+				q = &Volume{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Docker.EqualVT(that.Docker) {
+		return false
+	}
+	if p, q := this.Hostname, that.Hostname; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Mesos.EqualVT(that.Mesos) {
+		return false
+	}
+	if len(this.NetworkInfos) != len(that.NetworkInfos) {
+		return false
+	}
+	for i, vx := range this.NetworkInfos {
+		vy := that.NetworkInfos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &NetworkInfo{}
+			}
+			if q == nil {
+				q = &NetworkInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.LinuxInfo.EqualVT(that.LinuxInfo) {
+		return false
+	}
+	if !this.RlimitInfo.EqualVT(that.RlimitInfo) {
+		return false
+	}
+	if !this.TtyInfo.EqualVT(that.TtyInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ContainerInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ContainerInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ContainerStatus) EqualVT(that *ContainerStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.NetworkInfos) != len(that.NetworkInfos) {
+		return false
+	}
+	for i, vx := range this.NetworkInfos {
+		vy := that.NetworkInfos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &NetworkInfo{}
+			}
+			if q == nil {
+				q = &NetworkInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.CgroupInfo.EqualVT(that.CgroupInfo) {
+		return false
+	}
+	if p, q := this.ExecutorPid, that.ExecutorPid; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ContainerStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ContainerStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_Blkio_Value) EqualVT(that *CgroupInfo_Blkio_Value) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Op, that.Op; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_Blkio_Value) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_Blkio_Value)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_Blkio_CFQ_Statistics) EqualVT(that *CgroupInfo_Blkio_CFQ_Statistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Device.EqualVT(that.Device) {
+		return false
+	}
+	if p, q := this.Sectors, that.Sectors; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Time, that.Time; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.IoServiced) != len(that.IoServiced) {
+		return false
+	}
+	for i, vx := range this.IoServiced {
+		vy := that.IoServiced[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.IoServiceBytes) != len(that.IoServiceBytes) {
+		return false
+	}
+	for i, vx := range this.IoServiceBytes {
+		vy := that.IoServiceBytes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.IoServiceTime) != len(that.IoServiceTime) {
+		return false
+	}
+	for i, vx := range this.IoServiceTime {
+		vy := that.IoServiceTime[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.IoWaitTime) != len(that.IoWaitTime) {
+		return false
+	}
+	for i, vx := range this.IoWaitTime {
+		vy := that.IoWaitTime[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.IoMerged) != len(that.IoMerged) {
+		return false
+	}
+	for i, vx := range this.IoMerged {
+		vy := that.IoMerged[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.IoQueued) != len(that.IoQueued) {
+		return false
+	}
+	for i, vx := range this.IoQueued {
+		vy := that.IoQueued[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_Blkio_CFQ_Statistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_Blkio_CFQ_Statistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_Blkio_CFQ) EqualVT(that *CgroupInfo_Blkio_CFQ) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_Blkio_CFQ) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_Blkio_CFQ)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_Blkio_Throttling_Statistics) EqualVT(that *CgroupInfo_Blkio_Throttling_Statistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Device.EqualVT(that.Device) {
+		return false
+	}
+	if len(this.IoServiced) != len(that.IoServiced) {
+		return false
+	}
+	for i, vx := range this.IoServiced {
+		vy := that.IoServiced[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.IoServiceBytes) != len(that.IoServiceBytes) {
+		return false
+	}
+	for i, vx := range this.IoServiceBytes {
+		vy := that.IoServiceBytes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Value{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Value{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_Blkio_Throttling_Statistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_Blkio_Throttling_Statistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_Blkio_Throttling) EqualVT(that *CgroupInfo_Blkio_Throttling) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_Blkio_Throttling) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_Blkio_Throttling)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_Blkio_Statistics) EqualVT(that *CgroupInfo_Blkio_Statistics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Cfq) != len(that.Cfq) {
+		return false
+	}
+	for i, vx := range this.Cfq {
+		vy := that.Cfq[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_CFQ_Statistics{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_CFQ_Statistics{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.CfqRecursive) != len(that.CfqRecursive) {
+		return false
+	}
+	for i, vx := range this.CfqRecursive {
+		vy := that.CfqRecursive[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_CFQ_Statistics{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_CFQ_Statistics{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Throttling) != len(that.Throttling) {
+		return false
+	}
+	for i, vx := range this.Throttling {
+		vy := that.Throttling[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &CgroupInfo_Blkio_Throttling_Statistics{}
+			}
+			if q == nil {
+				q = &CgroupInfo_Blkio_Throttling_Statistics{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_Blkio_Statistics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_Blkio_Statistics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_Blkio) EqualVT(that *CgroupInfo_Blkio) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_Blkio) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_Blkio)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo_NetCls) EqualVT(that *CgroupInfo_NetCls) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Classid, that.Classid; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo_NetCls) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo_NetCls)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *CgroupInfo) EqualVT(that *CgroupInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.NetCls.EqualVT(that.NetCls) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *CgroupInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*CgroupInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Labels) EqualVT(that *Labels) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Labels) != len(that.Labels) {
+		return false
+	}
+	for i, vx := range this.Labels {
+		vy := that.Labels[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Label{}
+			}
+			if q == nil {
+				q = &Label{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Labels) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Labels)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Label) EqualVT(that *Label) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Key, that.Key; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Label) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Label)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Port) EqualVT(that *Port) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Number, that.Number; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Protocol, that.Protocol; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Visibility, that.Visibility; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Port) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Port)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Ports) EqualVT(that *Ports) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Ports) != len(that.Ports) {
+		return false
+	}
+	for i, vx := range this.Ports {
+		vy := that.Ports[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Port{}
+			}
+			if q == nil {
+				q = &Port{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Ports) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Ports)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DiscoveryInfo) EqualVT(that *DiscoveryInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Visibility, that.Visibility; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Environment, that.Environment; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Location, that.Location; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Version, that.Version; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Ports.EqualVT(that.Ports) {
+		return false
+	}
+	if !this.Labels.EqualVT(that.Labels) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DiscoveryInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DiscoveryInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *WeightInfo) EqualVT(that *WeightInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Weight, that.Weight; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *WeightInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*WeightInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *VersionInfo) EqualVT(that *VersionInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Version, that.Version; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.BuildDate, that.BuildDate; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.BuildTime, that.BuildTime; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.BuildUser, that.BuildUser; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.GitSha, that.GitSha; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.GitBranch, that.GitBranch; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.GitTag, that.GitTag; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *VersionInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*VersionInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Flag) EqualVT(that *Flag) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Flag) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Flag)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Role) EqualVT(that *Role) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Weight, that.Weight; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Frameworks) != len(that.Frameworks) {
+		return false
+	}
+	for i, vx := range this.Frameworks {
+		vy := that.Frameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &FrameworkID{}
+			}
+			if q == nil {
+				q = &FrameworkID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Resource{}
+			}
+			if q == nil {
+				q = &Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Role) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Role)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Metric) EqualVT(that *Metric) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Metric) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Metric)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *FileInfo) EqualVT(that *FileInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Nlink, that.Nlink; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Size, that.Size; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Mtime.EqualVT(that.Mtime) {
+		return false
+	}
+	if p, q := this.Mode, that.Mode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Uid, that.Uid; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Gid, that.Gid; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *FileInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*FileInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Device_Number) EqualVT(that *Device_Number) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.MajorNumber, that.MajorNumber; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.MinorNumber, that.MinorNumber; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Device_Number) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Device_Number)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Device) EqualVT(that *Device) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Number.EqualVT(that.Number) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Device) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Device)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DeviceAccess_Access) EqualVT(that *DeviceAccess_Access) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Read, that.Read; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Write, that.Write; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Mknod, that.Mknod; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DeviceAccess_Access) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DeviceAccess_Access)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DeviceAccess) EqualVT(that *DeviceAccess) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Device.EqualVT(that.Device) {
+		return false
+	}
+	if !this.Access.EqualVT(that.Access) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DeviceAccess) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DeviceAccess)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DeviceWhitelist) EqualVT(that *DeviceWhitelist) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.AllowedDevices) != len(that.AllowedDevices) {
+		return false
+	}
+	for i, vx := range this.AllowedDevices {
+		vy := that.AllowedDevices[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &DeviceAccess{}
+			}
+			if q == nil {
+				q = &DeviceAccess{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DeviceWhitelist) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DeviceWhitelist)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DrainConfig) EqualVT(that *DrainConfig) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.MaxGracePeriod.EqualVT(that.MaxGracePeriod) {
+		return false
+	}
+	if p, q := this.MarkGone, that.MarkGone; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DrainConfig) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DrainConfig)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *DrainInfo) EqualVT(that *DrainInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.State, that.State; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Config.EqualVT(that.Config) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *DrainInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*DrainInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *FrameworkID) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -574,6 +574,889 @@ func (m *Pipe) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Frame) EqualVT(that *Frame) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Hello.EqualVT(that.Hello) {
+		return false
+	}
+	if !this.Delta.EqualVT(that.Delta) {
+		return false
+	}
+	if !this.Metrics.EqualVT(that.Metrics) {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	if len(this.Responses) != len(that.Responses) {
+		return false
+	}
+	for i, vx := range this.Responses {
+		vy := that.Responses[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response{}
+			}
+			if q == nil {
+				q = &Response{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Welcome.EqualVT(that.Welcome) {
+		return false
+	}
+	if !this.Ack.EqualVT(that.Ack) {
+		return false
+	}
+	if !this.Want.EqualVT(that.Want) {
+		return false
+	}
+	if !this.Watch.EqualVT(that.Watch) {
+		return false
+	}
+	if len(this.Requests) != len(that.Requests) {
+		return false
+	}
+	for i, vx := range this.Requests {
+		vy := that.Requests[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Request{}
+			}
+			if q == nil {
+				q = &Request{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Pipes) != len(that.Pipes) {
+		return false
+	}
+	for i, vx := range this.Pipes {
+		vy := that.Pipes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Pipe{}
+			}
+			if q == nil {
+				q = &Pipe{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Frame) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Frame)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Hello) EqualVT(that *Hello) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.ProbeId != that.ProbeId {
+		return false
+	}
+	if this.Instance != that.Instance {
+		return false
+	}
+	if this.Hostname != that.Hostname {
+		return false
+	}
+	if this.Version != that.Version {
+		return false
+	}
+	if this.NowMs != that.NowMs {
+		return false
+	}
+	if len(this.Policy) != len(that.Policy) {
+		return false
+	}
+	for i, vx := range this.Policy {
+		vy := that.Policy[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if this.FirstSeq != that.FirstSeq {
+		return false
+	}
+	if this.LastSeq != that.LastSeq {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Hello) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Hello)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Welcome) EqualVT(that *Welcome) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.MonitorId != that.MonitorId {
+		return false
+	}
+	if this.HaveSeq != that.HaveSeq {
+		return false
+	}
+	if this.MetricsMs != that.MetricsMs {
+		return false
+	}
+	if this.NowMs != that.NowMs {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Welcome) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Welcome)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Delta) EqualVT(that *Delta) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Seq != that.Seq {
+		return false
+	}
+	if this.Snapshot != that.Snapshot {
+		return false
+	}
+	if this.AtMs != that.AtMs {
+		return false
+	}
+	if len(this.Entities) != len(that.Entities) {
+		return false
+	}
+	for i, vx := range this.Entities {
+		vy := that.Entities[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Entity{}
+			}
+			if q == nil {
+				q = &Entity{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.GoneEntities) != len(that.GoneEntities) {
+		return false
+	}
+	for i, vx := range this.GoneEntities {
+		vy := that.GoneEntities[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Edges) != len(that.Edges) {
+		return false
+	}
+	for i, vx := range this.Edges {
+		vy := that.Edges[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Edge{}
+			}
+			if q == nil {
+				q = &Edge{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.GoneEdges) != len(that.GoneEdges) {
+		return false
+	}
+	for i, vx := range this.GoneEdges {
+		vy := that.GoneEdges[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Listeners) != len(that.Listeners) {
+		return false
+	}
+	for i, vx := range this.Listeners {
+		vy := that.Listeners[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Listener{}
+			}
+			if q == nil {
+				q = &Listener{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.GoneListeners) != len(that.GoneListeners) {
+		return false
+	}
+	for i, vx := range this.GoneListeners {
+		vy := that.GoneListeners[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Templates) != len(that.Templates) {
+		return false
+	}
+	for i, vx := range this.Templates {
+		vy := that.Templates[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Template{}
+			}
+			if q == nil {
+				q = &Template{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Delta) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Delta)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Entity) EqualVT(that *Entity) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Ref != that.Ref {
+		return false
+	}
+	if this.Id != that.Id {
+		return false
+	}
+	if this.Kind != that.Kind {
+		return false
+	}
+	if this.Label != that.Label {
+		return false
+	}
+	if this.State != that.State {
+		return false
+	}
+	if this.StartedMs != that.StartedMs {
+		return false
+	}
+	if len(this.Parents) != len(that.Parents) {
+		return false
+	}
+	for i, vx := range this.Parents {
+		vy := that.Parents[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Attrs) != len(that.Attrs) {
+		return false
+	}
+	for i, vx := range this.Attrs {
+		vy := that.Attrs[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Attr{}
+			}
+			if q == nil {
+				q = &Attr{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Controls) != len(that.Controls) {
+		return false
+	}
+	for i, vx := range this.Controls {
+		vy := that.Controls[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Reasons) != len(that.Reasons) {
+		return false
+	}
+	for i, vx := range this.Reasons {
+		vy := that.Reasons[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Reason{}
+			}
+			if q == nil {
+				q = &Reason{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if this.ExitCode != that.ExitCode {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Entity) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Entity)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Attr) EqualVT(that *Attr) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Key != that.Key {
+		return false
+	}
+	if this.Value != that.Value {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Attr) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Attr)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Reason) EqualVT(that *Reason) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Code != that.Code {
+		return false
+	}
+	if this.Severity != that.Severity {
+		return false
+	}
+	if this.Text != that.Text {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Reason) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Reason)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Edge) EqualVT(that *Edge) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Ref != that.Ref {
+		return false
+	}
+	if this.Src != that.Src {
+		return false
+	}
+	if this.Dst != that.Dst {
+		return false
+	}
+	if string(this.RemoteAddr) != string(that.RemoteAddr) {
+		return false
+	}
+	if this.Port != that.Port {
+		return false
+	}
+	if this.Udp != that.Udp {
+		return false
+	}
+	if this.Conns != that.Conns {
+		return false
+	}
+	if this.NewRate != that.NewRate {
+		return false
+	}
+	if this.FailRate != that.FailRate {
+		return false
+	}
+	if this.Tx != that.Tx {
+		return false
+	}
+	if this.Rx != that.Rx {
+		return false
+	}
+	if this.RttUs != that.RttUs {
+		return false
+	}
+	if this.Retrans != that.Retrans {
+		return false
+	}
+	if this.Seen != that.Seen {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Edge) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Edge)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Listener) EqualVT(that *Listener) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Ref != that.Ref {
+		return false
+	}
+	if this.Entity != that.Entity {
+		return false
+	}
+	if string(this.Addr) != string(that.Addr) {
+		return false
+	}
+	if this.Port != that.Port {
+		return false
+	}
+	if this.Udp != that.Udp {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Listener) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Listener)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Template) EqualVT(that *Template) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Id != that.Id {
+		return false
+	}
+	if this.Label != that.Label {
+		return false
+	}
+	if this.Format != that.Format {
+		return false
+	}
+	if this.Metric != that.Metric {
+		return false
+	}
+	if this.Max != that.Max {
+		return false
+	}
+	if this.Priority != that.Priority {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Template) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Template)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Metrics) EqualVT(that *Metrics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.AtMs != that.AtMs {
+		return false
+	}
+	if len(this.Names) != len(that.Names) {
+		return false
+	}
+	for i, vx := range this.Names {
+		vy := that.Names[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Refs) != len(that.Refs) {
+		return false
+	}
+	for i, vx := range this.Refs {
+		vy := that.Refs[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.NameIndex) != len(that.NameIndex) {
+		return false
+	}
+	for i, vx := range this.NameIndex {
+		vy := that.NameIndex[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Values) != len(that.Values) {
+		return false
+	}
+	for i, vx := range this.Values {
+		vy := that.Values[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if this.Live != that.Live {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Metrics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Metrics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Status) EqualVT(that *Status) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.CpuPercent != that.CpuPercent {
+		return false
+	}
+	if this.MemoryBytes != that.MemoryBytes {
+		return false
+	}
+	if this.Dropped != that.Dropped {
+		return false
+	}
+	if this.IntervalMs != that.IntervalMs {
+		return false
+	}
+	if len(this.Collectors) != len(that.Collectors) {
+		return false
+	}
+	for i, vx := range this.Collectors {
+		vy := that.Collectors[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Collector{}
+			}
+			if q == nil {
+				q = &Collector{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Plugins) != len(that.Plugins) {
+		return false
+	}
+	for i, vx := range this.Plugins {
+		vy := that.Plugins[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Collector{}
+			}
+			if q == nil {
+				q = &Collector{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Status) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Status)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Collector) EqualVT(that *Collector) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Name != that.Name {
+		return false
+	}
+	if this.State != that.State {
+		return false
+	}
+	if this.Message != that.Message {
+		return false
+	}
+	if this.Label != that.Label {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Collector) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Collector)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Ack) EqualVT(that *Ack) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Seq != that.Seq {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Ack) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Ack)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Want) EqualVT(that *Want) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Reason != that.Reason {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Want) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Want)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Watch) EqualVT(that *Watch) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Ids) != len(that.Ids) {
+		return false
+	}
+	for i, vx := range this.Ids {
+		vy := that.Ids[i]
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Watch) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Watch)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Request) EqualVT(that *Request) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Id != that.Id {
+		return false
+	}
+	if this.Verb != that.Verb {
+		return false
+	}
+	if this.Node != that.Node {
+		return false
+	}
+	if this.User != that.User {
+		return false
+	}
+	if this.Role != that.Role {
+		return false
+	}
+	if len(this.Args) != len(that.Args) {
+		return false
+	}
+	for i, vx := range this.Args {
+		vy := that.Args[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Attr{}
+			}
+			if q == nil {
+				q = &Attr{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Argv) != len(that.Argv) {
+		return false
+	}
+	for i, vx := range this.Argv {
+		vy := that.Argv[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if this.Pipe != that.Pipe {
+		return false
+	}
+	if this.DeadlineMs != that.DeadlineMs {
+		return false
+	}
+	if this.Cancel != that.Cancel {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Request) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Request)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response) EqualVT(that *Response) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Id != that.Id {
+		return false
+	}
+	if this.Code != that.Code {
+		return false
+	}
+	if this.Message != that.Message {
+		return false
+	}
+	if this.Hint != that.Hint {
+		return false
+	}
+	if string(this.Body) != string(that.Body) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Pipe) EqualVT(that *Pipe) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Id != that.Id {
+		return false
+	}
+	if this.Stream != that.Stream {
+		return false
+	}
+	if string(this.Data) != string(that.Data) {
+		return false
+	}
+	if this.Eof != that.Eof {
+		return false
+	}
+	if this.Credit != that.Credit {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Pipe) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Pipe)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Frame) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

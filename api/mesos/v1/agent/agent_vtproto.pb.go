@@ -1130,6 +1130,1442 @@ func (m *ProcessIO) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Call_GetMetrics) EqualVT(that *Call_GetMetrics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Timeout.EqualVT(that.Timeout) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_GetMetrics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_GetMetrics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_SetLoggingLevel) EqualVT(that *Call_SetLoggingLevel) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Level, that.Level; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Duration.EqualVT(that.Duration) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_SetLoggingLevel) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_SetLoggingLevel)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ListFiles) EqualVT(that *Call_ListFiles) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ListFiles) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ListFiles)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ReadFile) EqualVT(that *Call_ReadFile) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Offset, that.Offset; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Length, that.Length; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ReadFile) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ReadFile)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_GetContainers) EqualVT(that *Call_GetContainers) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.ShowNested, that.ShowNested; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ShowStandalone, that.ShowStandalone; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_GetContainers) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_GetContainers)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_LaunchNestedContainer) EqualVT(that *Call_LaunchNestedContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if !this.Container.EqualVT(that.Container) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_LaunchNestedContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_LaunchNestedContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_WaitNestedContainer) EqualVT(that *Call_WaitNestedContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_WaitNestedContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_WaitNestedContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_KillNestedContainer) EqualVT(that *Call_KillNestedContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if p, q := this.Signal, that.Signal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_KillNestedContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_KillNestedContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_RemoveNestedContainer) EqualVT(that *Call_RemoveNestedContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_RemoveNestedContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_RemoveNestedContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_LaunchNestedContainerSession) EqualVT(that *Call_LaunchNestedContainerSession) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if !this.Container.EqualVT(that.Container) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_LaunchNestedContainerSession) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_LaunchNestedContainerSession)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_AttachContainerInput) EqualVT(that *Call_AttachContainerInput) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if !this.ProcessIo.EqualVT(that.ProcessIo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_AttachContainerInput) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_AttachContainerInput)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_AttachContainerOutput) EqualVT(that *Call_AttachContainerOutput) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_AttachContainerOutput) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_AttachContainerOutput)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_LaunchContainer) EqualVT(that *Call_LaunchContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if !this.Command.EqualVT(that.Command) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Container.EqualVT(that.Container) {
+		return false
+	}
+	if len(this.Limits) != len(that.Limits) {
+		return false
+	}
+	for i, vx := range this.Limits {
+		vy, ok := that.Limits[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Value_Scalar{}
+			}
+			if q == nil {
+				q = &v1.Value_Scalar{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_LaunchContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_LaunchContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_WaitContainer) EqualVT(that *Call_WaitContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_WaitContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_WaitContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_KillContainer) EqualVT(that *Call_KillContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if p, q := this.Signal, that.Signal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_KillContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_KillContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_RemoveContainer) EqualVT(that *Call_RemoveContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_RemoveContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_RemoveContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_AddResourceProviderConfig) EqualVT(that *Call_AddResourceProviderConfig) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_AddResourceProviderConfig) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_AddResourceProviderConfig)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdateResourceProviderConfig) EqualVT(that *Call_UpdateResourceProviderConfig) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdateResourceProviderConfig) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdateResourceProviderConfig)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_RemoveResourceProviderConfig) EqualVT(that *Call_RemoveResourceProviderConfig) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Name, that.Name; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_RemoveResourceProviderConfig) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_RemoveResourceProviderConfig)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_MarkResourceProviderGone) EqualVT(that *Call_MarkResourceProviderGone) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ResourceProviderId.EqualVT(that.ResourceProviderId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_MarkResourceProviderGone) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_MarkResourceProviderGone)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_PruneImages) EqualVT(that *Call_PruneImages) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.ExcludedImages) != len(that.ExcludedImages) {
+		return false
+	}
+	for i, vx := range this.ExcludedImages {
+		vy := that.ExcludedImages[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Image{}
+			}
+			if q == nil {
+				q = &v1.Image{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_PruneImages) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_PruneImages)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call) EqualVT(that *Call) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.GetMetrics.EqualVT(that.GetMetrics) {
+		return false
+	}
+	if !this.SetLoggingLevel.EqualVT(that.SetLoggingLevel) {
+		return false
+	}
+	if !this.ListFiles.EqualVT(that.ListFiles) {
+		return false
+	}
+	if !this.ReadFile.EqualVT(that.ReadFile) {
+		return false
+	}
+	if !this.LaunchNestedContainer.EqualVT(that.LaunchNestedContainer) {
+		return false
+	}
+	if !this.WaitNestedContainer.EqualVT(that.WaitNestedContainer) {
+		return false
+	}
+	if !this.KillNestedContainer.EqualVT(that.KillNestedContainer) {
+		return false
+	}
+	if !this.LaunchNestedContainerSession.EqualVT(that.LaunchNestedContainerSession) {
+		return false
+	}
+	if !this.AttachContainerInput.EqualVT(that.AttachContainerInput) {
+		return false
+	}
+	if !this.AttachContainerOutput.EqualVT(that.AttachContainerOutput) {
+		return false
+	}
+	if !this.RemoveNestedContainer.EqualVT(that.RemoveNestedContainer) {
+		return false
+	}
+	if !this.LaunchContainer.EqualVT(that.LaunchContainer) {
+		return false
+	}
+	if !this.WaitContainer.EqualVT(that.WaitContainer) {
+		return false
+	}
+	if !this.KillContainer.EqualVT(that.KillContainer) {
+		return false
+	}
+	if !this.RemoveContainer.EqualVT(that.RemoveContainer) {
+		return false
+	}
+	if !this.AddResourceProviderConfig.EqualVT(that.AddResourceProviderConfig) {
+		return false
+	}
+	if !this.UpdateResourceProviderConfig.EqualVT(that.UpdateResourceProviderConfig) {
+		return false
+	}
+	if !this.RemoveResourceProviderConfig.EqualVT(that.RemoveResourceProviderConfig) {
+		return false
+	}
+	if !this.GetContainers.EqualVT(that.GetContainers) {
+		return false
+	}
+	if !this.PruneImages.EqualVT(that.PruneImages) {
+		return false
+	}
+	if !this.MarkResourceProviderGone.EqualVT(that.MarkResourceProviderGone) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetHealth) EqualVT(that *Response_GetHealth) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Healthy, that.Healthy; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetHealth) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetHealth)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetFlags) EqualVT(that *Response_GetFlags) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Flags) != len(that.Flags) {
+		return false
+	}
+	for i, vx := range this.Flags {
+		vy := that.Flags[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Flag{}
+			}
+			if q == nil {
+				q = &v1.Flag{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetFlags) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetFlags)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetVersion) EqualVT(that *Response_GetVersion) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.VersionInfo.EqualVT(that.VersionInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetVersion) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetVersion)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetMetrics) EqualVT(that *Response_GetMetrics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Metrics) != len(that.Metrics) {
+		return false
+	}
+	for i, vx := range this.Metrics {
+		vy := that.Metrics[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Metric{}
+			}
+			if q == nil {
+				q = &v1.Metric{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetMetrics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetMetrics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetLoggingLevel) EqualVT(that *Response_GetLoggingLevel) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Level, that.Level; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetLoggingLevel) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetLoggingLevel)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_ListFiles) EqualVT(that *Response_ListFiles) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.FileInfos) != len(that.FileInfos) {
+		return false
+	}
+	for i, vx := range this.FileInfos {
+		vy := that.FileInfos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.FileInfo{}
+			}
+			if q == nil {
+				q = &v1.FileInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_ListFiles) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_ListFiles)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_ReadFile) EqualVT(that *Response_ReadFile) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Size, that.Size; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_ReadFile) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_ReadFile)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetState) EqualVT(that *Response_GetState) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.GetTasks.EqualVT(that.GetTasks) {
+		return false
+	}
+	if !this.GetExecutors.EqualVT(that.GetExecutors) {
+		return false
+	}
+	if !this.GetFrameworks.EqualVT(that.GetFrameworks) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetState) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetState)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetContainers_Container) EqualVT(that *Response_GetContainers_Container) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.ExecutorName, that.ExecutorName; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	if !this.ContainerStatus.EqualVT(that.ContainerStatus) {
+		return false
+	}
+	if !this.ResourceStatistics.EqualVT(that.ResourceStatistics) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetContainers_Container) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetContainers_Container)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetContainers) EqualVT(that *Response_GetContainers) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Containers) != len(that.Containers) {
+		return false
+	}
+	for i, vx := range this.Containers {
+		vy := that.Containers[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetContainers_Container{}
+			}
+			if q == nil {
+				q = &Response_GetContainers_Container{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetContainers) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetContainers)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetFrameworks_Framework) EqualVT(that *Response_GetFrameworks_Framework) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkInfo.EqualVT(that.FrameworkInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetFrameworks_Framework) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetFrameworks_Framework)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetFrameworks) EqualVT(that *Response_GetFrameworks) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Frameworks) != len(that.Frameworks) {
+		return false
+	}
+	for i, vx := range this.Frameworks {
+		vy := that.Frameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetFrameworks_Framework{}
+			}
+			if q == nil {
+				q = &Response_GetFrameworks_Framework{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.CompletedFrameworks) != len(that.CompletedFrameworks) {
+		return false
+	}
+	for i, vx := range this.CompletedFrameworks {
+		vy := that.CompletedFrameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetFrameworks_Framework{}
+			}
+			if q == nil {
+				q = &Response_GetFrameworks_Framework{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetFrameworks) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetFrameworks)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetExecutors_Executor) EqualVT(that *Response_GetExecutors_Executor) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ExecutorInfo.EqualVT(that.ExecutorInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetExecutors_Executor) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetExecutors_Executor)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetExecutors) EqualVT(that *Response_GetExecutors) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Executors) != len(that.Executors) {
+		return false
+	}
+	for i, vx := range this.Executors {
+		vy := that.Executors[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetExecutors_Executor{}
+			}
+			if q == nil {
+				q = &Response_GetExecutors_Executor{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.CompletedExecutors) != len(that.CompletedExecutors) {
+		return false
+	}
+	for i, vx := range this.CompletedExecutors {
+		vy := that.CompletedExecutors[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetExecutors_Executor{}
+			}
+			if q == nil {
+				q = &Response_GetExecutors_Executor{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetExecutors) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetExecutors)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetOperations) EqualVT(that *Response_GetOperations) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Operation{}
+			}
+			if q == nil {
+				q = &v1.Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetOperations) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetOperations)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetTasks) EqualVT(that *Response_GetTasks) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.PendingTasks) != len(that.PendingTasks) {
+		return false
+	}
+	for i, vx := range this.PendingTasks {
+		vy := that.PendingTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.QueuedTasks) != len(that.QueuedTasks) {
+		return false
+	}
+	for i, vx := range this.QueuedTasks {
+		vy := that.QueuedTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.LaunchedTasks) != len(that.LaunchedTasks) {
+		return false
+	}
+	for i, vx := range this.LaunchedTasks {
+		vy := that.LaunchedTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.TerminatedTasks) != len(that.TerminatedTasks) {
+		return false
+	}
+	for i, vx := range this.TerminatedTasks {
+		vy := that.TerminatedTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.CompletedTasks) != len(that.CompletedTasks) {
+		return false
+	}
+	for i, vx := range this.CompletedTasks {
+		vy := that.CompletedTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetTasks) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetTasks)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetAgent) EqualVT(that *Response_GetAgent) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentInfo.EqualVT(that.AgentInfo) {
+		return false
+	}
+	if !this.DrainConfig.EqualVT(that.DrainConfig) {
+		return false
+	}
+	if !this.EstimatedDrainStartTime.EqualVT(that.EstimatedDrainStartTime) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetAgent) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetAgent)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetResourceProviders_ResourceProvider) EqualVT(that *Response_GetResourceProviders_ResourceProvider) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ResourceProviderInfo.EqualVT(that.ResourceProviderInfo) {
+		return false
+	}
+	if len(this.TotalResources) != len(that.TotalResources) {
+		return false
+	}
+	for i, vx := range this.TotalResources {
+		vy := that.TotalResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetResourceProviders_ResourceProvider) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetResourceProviders_ResourceProvider)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetResourceProviders) EqualVT(that *Response_GetResourceProviders) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.ResourceProviders) != len(that.ResourceProviders) {
+		return false
+	}
+	for i, vx := range this.ResourceProviders {
+		vy := that.ResourceProviders[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetResourceProviders_ResourceProvider{}
+			}
+			if q == nil {
+				q = &Response_GetResourceProviders_ResourceProvider{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetResourceProviders) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetResourceProviders)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_WaitNestedContainer) EqualVT(that *Response_WaitNestedContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.ExitStatus, that.ExitStatus; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.State, that.State; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Reason, that.Reason; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Limitation.EqualVT(that.Limitation) {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_WaitNestedContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_WaitNestedContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_WaitContainer) EqualVT(that *Response_WaitContainer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.ExitStatus, that.ExitStatus; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.State, that.State; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Reason, that.Reason; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Limitation.EqualVT(that.Limitation) {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_WaitContainer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_WaitContainer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response) EqualVT(that *Response) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.GetHealth.EqualVT(that.GetHealth) {
+		return false
+	}
+	if !this.GetFlags.EqualVT(that.GetFlags) {
+		return false
+	}
+	if !this.GetVersion.EqualVT(that.GetVersion) {
+		return false
+	}
+	if !this.GetMetrics.EqualVT(that.GetMetrics) {
+		return false
+	}
+	if !this.GetLoggingLevel.EqualVT(that.GetLoggingLevel) {
+		return false
+	}
+	if !this.ListFiles.EqualVT(that.ListFiles) {
+		return false
+	}
+	if !this.ReadFile.EqualVT(that.ReadFile) {
+		return false
+	}
+	if !this.GetState.EqualVT(that.GetState) {
+		return false
+	}
+	if !this.GetContainers.EqualVT(that.GetContainers) {
+		return false
+	}
+	if !this.GetFrameworks.EqualVT(that.GetFrameworks) {
+		return false
+	}
+	if !this.GetExecutors.EqualVT(that.GetExecutors) {
+		return false
+	}
+	if !this.GetTasks.EqualVT(that.GetTasks) {
+		return false
+	}
+	if !this.WaitNestedContainer.EqualVT(that.WaitNestedContainer) {
+		return false
+	}
+	if !this.GetAgent.EqualVT(that.GetAgent) {
+		return false
+	}
+	if !this.WaitContainer.EqualVT(that.WaitContainer) {
+		return false
+	}
+	if !this.GetResourceProviders.EqualVT(that.GetResourceProviders) {
+		return false
+	}
+	if !this.GetOperations.EqualVT(that.GetOperations) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ProcessIO_Data) EqualVT(that *ProcessIO_Data) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ProcessIO_Data) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ProcessIO_Data)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ProcessIO_Control_Heartbeat) EqualVT(that *ProcessIO_Control_Heartbeat) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Interval.EqualVT(that.Interval) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ProcessIO_Control_Heartbeat) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ProcessIO_Control_Heartbeat)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ProcessIO_Control) EqualVT(that *ProcessIO_Control) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.TtyInfo.EqualVT(that.TtyInfo) {
+		return false
+	}
+	if !this.Heartbeat.EqualVT(that.Heartbeat) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ProcessIO_Control) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ProcessIO_Control)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ProcessIO) EqualVT(that *ProcessIO) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Data.EqualVT(that.Data) {
+		return false
+	}
+	if !this.Control.EqualVT(that.Control) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ProcessIO) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ProcessIO)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Call_GetMetrics) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -42,6 +42,31 @@ func (m *InverseOfferStatus) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *InverseOfferStatus) EqualVT(that *InverseOfferStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Status, that.Status; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.Timestamp.EqualVT(that.Timestamp) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *InverseOfferStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*InverseOfferStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *InverseOfferStatus) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

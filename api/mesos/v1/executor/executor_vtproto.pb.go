@@ -275,6 +275,316 @@ func (m *Call) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Event_Subscribed) EqualVT(that *Event_Subscribed) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ExecutorInfo.EqualVT(that.ExecutorInfo) {
+		return false
+	}
+	if !this.FrameworkInfo.EqualVT(that.FrameworkInfo) {
+		return false
+	}
+	if !this.AgentInfo.EqualVT(that.AgentInfo) {
+		return false
+	}
+	if !this.ContainerId.EqualVT(that.ContainerId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Subscribed) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Subscribed)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Launch) EqualVT(that *Event_Launch) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Task.EqualVT(that.Task) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Launch) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Launch)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_LaunchGroup) EqualVT(that *Event_LaunchGroup) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.TaskGroup.EqualVT(that.TaskGroup) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_LaunchGroup) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_LaunchGroup)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Kill) EqualVT(that *Event_Kill) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if !this.KillPolicy.EqualVT(that.KillPolicy) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Kill) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Kill)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Acknowledged) EqualVT(that *Event_Acknowledged) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if p, q := this.Uuid, that.Uuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Acknowledged) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Acknowledged)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Message) EqualVT(that *Event_Message) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Message) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Message)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Error) EqualVT(that *Event_Error) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Error) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Error)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event) EqualVT(that *Event) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Subscribed.EqualVT(that.Subscribed) {
+		return false
+	}
+	if !this.Acknowledged.EqualVT(that.Acknowledged) {
+		return false
+	}
+	if !this.Launch.EqualVT(that.Launch) {
+		return false
+	}
+	if !this.Kill.EqualVT(that.Kill) {
+		return false
+	}
+	if !this.Message.EqualVT(that.Message) {
+		return false
+	}
+	if !this.Error.EqualVT(that.Error) {
+		return false
+	}
+	if !this.LaunchGroup.EqualVT(that.LaunchGroup) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Subscribe) EqualVT(that *Call_Subscribe) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.UnacknowledgedTasks) != len(that.UnacknowledgedTasks) {
+		return false
+	}
+	for i, vx := range this.UnacknowledgedTasks {
+		vy := that.UnacknowledgedTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.TaskInfo{}
+			}
+			if q == nil {
+				q = &v1.TaskInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.UnacknowledgedUpdates) != len(that.UnacknowledgedUpdates) {
+		return false
+	}
+	for i, vx := range this.UnacknowledgedUpdates {
+		vy := that.UnacknowledgedUpdates[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Call_Update{}
+			}
+			if q == nil {
+				q = &Call_Update{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Subscribe) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Subscribe)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Update) EqualVT(that *Call_Update) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Update) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Update)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Message) EqualVT(that *Call_Message) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Message) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Message)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call) EqualVT(that *Call) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Subscribe.EqualVT(that.Subscribe) {
+		return false
+	}
+	if !this.Update.EqualVT(that.Update) {
+		return false
+	}
+	if !this.Message.EqualVT(that.Message) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Event_Subscribed) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -122,6 +122,161 @@ func (m *ClusterStatus) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Window) EqualVT(that *Window) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.MachineIds) != len(that.MachineIds) {
+		return false
+	}
+	for i, vx := range this.MachineIds {
+		vy := that.MachineIds[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.MachineID{}
+			}
+			if q == nil {
+				q = &v1.MachineID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Unavailability.EqualVT(that.Unavailability) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Window) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Window)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Schedule) EqualVT(that *Schedule) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Windows) != len(that.Windows) {
+		return false
+	}
+	for i, vx := range this.Windows {
+		vy := that.Windows[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Window{}
+			}
+			if q == nil {
+				q = &Window{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Schedule) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Schedule)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ClusterStatus_DrainingMachine) EqualVT(that *ClusterStatus_DrainingMachine) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Id.EqualVT(that.Id) {
+		return false
+	}
+	if len(this.Statuses) != len(that.Statuses) {
+		return false
+	}
+	for i, vx := range this.Statuses {
+		vy := that.Statuses[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &allocator.InverseOfferStatus{}
+			}
+			if q == nil {
+				q = &allocator.InverseOfferStatus{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ClusterStatus_DrainingMachine) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ClusterStatus_DrainingMachine)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *ClusterStatus) EqualVT(that *ClusterStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.DrainingMachines) != len(that.DrainingMachines) {
+		return false
+	}
+	for i, vx := range this.DrainingMachines {
+		vy := that.DrainingMachines[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &ClusterStatus_DrainingMachine{}
+			}
+			if q == nil {
+				q = &ClusterStatus_DrainingMachine{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.DownMachines) != len(that.DownMachines) {
+		return false
+	}
+	for i, vx := range this.DownMachines {
+		vy := that.DownMachines[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.MachineID{}
+			}
+			if q == nil {
+				q = &v1.MachineID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *ClusterStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*ClusterStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Window) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -1387,6 +1387,1909 @@ func (m *Event) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Call_GetMetrics) EqualVT(that *Call_GetMetrics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Timeout.EqualVT(that.Timeout) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_GetMetrics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_GetMetrics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_SetLoggingLevel) EqualVT(that *Call_SetLoggingLevel) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Level, that.Level; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Duration.EqualVT(that.Duration) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_SetLoggingLevel) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_SetLoggingLevel)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ListFiles) EqualVT(that *Call_ListFiles) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ListFiles) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ListFiles)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ReadFile) EqualVT(that *Call_ReadFile) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Path, that.Path; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Offset, that.Offset; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Length, that.Length; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ReadFile) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ReadFile)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdateWeights) EqualVT(that *Call_UpdateWeights) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.WeightInfos) != len(that.WeightInfos) {
+		return false
+	}
+	for i, vx := range this.WeightInfos {
+		vy := that.WeightInfos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.WeightInfo{}
+			}
+			if q == nil {
+				q = &v1.WeightInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdateWeights) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdateWeights)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ReserveResources) EqualVT(that *Call_ReserveResources) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Source) != len(that.Source) {
+		return false
+	}
+	for i, vx := range this.Source {
+		vy := that.Source[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ReserveResources) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ReserveResources)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UnreserveResources) EqualVT(that *Call_UnreserveResources) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UnreserveResources) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UnreserveResources)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_CreateVolumes) EqualVT(that *Call_CreateVolumes) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if len(this.Volumes) != len(that.Volumes) {
+		return false
+	}
+	for i, vx := range this.Volumes {
+		vy := that.Volumes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_CreateVolumes) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_CreateVolumes)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_DestroyVolumes) EqualVT(that *Call_DestroyVolumes) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if len(this.Volumes) != len(that.Volumes) {
+		return false
+	}
+	for i, vx := range this.Volumes {
+		vy := that.Volumes[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_DestroyVolumes) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_DestroyVolumes)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_GrowVolume) EqualVT(that *Call_GrowVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.Volume.EqualVT(that.Volume) {
+		return false
+	}
+	if !this.Addition.EqualVT(that.Addition) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_GrowVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_GrowVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ShrinkVolume) EqualVT(that *Call_ShrinkVolume) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.Volume.EqualVT(that.Volume) {
+		return false
+	}
+	if !this.Subtract.EqualVT(that.Subtract) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ShrinkVolume) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ShrinkVolume)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdateMaintenanceSchedule) EqualVT(that *Call_UpdateMaintenanceSchedule) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Schedule.EqualVT(that.Schedule) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdateMaintenanceSchedule) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdateMaintenanceSchedule)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_StartMaintenance) EqualVT(that *Call_StartMaintenance) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Machines) != len(that.Machines) {
+		return false
+	}
+	for i, vx := range this.Machines {
+		vy := that.Machines[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.MachineID{}
+			}
+			if q == nil {
+				q = &v1.MachineID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_StartMaintenance) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_StartMaintenance)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_StopMaintenance) EqualVT(that *Call_StopMaintenance) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Machines) != len(that.Machines) {
+		return false
+	}
+	for i, vx := range this.Machines {
+		vy := that.Machines[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.MachineID{}
+			}
+			if q == nil {
+				q = &v1.MachineID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_StopMaintenance) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_StopMaintenance)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_DrainAgent) EqualVT(that *Call_DrainAgent) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !(*durationpb1.Duration)(this.MaxGracePeriod).EqualVT((*durationpb1.Duration)(that.MaxGracePeriod)) {
+		return false
+	}
+	if p, q := this.MarkGone, that.MarkGone; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_DrainAgent) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_DrainAgent)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_DeactivateAgent) EqualVT(that *Call_DeactivateAgent) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_DeactivateAgent) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_DeactivateAgent)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ReactivateAgent) EqualVT(that *Call_ReactivateAgent) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ReactivateAgent) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ReactivateAgent)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdateQuota) EqualVT(that *Call_UpdateQuota) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Force, that.Force; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.QuotaConfigs) != len(that.QuotaConfigs) {
+		return false
+	}
+	for i, vx := range this.QuotaConfigs {
+		vy := that.QuotaConfigs[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &quota.QuotaConfig{}
+			}
+			if q == nil {
+				q = &quota.QuotaConfig{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdateQuota) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdateQuota)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_SetQuota) EqualVT(that *Call_SetQuota) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.QuotaRequest.EqualVT(that.QuotaRequest) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_SetQuota) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_SetQuota)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_RemoveQuota) EqualVT(that *Call_RemoveQuota) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_RemoveQuota) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_RemoveQuota)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Teardown) EqualVT(that *Call_Teardown) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Teardown) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Teardown)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_MarkAgentGone) EqualVT(that *Call_MarkAgentGone) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_MarkAgentGone) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_MarkAgentGone)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call) EqualVT(that *Call) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.GetMetrics.EqualVT(that.GetMetrics) {
+		return false
+	}
+	if !this.SetLoggingLevel.EqualVT(that.SetLoggingLevel) {
+		return false
+	}
+	if !this.ListFiles.EqualVT(that.ListFiles) {
+		return false
+	}
+	if !this.ReadFile.EqualVT(that.ReadFile) {
+		return false
+	}
+	if !this.UpdateWeights.EqualVT(that.UpdateWeights) {
+		return false
+	}
+	if !this.ReserveResources.EqualVT(that.ReserveResources) {
+		return false
+	}
+	if !this.UnreserveResources.EqualVT(that.UnreserveResources) {
+		return false
+	}
+	if !this.CreateVolumes.EqualVT(that.CreateVolumes) {
+		return false
+	}
+	if !this.DestroyVolumes.EqualVT(that.DestroyVolumes) {
+		return false
+	}
+	if !this.UpdateMaintenanceSchedule.EqualVT(that.UpdateMaintenanceSchedule) {
+		return false
+	}
+	if !this.StartMaintenance.EqualVT(that.StartMaintenance) {
+		return false
+	}
+	if !this.StopMaintenance.EqualVT(that.StopMaintenance) {
+		return false
+	}
+	if !this.SetQuota.EqualVT(that.SetQuota) {
+		return false
+	}
+	if !this.RemoveQuota.EqualVT(that.RemoveQuota) {
+		return false
+	}
+	if !this.Teardown.EqualVT(that.Teardown) {
+		return false
+	}
+	if !this.MarkAgentGone.EqualVT(that.MarkAgentGone) {
+		return false
+	}
+	if !this.GrowVolume.EqualVT(that.GrowVolume) {
+		return false
+	}
+	if !this.ShrinkVolume.EqualVT(that.ShrinkVolume) {
+		return false
+	}
+	if !this.UpdateQuota.EqualVT(that.UpdateQuota) {
+		return false
+	}
+	if !this.DrainAgent.EqualVT(that.DrainAgent) {
+		return false
+	}
+	if !this.DeactivateAgent.EqualVT(that.DeactivateAgent) {
+		return false
+	}
+	if !this.ReactivateAgent.EqualVT(that.ReactivateAgent) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetHealth) EqualVT(that *Response_GetHealth) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Healthy, that.Healthy; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetHealth) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetHealth)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetFlags) EqualVT(that *Response_GetFlags) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Flags) != len(that.Flags) {
+		return false
+	}
+	for i, vx := range this.Flags {
+		vy := that.Flags[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Flag{}
+			}
+			if q == nil {
+				q = &v1.Flag{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetFlags) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetFlags)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetVersion) EqualVT(that *Response_GetVersion) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.VersionInfo.EqualVT(that.VersionInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetVersion) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetVersion)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetMetrics) EqualVT(that *Response_GetMetrics) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Metrics) != len(that.Metrics) {
+		return false
+	}
+	for i, vx := range this.Metrics {
+		vy := that.Metrics[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Metric{}
+			}
+			if q == nil {
+				q = &v1.Metric{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetMetrics) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetMetrics)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetLoggingLevel) EqualVT(that *Response_GetLoggingLevel) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Level, that.Level; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetLoggingLevel) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetLoggingLevel)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_ListFiles) EqualVT(that *Response_ListFiles) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.FileInfos) != len(that.FileInfos) {
+		return false
+	}
+	for i, vx := range this.FileInfos {
+		vy := that.FileInfos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.FileInfo{}
+			}
+			if q == nil {
+				q = &v1.FileInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_ListFiles) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_ListFiles)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_ReadFile) EqualVT(that *Response_ReadFile) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Size, that.Size; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_ReadFile) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_ReadFile)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetState) EqualVT(that *Response_GetState) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.GetTasks.EqualVT(that.GetTasks) {
+		return false
+	}
+	if !this.GetExecutors.EqualVT(that.GetExecutors) {
+		return false
+	}
+	if !this.GetFrameworks.EqualVT(that.GetFrameworks) {
+		return false
+	}
+	if !this.GetAgents.EqualVT(that.GetAgents) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetState) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetState)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetAgents_Agent_ResourceProvider) EqualVT(that *Response_GetAgents_Agent_ResourceProvider) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ResourceProviderInfo.EqualVT(that.ResourceProviderInfo) {
+		return false
+	}
+	if len(this.TotalResources) != len(that.TotalResources) {
+		return false
+	}
+	for i, vx := range this.TotalResources {
+		vy := that.TotalResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetAgents_Agent_ResourceProvider) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetAgents_Agent_ResourceProvider)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetAgents_Agent) EqualVT(that *Response_GetAgents_Agent) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentInfo.EqualVT(that.AgentInfo) {
+		return false
+	}
+	if p, q := this.Active, that.Active; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Version, that.Version; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Pid, that.Pid; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.RegisteredTime.EqualVT(that.RegisteredTime) {
+		return false
+	}
+	if !this.ReregisteredTime.EqualVT(that.ReregisteredTime) {
+		return false
+	}
+	if len(this.TotalResources) != len(that.TotalResources) {
+		return false
+	}
+	for i, vx := range this.TotalResources {
+		vy := that.TotalResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.AllocatedResources) != len(that.AllocatedResources) {
+		return false
+	}
+	for i, vx := range this.AllocatedResources {
+		vy := that.AllocatedResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.OfferedResources) != len(that.OfferedResources) {
+		return false
+	}
+	for i, vx := range this.OfferedResources {
+		vy := that.OfferedResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Capabilities) != len(that.Capabilities) {
+		return false
+	}
+	for i, vx := range this.Capabilities {
+		vy := that.Capabilities[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.AgentInfo_Capability{}
+			}
+			if q == nil {
+				q = &v1.AgentInfo_Capability{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.ResourceProviders) != len(that.ResourceProviders) {
+		return false
+	}
+	for i, vx := range this.ResourceProviders {
+		vy := that.ResourceProviders[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetAgents_Agent_ResourceProvider{}
+			}
+			if q == nil {
+				q = &Response_GetAgents_Agent_ResourceProvider{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Deactivated, that.Deactivated; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.DrainInfo.EqualVT(that.DrainInfo) {
+		return false
+	}
+	if !this.EstimatedDrainStartTime.EqualVT(that.EstimatedDrainStartTime) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetAgents_Agent) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetAgents_Agent)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetAgents) EqualVT(that *Response_GetAgents) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Agents) != len(that.Agents) {
+		return false
+	}
+	for i, vx := range this.Agents {
+		vy := that.Agents[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetAgents_Agent{}
+			}
+			if q == nil {
+				q = &Response_GetAgents_Agent{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.RecoveredAgents) != len(that.RecoveredAgents) {
+		return false
+	}
+	for i, vx := range this.RecoveredAgents {
+		vy := that.RecoveredAgents[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.AgentInfo{}
+			}
+			if q == nil {
+				q = &v1.AgentInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetAgents) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetAgents)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetFrameworks_Framework) EqualVT(that *Response_GetFrameworks_Framework) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkInfo.EqualVT(that.FrameworkInfo) {
+		return false
+	}
+	if p, q := this.Active, that.Active; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Connected, that.Connected; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.RegisteredTime.EqualVT(that.RegisteredTime) {
+		return false
+	}
+	if !this.ReregisteredTime.EqualVT(that.ReregisteredTime) {
+		return false
+	}
+	if !this.UnregisteredTime.EqualVT(that.UnregisteredTime) {
+		return false
+	}
+	if len(this.Offers) != len(that.Offers) {
+		return false
+	}
+	for i, vx := range this.Offers {
+		vy := that.Offers[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Offer{}
+			}
+			if q == nil {
+				q = &v1.Offer{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.InverseOffers) != len(that.InverseOffers) {
+		return false
+	}
+	for i, vx := range this.InverseOffers {
+		vy := that.InverseOffers[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.InverseOffer{}
+			}
+			if q == nil {
+				q = &v1.InverseOffer{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.AllocatedResources) != len(that.AllocatedResources) {
+		return false
+	}
+	for i, vx := range this.AllocatedResources {
+		vy := that.AllocatedResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.OfferedResources) != len(that.OfferedResources) {
+		return false
+	}
+	for i, vx := range this.OfferedResources {
+		vy := that.OfferedResources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if p, q := this.Recovered, that.Recovered; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.OfferConstraints.EqualVT(that.OfferConstraints) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetFrameworks_Framework) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetFrameworks_Framework)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetFrameworks) EqualVT(that *Response_GetFrameworks) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Frameworks) != len(that.Frameworks) {
+		return false
+	}
+	for i, vx := range this.Frameworks {
+		vy := that.Frameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetFrameworks_Framework{}
+			}
+			if q == nil {
+				q = &Response_GetFrameworks_Framework{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.CompletedFrameworks) != len(that.CompletedFrameworks) {
+		return false
+	}
+	for i, vx := range this.CompletedFrameworks {
+		vy := that.CompletedFrameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetFrameworks_Framework{}
+			}
+			if q == nil {
+				q = &Response_GetFrameworks_Framework{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.RecoveredFrameworks) != len(that.RecoveredFrameworks) {
+		return false
+	}
+	for i, vx := range this.RecoveredFrameworks {
+		vy := that.RecoveredFrameworks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.FrameworkInfo{}
+			}
+			if q == nil {
+				q = &v1.FrameworkInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetFrameworks) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetFrameworks)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetExecutors_Executor) EqualVT(that *Response_GetExecutors_Executor) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ExecutorInfo.EqualVT(that.ExecutorInfo) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetExecutors_Executor) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetExecutors_Executor)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetExecutors) EqualVT(that *Response_GetExecutors) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Executors) != len(that.Executors) {
+		return false
+	}
+	for i, vx := range this.Executors {
+		vy := that.Executors[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetExecutors_Executor{}
+			}
+			if q == nil {
+				q = &Response_GetExecutors_Executor{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.OrphanExecutors) != len(that.OrphanExecutors) {
+		return false
+	}
+	for i, vx := range this.OrphanExecutors {
+		vy := that.OrphanExecutors[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Response_GetExecutors_Executor{}
+			}
+			if q == nil {
+				q = &Response_GetExecutors_Executor{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetExecutors) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetExecutors)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetOperations) EqualVT(that *Response_GetOperations) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Operation{}
+			}
+			if q == nil {
+				q = &v1.Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetOperations) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetOperations)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetTasks) EqualVT(that *Response_GetTasks) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.PendingTasks) != len(that.PendingTasks) {
+		return false
+	}
+	for i, vx := range this.PendingTasks {
+		vy := that.PendingTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Tasks) != len(that.Tasks) {
+		return false
+	}
+	for i, vx := range this.Tasks {
+		vy := that.Tasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.CompletedTasks) != len(that.CompletedTasks) {
+		return false
+	}
+	for i, vx := range this.CompletedTasks {
+		vy := that.CompletedTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.OrphanTasks) != len(that.OrphanTasks) {
+		return false
+	}
+	for i, vx := range this.OrphanTasks {
+		vy := that.OrphanTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.UnreachableTasks) != len(that.UnreachableTasks) {
+		return false
+	}
+	for i, vx := range this.UnreachableTasks {
+		vy := that.UnreachableTasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Task{}
+			}
+			if q == nil {
+				q = &v1.Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetTasks) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetTasks)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetRoles) EqualVT(that *Response_GetRoles) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Roles) != len(that.Roles) {
+		return false
+	}
+	for i, vx := range this.Roles {
+		vy := that.Roles[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Role{}
+			}
+			if q == nil {
+				q = &v1.Role{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetRoles) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetRoles)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetWeights) EqualVT(that *Response_GetWeights) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.WeightInfos) != len(that.WeightInfos) {
+		return false
+	}
+	for i, vx := range this.WeightInfos {
+		vy := that.WeightInfos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.WeightInfo{}
+			}
+			if q == nil {
+				q = &v1.WeightInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetWeights) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetWeights)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetMaster) EqualVT(that *Response_GetMaster) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.MasterInfo.EqualVT(that.MasterInfo) {
+		return false
+	}
+	if p, q := this.StartTime, that.StartTime; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.ElectedTime, that.ElectedTime; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetMaster) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetMaster)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetMaintenanceStatus) EqualVT(that *Response_GetMaintenanceStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetMaintenanceStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetMaintenanceStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetMaintenanceSchedule) EqualVT(that *Response_GetMaintenanceSchedule) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Schedule.EqualVT(that.Schedule) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetMaintenanceSchedule) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetMaintenanceSchedule)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_GetQuota) EqualVT(that *Response_GetQuota) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_GetQuota) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_GetQuota)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response) EqualVT(that *Response) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.GetHealth.EqualVT(that.GetHealth) {
+		return false
+	}
+	if !this.GetFlags.EqualVT(that.GetFlags) {
+		return false
+	}
+	if !this.GetVersion.EqualVT(that.GetVersion) {
+		return false
+	}
+	if !this.GetMetrics.EqualVT(that.GetMetrics) {
+		return false
+	}
+	if !this.GetLoggingLevel.EqualVT(that.GetLoggingLevel) {
+		return false
+	}
+	if !this.ListFiles.EqualVT(that.ListFiles) {
+		return false
+	}
+	if !this.ReadFile.EqualVT(that.ReadFile) {
+		return false
+	}
+	if !this.GetState.EqualVT(that.GetState) {
+		return false
+	}
+	if !this.GetAgents.EqualVT(that.GetAgents) {
+		return false
+	}
+	if !this.GetFrameworks.EqualVT(that.GetFrameworks) {
+		return false
+	}
+	if !this.GetExecutors.EqualVT(that.GetExecutors) {
+		return false
+	}
+	if !this.GetTasks.EqualVT(that.GetTasks) {
+		return false
+	}
+	if !this.GetRoles.EqualVT(that.GetRoles) {
+		return false
+	}
+	if !this.GetWeights.EqualVT(that.GetWeights) {
+		return false
+	}
+	if !this.GetMaster.EqualVT(that.GetMaster) {
+		return false
+	}
+	if !this.GetMaintenanceStatus.EqualVT(that.GetMaintenanceStatus) {
+		return false
+	}
+	if !this.GetMaintenanceSchedule.EqualVT(that.GetMaintenanceSchedule) {
+		return false
+	}
+	if !this.GetQuota.EqualVT(that.GetQuota) {
+		return false
+	}
+	if !this.GetOperations.EqualVT(that.GetOperations) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Subscribed) EqualVT(that *Event_Subscribed) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.GetState.EqualVT(that.GetState) {
+		return false
+	}
+	if p, q := this.HeartbeatIntervalSeconds, that.HeartbeatIntervalSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Subscribed) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Subscribed)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_TaskAdded) EqualVT(that *Event_TaskAdded) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Task.EqualVT(that.Task) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_TaskAdded) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_TaskAdded)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_TaskUpdated) EqualVT(that *Event_TaskUpdated) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	if p, q := this.State, that.State; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_TaskUpdated) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_TaskUpdated)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_FrameworkAdded) EqualVT(that *Event_FrameworkAdded) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Framework.EqualVT(that.Framework) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_FrameworkAdded) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_FrameworkAdded)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_FrameworkUpdated) EqualVT(that *Event_FrameworkUpdated) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Framework.EqualVT(that.Framework) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_FrameworkUpdated) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_FrameworkUpdated)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_FrameworkRemoved) EqualVT(that *Event_FrameworkRemoved) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkInfo.EqualVT(that.FrameworkInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_FrameworkRemoved) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_FrameworkRemoved)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_AgentAdded) EqualVT(that *Event_AgentAdded) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Agent.EqualVT(that.Agent) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_AgentAdded) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_AgentAdded)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_AgentRemoved) EqualVT(that *Event_AgentRemoved) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_AgentRemoved) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_AgentRemoved)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event) EqualVT(that *Event) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Subscribed.EqualVT(that.Subscribed) {
+		return false
+	}
+	if !this.TaskAdded.EqualVT(that.TaskAdded) {
+		return false
+	}
+	if !this.TaskUpdated.EqualVT(that.TaskUpdated) {
+		return false
+	}
+	if !this.AgentAdded.EqualVT(that.AgentAdded) {
+		return false
+	}
+	if !this.AgentRemoved.EqualVT(that.AgentRemoved) {
+		return false
+	}
+	if !this.FrameworkAdded.EqualVT(that.FrameworkAdded) {
+		return false
+	}
+	if !this.FrameworkUpdated.EqualVT(that.FrameworkUpdated) {
+		return false
+	}
+	if !this.FrameworkRemoved.EqualVT(that.FrameworkRemoved) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Call_GetMetrics) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -146,6 +146,193 @@ func (m *QuotaStatus) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *QuotaInfo) EqualVT(that *QuotaInfo) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Principal, that.Principal; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Guarantee) != len(that.Guarantee) {
+		return false
+	}
+	for i, vx := range this.Guarantee {
+		vy := that.Guarantee[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *QuotaInfo) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*QuotaInfo)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *QuotaRequest) EqualVT(that *QuotaRequest) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Force, that.Force; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Guarantee) != len(that.Guarantee) {
+		return false
+	}
+	for i, vx := range this.Guarantee {
+		vy := that.Guarantee[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *QuotaRequest) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*QuotaRequest)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *QuotaConfig) EqualVT(that *QuotaConfig) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Role, that.Role; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if len(this.Guarantees) != len(that.Guarantees) {
+		return false
+	}
+	for i, vx := range this.Guarantees {
+		vy, ok := that.Guarantees[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Value_Scalar{}
+			}
+			if q == nil {
+				q = &v1.Value_Scalar{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Limits) != len(that.Limits) {
+		return false
+	}
+	for i, vx := range this.Limits {
+		vy, ok := that.Limits[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Value_Scalar{}
+			}
+			if q == nil {
+				q = &v1.Value_Scalar{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *QuotaConfig) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*QuotaConfig)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *QuotaStatus) EqualVT(that *QuotaStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Infos) != len(that.Infos) {
+		return false
+	}
+	for i, vx := range this.Infos {
+		vy := that.Infos[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &QuotaInfo{}
+			}
+			if q == nil {
+				q = &QuotaInfo{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Configs) != len(that.Configs) {
+		return false
+	}
+	for i, vx := range this.Configs {
+		vy := that.Configs[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &QuotaConfig{}
+			}
+			if q == nil {
+				q = &QuotaConfig{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *QuotaStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*QuotaStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *QuotaInfo) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -261,6 +261,334 @@ func (m *Call) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Event_Subscribed) EqualVT(that *Event_Subscribed) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ProviderId.EqualVT(that.ProviderId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Subscribed) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Subscribed)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_ApplyOperation) EqualVT(that *Event_ApplyOperation) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.Info.EqualVT(that.Info) {
+		return false
+	}
+	if !this.OperationUuid.EqualVT(that.OperationUuid) {
+		return false
+	}
+	if !this.ResourceVersionUuid.EqualVT(that.ResourceVersionUuid) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_ApplyOperation) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_ApplyOperation)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_PublishResources) EqualVT(that *Event_PublishResources) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Uuid.EqualVT(that.Uuid) {
+		return false
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_PublishResources) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_PublishResources)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_AcknowledgeOperationStatus) EqualVT(that *Event_AcknowledgeOperationStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.StatusUuid.EqualVT(that.StatusUuid) {
+		return false
+	}
+	if !this.OperationUuid.EqualVT(that.OperationUuid) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_AcknowledgeOperationStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_AcknowledgeOperationStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_ReconcileOperations) EqualVT(that *Event_ReconcileOperations) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.OperationUuids) != len(that.OperationUuids) {
+		return false
+	}
+	for i, vx := range this.OperationUuids {
+		vy := that.OperationUuids[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.UUID{}
+			}
+			if q == nil {
+				q = &v1.UUID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_ReconcileOperations) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_ReconcileOperations)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event) EqualVT(that *Event) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Subscribed.EqualVT(that.Subscribed) {
+		return false
+	}
+	if !this.ApplyOperation.EqualVT(that.ApplyOperation) {
+		return false
+	}
+	if !this.PublishResources.EqualVT(that.PublishResources) {
+		return false
+	}
+	if !this.AcknowledgeOperationStatus.EqualVT(that.AcknowledgeOperationStatus) {
+		return false
+	}
+	if !this.ReconcileOperations.EqualVT(that.ReconcileOperations) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Subscribe) EqualVT(that *Call_Subscribe) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ResourceProviderInfo.EqualVT(that.ResourceProviderInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Subscribe) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Subscribe)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdateOperationStatus) EqualVT(that *Call_UpdateOperationStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	if !this.LatestStatus.EqualVT(that.LatestStatus) {
+		return false
+	}
+	if !this.OperationUuid.EqualVT(that.OperationUuid) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdateOperationStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdateOperationStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdateState) EqualVT(that *Call_UpdateState) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Operation{}
+			}
+			if q == nil {
+				q = &v1.Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Resources) != len(that.Resources) {
+		return false
+	}
+	for i, vx := range this.Resources {
+		vy := that.Resources[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Resource{}
+			}
+			if q == nil {
+				q = &v1.Resource{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.ResourceVersionUuid.EqualVT(that.ResourceVersionUuid) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdateState) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdateState)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdatePublishResourcesStatus) EqualVT(that *Call_UpdatePublishResourcesStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Uuid.EqualVT(that.Uuid) {
+		return false
+	}
+	if p, q := this.Status, that.Status; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdatePublishResourcesStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdatePublishResourcesStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call) EqualVT(that *Call) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ResourceProviderId.EqualVT(that.ResourceProviderId) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Subscribe.EqualVT(that.Subscribe) {
+		return false
+	}
+	if !this.UpdateOperationStatus.EqualVT(that.UpdateOperationStatus) {
+		return false
+	}
+	if !this.UpdateState.EqualVT(that.UpdateState) {
+		return false
+	}
+	if !this.UpdatePublishResourcesStatus.EqualVT(that.UpdatePublishResourcesStatus) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Event_Subscribed) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil

@@ -1076,6 +1076,1457 @@ func (m *APIResult) CloneMessageVT() proto.Message {
 	return m.CloneVT()
 }
 
+func (this *Event_Subscribed) EqualVT(that *Event_Subscribed) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if p, q := this.HeartbeatIntervalSeconds, that.HeartbeatIntervalSeconds; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.MasterInfo.EqualVT(that.MasterInfo) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Subscribed) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Subscribed)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Offers) EqualVT(that *Event_Offers) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Offers) != len(that.Offers) {
+		return false
+	}
+	for i, vx := range this.Offers {
+		vy := that.Offers[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Offer{}
+			}
+			if q == nil {
+				q = &v1.Offer{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Offers) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Offers)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_InverseOffers) EqualVT(that *Event_InverseOffers) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.InverseOffers) != len(that.InverseOffers) {
+		return false
+	}
+	for i, vx := range this.InverseOffers {
+		vy := that.InverseOffers[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.InverseOffer{}
+			}
+			if q == nil {
+				q = &v1.InverseOffer{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_InverseOffers) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_InverseOffers)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Rescind) EqualVT(that *Event_Rescind) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.OfferId.EqualVT(that.OfferId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Rescind) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Rescind)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_RescindInverseOffer) EqualVT(that *Event_RescindInverseOffer) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.InverseOfferId.EqualVT(that.InverseOfferId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_RescindInverseOffer) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_RescindInverseOffer)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Update) EqualVT(that *Event_Update) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Update) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Update)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_UpdateOperationStatus) EqualVT(that *Event_UpdateOperationStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Status.EqualVT(that.Status) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_UpdateOperationStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_UpdateOperationStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Message) EqualVT(that *Event_Message) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Message) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Message)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Failure) EqualVT(that *Event_Failure) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Status, that.Status; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Failure) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Failure)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event_Error) EqualVT(that *Event_Error) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Message, that.Message; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event_Error) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event_Error)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Event) EqualVT(that *Event) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Subscribed.EqualVT(that.Subscribed) {
+		return false
+	}
+	if !this.Offers.EqualVT(that.Offers) {
+		return false
+	}
+	if !this.Rescind.EqualVT(that.Rescind) {
+		return false
+	}
+	if !this.Update.EqualVT(that.Update) {
+		return false
+	}
+	if !this.Message.EqualVT(that.Message) {
+		return false
+	}
+	if !this.Failure.EqualVT(that.Failure) {
+		return false
+	}
+	if !this.Error.EqualVT(that.Error) {
+		return false
+	}
+	if !this.InverseOffers.EqualVT(that.InverseOffers) {
+		return false
+	}
+	if !this.RescindInverseOffer.EqualVT(that.RescindInverseOffer) {
+		return false
+	}
+	if !this.UpdateOperationStatus.EqualVT(that.UpdateOperationStatus) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Event) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Event)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response_ReconcileOperations) EqualVT(that *Response_ReconcileOperations) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.OperationStatuses) != len(that.OperationStatuses) {
+		return false
+	}
+	for i, vx := range this.OperationStatuses {
+		vy := that.OperationStatuses[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.OperationStatus{}
+			}
+			if q == nil {
+				q = &v1.OperationStatus{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response_ReconcileOperations) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response_ReconcileOperations)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Response) EqualVT(that *Response) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.ReconcileOperations.EqualVT(that.ReconcileOperations) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Response) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Response)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Selector) EqualVT(that *AttributeConstraint_Selector) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Selector == nil && that.Selector != nil {
+		return false
+	} else if this.Selector != nil {
+		if that.Selector == nil {
+			return false
+		}
+		if !this.Selector.(interface {
+			EqualVT(isAttributeConstraint_Selector_Selector) bool
+		}).EqualVT(that.Selector) {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Selector) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Selector)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Selector_PseudoattributeType_) EqualVT(thatIface isAttributeConstraint_Selector_Selector) bool {
+	that, ok := thatIface.(*AttributeConstraint_Selector_PseudoattributeType_)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if this.PseudoattributeType != that.PseudoattributeType {
+		return false
+	}
+	return true
+}
+
+func (this *AttributeConstraint_Selector_AttributeName) EqualVT(thatIface isAttributeConstraint_Selector_Selector) bool {
+	that, ok := thatIface.(*AttributeConstraint_Selector_AttributeName)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if this.AttributeName != that.AttributeName {
+		return false
+	}
+	return true
+}
+
+func (this *AttributeConstraint_Predicate_Exists) EqualVT(that *AttributeConstraint_Predicate_Exists) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Predicate_Exists) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Predicate_Exists)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Predicate_NotExists) EqualVT(that *AttributeConstraint_Predicate_NotExists) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Predicate_NotExists) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Predicate_NotExists)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Predicate_TextEquals) EqualVT(that *AttributeConstraint_Predicate_TextEquals) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Predicate_TextEquals) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Predicate_TextEquals)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Predicate_TextNotEquals) EqualVT(that *AttributeConstraint_Predicate_TextNotEquals) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Value, that.Value; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Predicate_TextNotEquals) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Predicate_TextNotEquals)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Predicate_TextMatches) EqualVT(that *AttributeConstraint_Predicate_TextMatches) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Regex, that.Regex; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Predicate_TextMatches) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Predicate_TextMatches)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Predicate_TextNotMatches) EqualVT(that *AttributeConstraint_Predicate_TextNotMatches) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.Regex, that.Regex; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Predicate_TextNotMatches) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Predicate_TextNotMatches)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Predicate) EqualVT(that *AttributeConstraint_Predicate) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if this.Predicate == nil && that.Predicate != nil {
+		return false
+	} else if this.Predicate != nil {
+		if that.Predicate == nil {
+			return false
+		}
+		if !this.Predicate.(interface {
+			EqualVT(isAttributeConstraint_Predicate_Predicate) bool
+		}).EqualVT(that.Predicate) {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint_Predicate) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint_Predicate)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *AttributeConstraint_Predicate_Exists_) EqualVT(thatIface isAttributeConstraint_Predicate_Predicate) bool {
+	that, ok := thatIface.(*AttributeConstraint_Predicate_Exists_)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.Exists, that.Exists; p != q {
+		if p == nil {
+			p = &AttributeConstraint_Predicate_Exists{}
+		}
+		if q == nil {
+			q = &AttributeConstraint_Predicate_Exists{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *AttributeConstraint_Predicate_NotExists_) EqualVT(thatIface isAttributeConstraint_Predicate_Predicate) bool {
+	that, ok := thatIface.(*AttributeConstraint_Predicate_NotExists_)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.NotExists, that.NotExists; p != q {
+		if p == nil {
+			p = &AttributeConstraint_Predicate_NotExists{}
+		}
+		if q == nil {
+			q = &AttributeConstraint_Predicate_NotExists{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *AttributeConstraint_Predicate_TextEquals_) EqualVT(thatIface isAttributeConstraint_Predicate_Predicate) bool {
+	that, ok := thatIface.(*AttributeConstraint_Predicate_TextEquals_)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.TextEquals, that.TextEquals; p != q {
+		if p == nil {
+			p = &AttributeConstraint_Predicate_TextEquals{}
+		}
+		if q == nil {
+			q = &AttributeConstraint_Predicate_TextEquals{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *AttributeConstraint_Predicate_TextNotEquals_) EqualVT(thatIface isAttributeConstraint_Predicate_Predicate) bool {
+	that, ok := thatIface.(*AttributeConstraint_Predicate_TextNotEquals_)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.TextNotEquals, that.TextNotEquals; p != q {
+		if p == nil {
+			p = &AttributeConstraint_Predicate_TextNotEquals{}
+		}
+		if q == nil {
+			q = &AttributeConstraint_Predicate_TextNotEquals{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *AttributeConstraint_Predicate_TextMatches_) EqualVT(thatIface isAttributeConstraint_Predicate_Predicate) bool {
+	that, ok := thatIface.(*AttributeConstraint_Predicate_TextMatches_)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.TextMatches, that.TextMatches; p != q {
+		if p == nil {
+			p = &AttributeConstraint_Predicate_TextMatches{}
+		}
+		if q == nil {
+			q = &AttributeConstraint_Predicate_TextMatches{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *AttributeConstraint_Predicate_TextNotMatches_) EqualVT(thatIface isAttributeConstraint_Predicate_Predicate) bool {
+	that, ok := thatIface.(*AttributeConstraint_Predicate_TextNotMatches_)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if p, q := this.TextNotMatches, that.TextNotMatches; p != q {
+		if p == nil {
+			p = &AttributeConstraint_Predicate_TextNotMatches{}
+		}
+		if q == nil {
+			q = &AttributeConstraint_Predicate_TextNotMatches{}
+		}
+		if !p.EqualVT(q) {
+			return false
+		}
+	}
+	return true
+}
+
+func (this *AttributeConstraint) EqualVT(that *AttributeConstraint) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.Selector.EqualVT(that.Selector) {
+		return false
+	}
+	if !this.Predicate.EqualVT(that.Predicate) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *AttributeConstraint) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*AttributeConstraint)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OfferConstraints_RoleConstraints_Group) EqualVT(that *OfferConstraints_RoleConstraints_Group) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.AttributeConstraints) != len(that.AttributeConstraints) {
+		return false
+	}
+	for i, vx := range this.AttributeConstraints {
+		vy := that.AttributeConstraints[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &AttributeConstraint{}
+			}
+			if q == nil {
+				q = &AttributeConstraint{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OfferConstraints_RoleConstraints_Group) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OfferConstraints_RoleConstraints_Group)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OfferConstraints_RoleConstraints) EqualVT(that *OfferConstraints_RoleConstraints) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Groups) != len(that.Groups) {
+		return false
+	}
+	for i, vx := range this.Groups {
+		vy := that.Groups[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &OfferConstraints_RoleConstraints_Group{}
+			}
+			if q == nil {
+				q = &OfferConstraints_RoleConstraints_Group{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OfferConstraints_RoleConstraints) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OfferConstraints_RoleConstraints)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *OfferConstraints) EqualVT(that *OfferConstraints) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.RoleConstraints) != len(that.RoleConstraints) {
+		return false
+	}
+	for i, vx := range this.RoleConstraints {
+		vy, ok := that.RoleConstraints[i]
+		if !ok {
+			return false
+		}
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &OfferConstraints_RoleConstraints{}
+			}
+			if q == nil {
+				q = &OfferConstraints_RoleConstraints{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *OfferConstraints) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*OfferConstraints)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Subscribe) EqualVT(that *Call_Subscribe) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkInfo.EqualVT(that.FrameworkInfo) {
+		return false
+	}
+	if len(this.SuppressedRoles) != len(that.SuppressedRoles) {
+		return false
+	}
+	for i, vx := range this.SuppressedRoles {
+		vy := that.SuppressedRoles[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if !this.OfferConstraints.EqualVT(that.OfferConstraints) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Subscribe) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Subscribe)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Accept) EqualVT(that *Call_Accept) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.OfferIds) != len(that.OfferIds) {
+		return false
+	}
+	for i, vx := range this.OfferIds {
+		vy := that.OfferIds[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.OfferID{}
+			}
+			if q == nil {
+				q = &v1.OfferID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Offer_Operation{}
+			}
+			if q == nil {
+				q = &v1.Offer_Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Filters.EqualVT(that.Filters) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Accept) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Accept)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Decline) EqualVT(that *Call_Decline) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.OfferIds) != len(that.OfferIds) {
+		return false
+	}
+	for i, vx := range this.OfferIds {
+		vy := that.OfferIds[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.OfferID{}
+			}
+			if q == nil {
+				q = &v1.OfferID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Filters.EqualVT(that.Filters) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Decline) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Decline)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_AcceptInverseOffers) EqualVT(that *Call_AcceptInverseOffers) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.InverseOfferIds) != len(that.InverseOfferIds) {
+		return false
+	}
+	for i, vx := range this.InverseOfferIds {
+		vy := that.InverseOfferIds[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.OfferID{}
+			}
+			if q == nil {
+				q = &v1.OfferID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Filters.EqualVT(that.Filters) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_AcceptInverseOffers) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_AcceptInverseOffers)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_DeclineInverseOffers) EqualVT(that *Call_DeclineInverseOffers) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.InverseOfferIds) != len(that.InverseOfferIds) {
+		return false
+	}
+	for i, vx := range this.InverseOfferIds {
+		vy := that.InverseOfferIds[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.OfferID{}
+			}
+			if q == nil {
+				q = &v1.OfferID{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	if !this.Filters.EqualVT(that.Filters) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_DeclineInverseOffers) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_DeclineInverseOffers)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Revive) EqualVT(that *Call_Revive) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Roles) != len(that.Roles) {
+		return false
+	}
+	for i, vx := range this.Roles {
+		vy := that.Roles[i]
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Revive) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Revive)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Kill) EqualVT(that *Call_Kill) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.KillPolicy.EqualVT(that.KillPolicy) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Kill) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Kill)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Shutdown) EqualVT(that *Call_Shutdown) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Shutdown) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Shutdown)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Acknowledge) EqualVT(that *Call_Acknowledge) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if p, q := this.Uuid, that.Uuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Acknowledge) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Acknowledge)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_AcknowledgeOperationStatus) EqualVT(that *Call_AcknowledgeOperationStatus) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.ResourceProviderId.EqualVT(that.ResourceProviderId) {
+		return false
+	}
+	if p, q := this.Uuid, that.Uuid; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	if !this.OperationId.EqualVT(that.OperationId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_AcknowledgeOperationStatus) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_AcknowledgeOperationStatus)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Reconcile_Task) EqualVT(that *Call_Reconcile_Task) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.TaskId.EqualVT(that.TaskId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Reconcile_Task) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Reconcile_Task)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Reconcile) EqualVT(that *Call_Reconcile) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Tasks) != len(that.Tasks) {
+		return false
+	}
+	for i, vx := range this.Tasks {
+		vy := that.Tasks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Call_Reconcile_Task{}
+			}
+			if q == nil {
+				q = &Call_Reconcile_Task{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Reconcile) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Reconcile)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ReconcileOperations_Operation) EqualVT(that *Call_ReconcileOperations_Operation) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.OperationId.EqualVT(that.OperationId) {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.ResourceProviderId.EqualVT(that.ResourceProviderId) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ReconcileOperations_Operation) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ReconcileOperations_Operation)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_ReconcileOperations) EqualVT(that *Call_ReconcileOperations) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Operations) != len(that.Operations) {
+		return false
+	}
+	for i, vx := range this.Operations {
+		vy := that.Operations[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &Call_ReconcileOperations_Operation{}
+			}
+			if q == nil {
+				q = &Call_ReconcileOperations_Operation{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_ReconcileOperations) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_ReconcileOperations)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Message) EqualVT(that *Call_Message) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.AgentId.EqualVT(that.AgentId) {
+		return false
+	}
+	if !this.ExecutorId.EqualVT(that.ExecutorId) {
+		return false
+	}
+	if p, q := this.Data, that.Data; (p == nil && q != nil) || (p != nil && q == nil) || string(p) != string(q) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Message) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Message)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Request) EqualVT(that *Call_Request) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Requests) != len(that.Requests) {
+		return false
+	}
+	for i, vx := range this.Requests {
+		vy := that.Requests[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &v1.Request{}
+			}
+			if q == nil {
+				q = &v1.Request{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Request) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Request)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_Suppress) EqualVT(that *Call_Suppress) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if len(this.Roles) != len(that.Roles) {
+		return false
+	}
+	for i, vx := range this.Roles {
+		vy := that.Roles[i]
+		if vx != vy {
+			return false
+		}
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_Suppress) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_Suppress)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call_UpdateFramework) EqualVT(that *Call_UpdateFramework) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkInfo.EqualVT(that.FrameworkInfo) {
+		return false
+	}
+	if len(this.SuppressedRoles) != len(that.SuppressedRoles) {
+		return false
+	}
+	for i, vx := range this.SuppressedRoles {
+		vy := that.SuppressedRoles[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if !this.OfferConstraints.EqualVT(that.OfferConstraints) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call_UpdateFramework) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call_UpdateFramework)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *Call) EqualVT(that *Call) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if !this.FrameworkId.EqualVT(that.FrameworkId) {
+		return false
+	}
+	if p, q := this.Type, that.Type; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Subscribe.EqualVT(that.Subscribe) {
+		return false
+	}
+	if !this.Accept.EqualVT(that.Accept) {
+		return false
+	}
+	if !this.Decline.EqualVT(that.Decline) {
+		return false
+	}
+	if !this.Kill.EqualVT(that.Kill) {
+		return false
+	}
+	if !this.Shutdown.EqualVT(that.Shutdown) {
+		return false
+	}
+	if !this.Acknowledge.EqualVT(that.Acknowledge) {
+		return false
+	}
+	if !this.Reconcile.EqualVT(that.Reconcile) {
+		return false
+	}
+	if !this.Message.EqualVT(that.Message) {
+		return false
+	}
+	if !this.Request.EqualVT(that.Request) {
+		return false
+	}
+	if !this.AcceptInverseOffers.EqualVT(that.AcceptInverseOffers) {
+		return false
+	}
+	if !this.DeclineInverseOffers.EqualVT(that.DeclineInverseOffers) {
+		return false
+	}
+	if !this.Revive.EqualVT(that.Revive) {
+		return false
+	}
+	if !this.Suppress.EqualVT(that.Suppress) {
+		return false
+	}
+	if !this.AcknowledgeOperationStatus.EqualVT(that.AcknowledgeOperationStatus) {
+		return false
+	}
+	if !this.ReconcileOperations.EqualVT(that.ReconcileOperations) {
+		return false
+	}
+	if !this.UpdateFramework.EqualVT(that.UpdateFramework) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *Call) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*Call)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
+func (this *APIResult) EqualVT(that *APIResult) bool {
+	if this == that {
+		return true
+	} else if this == nil || that == nil {
+		return false
+	}
+	if p, q := this.StatusCode, that.StatusCode; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	if !this.Response.EqualVT(that.Response) {
+		return false
+	}
+	if p, q := this.Error, that.Error; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
+		return false
+	}
+	return string(this.unknownFields) == string(that.unknownFields)
+}
+
+func (this *APIResult) EqualMessageVT(thatMsg proto.Message) bool {
+	that, ok := thatMsg.(*APIResult)
+	if !ok {
+		return false
+	}
+	return this.EqualVT(that)
+}
 func (m *Event_Subscribed) MarshalVT() (dAtA []byte, err error) {
 	if m == nil {
 		return nil, nil
