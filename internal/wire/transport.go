@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,10 +17,10 @@ import (
 func openTransport(w http.ResponseWriter, r *http.Request, timeout time.Duration) (transport, error) {
 	ctl := http.NewResponseController(w)
 	if r.ProtoMajor == 1 && r.ProtoMinor >= 1 {
-		conn, buffered, err := ctl.Hijack()
+		conn, _, err := ctl.Hijack() // what the client pipelined is of no interest, like all it sends later
 		switch {
 		case err == nil:
-			return takeOver(conn, buffered.Reader.Buffered(), w.Header(), timeout)
+			return takeOver(conn, w.Header(), timeout)
 		case !errors.Is(err, http.ErrNotSupported):
 			return nil, err
 		}
@@ -70,10 +71,11 @@ type hijacked struct {
 	conn   net.Conn
 	lost   chan struct{}
 	reader sync.WaitGroup
-	buf    []byte // of small batches, kept while it is small
+	cut    atomic.Bool // abort was called
+	buf    []byte      // of small batches, kept while it is small
 }
 
-func takeOver(conn net.Conn, _ int, header http.Header, timeout time.Duration) (*hijacked, error) {
+func takeOver(conn net.Conn, header http.Header, timeout time.Duration) (*hijacked, error) {
 	h := &hijacked{conn: conn, lost: make(chan struct{})}
 	head := make([]byte, 0, 512)
 	head = append(head, "HTTP/1.1 200 OK\r\n"...)
@@ -150,6 +152,10 @@ func (h *hijacked) writeAll(b []byte, timeout time.Duration) error {
 		if err := h.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 			return err
 		}
+		// Setting the deadline may have undone the one that abort set.
+		if h.cut.Load() {
+			return net.ErrClosed
+		}
 		if _, err := h.conn.Write(b[:n]); err != nil {
 			return err
 		}
@@ -158,7 +164,10 @@ func (h *hijacked) writeAll(b []byte, timeout time.Duration) error {
 	return nil
 }
 
-func (h *hijacked) abort() { _ = h.conn.SetDeadline(time.Unix(1, 0)) }
+func (h *hijacked) abort() {
+	h.cut.Store(true)
+	_ = h.conn.SetDeadline(time.Unix(1, 0))
+}
 
 func (h *hijacked) finish(clean bool, timeout time.Duration) {
 	if clean {
