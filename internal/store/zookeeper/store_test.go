@@ -3,8 +3,10 @@ package zookeeper_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -218,4 +220,13 @@ func BenchmarkAdmit50k(b *testing.B) {
 		}
 		wg.Wait()
 	}
+}
+
+// The suite's random histories each open several registries: thirty of them are enough of ZooKeeper's time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
 }
