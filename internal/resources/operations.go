@@ -254,3 +254,9 @@ func (r Resources) resized(a Amount) Resources {
 	}
 	return Resources{[]entry{e}}
 }
+
+// Unallocated returns the same conversion of resources without allocation: what an operation does to an agent's total.
+func (c Conversion) Unallocated() Conversion {
+	c.Consumed, c.Converted = c.Consumed.Unallocate(), c.Converted.Unallocate()
+	return c
+}

@@ -242,34 +242,33 @@ func (q Quantities) String() string {
 // Unlimited is the amount that stands for "no limit" where a number is needed.
 const Unlimited Amount = math.MaxInt64
 
-// Shrink returns the scalars of r cut down so that the sum of each name stays within budget(name), and everything else of r
-// as it is. Entries are taken in canonical order; what can't be divided is taken whole or not at all (facts: the allocator's
-// shrinkResources). It returns r itself when nothing needs cutting.
+// Shrink returns r with its unreserved, non-revocable scalars cut down so that the sum of each name stays within
+// budget(name), and everything else as it is. Entries are taken in canonical order; what can't be divided is taken whole or
+// not at all (facts: the allocator's shrinkResources). It returns r itself when nothing needs cutting.
 func (r Resources) Shrink(budget func(name string) Amount) Resources {
 	var (
-		name string
-		left Amount
-		out  []entry
-		cut  bool
+		name  string
+		known bool
+		left  Amount
+		out   []entry
+		cut   bool
 	)
 	for i := range r.entries {
 		e := r.entries[i]
-		if e.kind.typ == typeScalar {
-			if i == 0 || e.kind.name != name {
-				name, left = e.kind.name, budget(e.kind.name)
+		if e.kind.typ == typeScalar && len(e.kind.reservations) == 0 && !e.kind.revocable {
+			if !known || e.kind.name != name {
+				name, known, left = e.kind.name, true, budget(e.kind.name)
 			}
-			switch want := e.amount(); {
+			want := e.amount()
+			if left < want && !cut {
+				out, cut = append(make([]entry, 0, len(r.entries)), r.entries[:i]...), true
+			}
+			switch {
 			case left >= want:
 				left -= want
 			case e.kind.whole || left <= 0:
-				if !cut {
-					out, cut = append(make([]entry, 0, len(r.entries)), r.entries[:i]...), true
-				}
 				continue
 			default:
-				if !cut {
-					out, cut = append(make([]entry, 0, len(r.entries)), r.entries[:i]...), true
-				}
 				e.scalar, left = left, 0
 			}
 		}

@@ -325,3 +325,7 @@ func (x Resource) ProviderID() (string, bool) { return x.e.kind.provider, x.e.ki
 
 // Resources returns the entry as a set of its own.
 func (x Resource) Resources() Resources { return Resources{[]entry{*x.e}} }
+
+// Identity returns a text that two resources share exactly when they differ in nothing but their divisible value, allocation
+// role and number of copies. It is for use as a key, not for people.
+func (x Resource) Identity() string { return x.e.kind.name + "\x00" + x.e.kind.key }

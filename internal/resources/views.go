@@ -172,6 +172,17 @@ func (r Resources) Allocations() map[string]Resources {
 	return out
 }
 
+// SoleAllocation returns the role that all of the resources are allocated to, and whether there is just one.
+func (r Resources) SoleAllocation() (role string, ok bool) {
+	for i := range r.entries {
+		if i > 0 && r.entries[i].alloc != role {
+			return "", false
+		}
+		role = r.entries[i].alloc
+	}
+	return role, len(r.entries) > 0
+}
+
 // canonical sorts entries and adds up those of the same identity; it takes over the slice.
 func canonical(entries []entry) []entry {
 	slices.SortStableFunc(entries, func(a, b entry) int { return compare(&a, &b) })
