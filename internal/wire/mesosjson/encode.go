@@ -35,11 +35,13 @@ func Marshal(m proto.Message) ([]byte, error) {
 // come from reflection on that very type, and because each op was chosen from the field's Go type.
 func (p *plan) append(dst []byte, base unsafe.Pointer) ([]byte, error) {
 	dst = append(dst, '{')
-	for i := range p.fields {
+	for i, pr := range p.probes {
+		at := unsafe.Add(base, uintptr(pr.off))
+		if pr.skip && *(*unsafe.Pointer)(at) == nil {
+			continue
+		}
 		f := &p.fields[i]
-		at := unsafe.Add(base, f.off)
-		// For every shape but proto3's scalars a nil first word means that there is nothing to write.
-		if (f.op != opReflect || f.wordNil) && *(*unsafe.Pointer)(at) == nil {
+		if f.startsWithPointer() && *(*unsafe.Pointer)(at) == nil {
 			if f.required {
 				return dst, &FieldError{Path: f.name, Reason: "required field is not set"}
 			}

@@ -74,10 +74,17 @@ func (e *enum) name(n int32) []byte {
 	return e.others[n]
 }
 
+// probe is the part of a field that the encoder needs to find out that there is nothing to write, which is so for most
+// fields of most messages. Probes lie close together, so that a walk over a wide message touches few cache lines.
+type probe struct {
+	off  uint32
+	skip bool // a nil first word means: unset, and an unset field is not mentioned
+}
+
 // plan is what the codec knows of one message type.
 type plan struct {
-	name     string
 	typ      reflect.Type // the struct
+	probes   []probe      // one per field
 	fields   []field
 	byName   map[string]*field
 	required []*field
@@ -120,9 +127,10 @@ func compile(typ reflect.Type, fresh map[reflect.Type]*plan) (*plan, error) {
 		return nil, fmt.Errorf("mesosjson: %v is not a generated message", typ)
 	}
 	md := m.ProtoReflect().Descriptor()
-	p := &plan{name: string(md.FullName()), typ: typ.Elem(), byName: make(map[string]*field, md.Fields().Len())}
+	p := &plan{typ: typ.Elem(), byName: make(map[string]*field, md.Fields().Len())}
 	fresh[typ] = p
 	p.fields = make([]field, md.Fields().Len())
+	p.probes = make([]probe, len(p.fields))
 	for i := range p.fields {
 		if err := compileField(&p.fields[i], md.Fields().Get(i), typ.Elem(), fresh); err != nil {
 			return nil, err
@@ -130,6 +138,7 @@ func compile(typ reflect.Type, fresh map[reflect.Type]*plan) (*plan, error) {
 		f := &p.fields[i]
 		f.owner = p
 		p.byName[f.name] = f
+		p.probes[i] = probe{off: uint32(f.off), skip: f.startsWithPointer() && !f.required && f.absent == nil}
 		if f.required {
 			p.required = append(p.required, f)
 		}
@@ -255,6 +264,10 @@ func compileEnum(ed protoreflect.EnumDescriptor) *enum {
 	}
 	return e
 }
+
+// startsWithPointer reports whether a nil first word means that there is nothing to write, which is so for every shape
+// but proto3's scalars.
+func (f *field) startsWithPointer() bool { return f.op != opReflect || f.wordNil }
 
 // isSet reports whether a field that lies directly in the struct is set. Every direct shape but a slice of elements
 // starts with a pointer that is nil when the field is unset; slices start with their data pointer and are never required.
