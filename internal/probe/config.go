@@ -1,0 +1,148 @@
+package probe
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"context"
+)
+
+// The parts of a policy: what a monitor may have this probe do.
+const (
+	PolicyLifecycle = "lifecycle" // start, stop, restart, pause, kill, remove, signals
+	PolicyLogs      = "logs"
+	PolicyExec      = "exec"      // a shell in a container, its files, environment and inspection
+	PolicyHostExec  = "host-exec" // a shell on the host itself
+	PolicyPlugins   = "plugin"    // controls of plugins
+	PolicyK8s       = "kubernetes"
+)
+
+// Config is all that a probe is told.
+type Config struct {
+	// Monitors are the addresses of every replica: host, host:port or a URL. Each gets the whole stream.
+	Monitors []string
+	// Token or TokenFile holds the secret of a token of kind probe. The file is read again at every connect.
+	Token, TokenFile string
+	// TLS is used for https monitors; nil means the system's authorities.
+	TLS *tls.Config
+	// ID and Hostname name the probe and the host; both default to the host's name.
+	ID, Hostname string
+	// Tick is how often the picture is put together. Default 1 s.
+	Tick time.Duration
+	// MaxProcesses is how many processes are sent; those with connections first, then the busiest. Default 500.
+	MaxProcesses int
+	// NetSource forces one source of connections: auto (default), ebpf, diag, proc, conntrack, none.
+	NetSource string
+	// Conntrack reads the kernel's NAT table: auto (default), on, off.
+	Conntrack string
+	// DockerSocket is where the Engine listens; "" means /var/run/docker.sock, "off" none.
+	DockerSocket string
+	// MesosAgent is the URL of this host's Mesos agent; "" none.
+	MesosAgent string
+	// Kubeconfig is a file, "in-cluster", or "" for none. Exactly one probe of a cluster gets it.
+	Kubeconfig string
+	// PluginsDir is searched for plugins' sockets; "" none. PluginTimeout bounds each plugin's answer (default 500 ms).
+	PluginsDir    string
+	PluginTimeout time.Duration
+	// Policy is what monitors may have this probe do. Default: lifecycle, logs, exec, plugin, kubernetes; not host-exec.
+	Policy []string
+	// ProcRoot and SysRoot are /proc and /sys, elsewhere when the probe runs in a container of its own.
+	ProcRoot, SysRoot string
+	// CPULimit is the percent of a core above which the probe slows itself down. Default 3.
+	CPULimit float64
+	// Simulate makes this process play that many hosts instead of looking at its own.
+	Simulate *Simulation
+}
+
+// Deps is what tests swap.
+type Deps struct {
+	Logger *slog.Logger
+	// Dial opens connections to monitors; nil is the network.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+func (c *Config) defaults() {
+	if c.Hostname == "" {
+		c.Hostname, _ = os.Hostname()
+	}
+	if c.ID == "" {
+		c.ID = c.Hostname
+	}
+	if c.Tick == 0 {
+		c.Tick = time.Second
+	}
+	if c.MaxProcesses == 0 {
+		c.MaxProcesses = 500
+	}
+	if c.NetSource == "" {
+		c.NetSource = "auto"
+	}
+	if c.Conntrack == "" {
+		c.Conntrack = "auto"
+	}
+	switch c.DockerSocket {
+	case "":
+		c.DockerSocket = "/var/run/docker.sock"
+	case "off":
+		c.DockerSocket = ""
+	}
+	if c.PluginTimeout == 0 {
+		c.PluginTimeout = 500 * time.Millisecond
+	}
+	if c.Policy == nil {
+		c.Policy = []string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyPlugins, PolicyK8s}
+	}
+	if c.ProcRoot == "" {
+		c.ProcRoot = "/proc"
+	}
+	if c.SysRoot == "" {
+		c.SysRoot = "/sys"
+	}
+	if c.CPULimit == 0 {
+		c.CPULimit = 3
+	}
+}
+
+// Validate joins everything that is wrong with the configuration.
+func (c *Config) Validate() error {
+	var errs []error
+	if len(c.Monitors) == 0 {
+		errs = append(errs, errors.New("monitors: at least one address is needed, such as --monitors=10.0.0.5:4040"))
+	}
+	for _, m := range c.Monitors {
+		if _, err := monitorURL(m); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if c.Tick < 100*time.Millisecond || c.Tick > time.Minute {
+		errs = append(errs, fmt.Errorf("tick: %v is not between 100ms and 1m", c.Tick))
+	}
+	if !slices.Contains([]string{"auto", "ebpf", "diag", "proc", "conntrack", "none"}, c.NetSource) {
+		errs = append(errs, fmt.Errorf("net-source: %q is none of auto, ebpf, diag, proc, conntrack, none", c.NetSource))
+	}
+	if !slices.Contains([]string{"auto", "on", "off"}, c.Conntrack) {
+		errs = append(errs, fmt.Errorf("conntrack: %q is none of auto, on, off", c.Conntrack))
+	}
+	for _, p := range c.Policy {
+		if !slices.Contains([]string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyHostExec, PolicyPlugins, PolicyK8s}, p) {
+			errs = append(errs, fmt.Errorf("policy: %q is none of lifecycle, logs, exec, host-exec, plugin, kubernetes", p))
+		}
+	}
+	if c.MaxProcesses < 0 || c.MaxProcesses > 32768 {
+		errs = append(errs, fmt.Errorf("max-processes: %d is not between 0 and 32768", c.MaxProcesses))
+	}
+	if strings.ContainsAny(c.Hostname, ";\n") || c.Hostname == "" {
+		errs = append(errs, fmt.Errorf("hostname: %q can't name a host", c.Hostname))
+	}
+	return errors.Join(errs...)
+}
+
+// allowed reports whether the policy names something.
+func (c *Config) allowed(part string) bool { return slices.Contains(c.Policy, part) }

@@ -1,0 +1,173 @@
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// mesosTask is what the local Mesos agent tells of one container.
+type mesosTask struct {
+	task, name, framework, agent, app, sandbox string
+}
+
+// mesosWatch asks the host's Mesos agent which container belongs to which task. It uses the public API only: GET /state,
+// where each executor names its container and its tasks.
+type mesosWatch struct {
+	url   string
+	http  *http.Client
+	poke  func()
+	state atomic.Pointer[collectorState]
+	tasks atomic.Pointer[map[string]*mesosTask] // by container id
+}
+
+const mesosEvery = 5 * time.Second
+
+func newMesosWatch(url string, poke func()) *mesosWatch {
+	if !strings.Contains(url, "://") {
+		url = "http://" + url
+	}
+	m := &mesosWatch{url: strings.TrimSuffix(url, "/"), http: &http.Client{Timeout: 10 * time.Second}, poke: poke}
+	m.state.Store(&collectorState{"off", "not asked yet"})
+	m.tasks.Store(&map[string]*mesosTask{})
+	return m
+}
+
+func (m *mesosWatch) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := m.ask(ctx); err != nil {
+			m.state.Store(&collectorState{"failed", err.Error()})
+		} else {
+			m.state.Store(&collectorState{"ok", ""})
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(mesosEvery):
+		}
+	}
+}
+
+type mesosState struct {
+	ID         string `json:"id"`
+	Frameworks []struct {
+		ID        string `json:"id"`
+		Name      string `json:"name"`
+		Executors []struct {
+			ID        string      `json:"id"`
+			Container string      `json:"container"`
+			Directory string      `json:"directory"`
+			Tasks     []mesosWork `json:"tasks"`
+			Queued    []mesosWork `json:"queued_tasks"`
+		} `json:"executors"`
+	} `json:"frameworks"`
+}
+
+type mesosWork struct {
+	ID       string `json:"id"`
+	Name     string `json:"name"`
+	Statuses []struct {
+		ContainerStatus struct {
+			ContainerID mesosContainerID `json:"container_id"`
+		} `json:"container_status"`
+	} `json:"statuses"`
+	Labels []struct {
+		Key   string `json:"key"`
+		Value string `json:"value"`
+	} `json:"labels"`
+}
+
+type mesosContainerID struct {
+	Value  string            `json:"value"`
+	Parent *mesosContainerID `json:"parent"`
+}
+
+// text joins the values from the root to the leaf, as the cgroup path holds them.
+func (c *mesosContainerID) text() string {
+	s := ""
+	for depth := 0; c != nil && depth < 32; c, depth = c.Parent, depth+1 {
+		if s == "" {
+			s = c.Value
+		} else {
+			s = c.Value + "." + s
+		}
+	}
+	return s
+}
+
+func (m *mesosWatch) ask(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url+"/state", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := m.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the Mesos agent: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the Mesos agent at %s answers %s", m.url, resp.Status)
+	}
+	var s mesosState
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(&s); err != nil {
+		return fmt.Errorf("read the Mesos agent's state: %w", err)
+	}
+	next := s.tasks()
+	was := *m.tasks.Load()
+	m.tasks.Store(&next)
+	if len(was) != len(next) {
+		m.poke()
+	}
+	return nil
+}
+
+func (s *mesosState) tasks() map[string]*mesosTask {
+	out := map[string]*mesosTask{}
+	for _, f := range s.Frameworks {
+		for _, e := range f.Executors {
+			base := mesosTask{framework: f.ID, agent: s.ID, sandbox: e.Directory}
+			if all := append(e.Tasks, e.Queued...); len(all) == 1 {
+				base.task, base.name = all[0].ID, all[0].Name
+			} else {
+				base.name = e.ID
+			}
+			base.app = marathonApp(base.task)
+			if e.Container != "" && len(out) < maxContainers {
+				out[e.Container] = &base
+			}
+			// The tasks of a group each have a container of their own below the executor's.
+			for _, t := range e.Tasks {
+				if n := len(t.Statuses); n > 0 {
+					id := t.Statuses[n-1].ContainerStatus.ContainerID.text()
+					if id != "" && id != e.Container && len(out) < maxContainers {
+						own := base
+						own.task, own.name, own.app = t.ID, t.Name, marathonApp(t.ID)
+						out[id] = &own
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// mesosTask finds what the agent told of a container, whether Docker runs it ("mesos-<id>") or the agent itself.
+func (p *Probe) mesosTask(b *box) *mesosTask {
+	if p.mesos == nil {
+		return nil
+	}
+	tasks := *p.mesos.tasks.Load()
+	if t := tasks[b.ref.id]; t != nil {
+		return t
+	}
+	if b.info != nil {
+		if id, ok := strings.CutPrefix(b.info.name, "mesos-"); ok {
+			return tasks[id]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,322 @@
+package probe
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ticksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.
+const ticksPerSecond = 100
+
+// process is what the probe knows of a process. The table keeps one as long as pid and start time stay the same.
+type process struct {
+	pid, ppid int
+	start     uint64 // clock ticks since boot
+	comm      string
+	cmdline   string
+	uid       uint32
+	kernel    bool
+	threads   int
+	ticks     uint64
+	rss       uint64
+	cores     float64 // cores in use over the last interval
+	netns     uint64
+	cgroups   map[string]string // controller ("" is version 2) to path
+	container containerRef      // zero when it is in none
+	checked   int64             // when cgroups and netns were last read, ms
+	read, wrote,
+	readRate, writeRate float64
+	ioAt int64
+}
+
+// processTable reads /proc. It is used by one goroutine.
+type processTable struct {
+	root     string
+	maxProcs int
+	pageSize uint64
+	bootMs   int64
+	byPid    map[int]*process
+	last     int64 // ms of the last scan
+	ioLast   int64
+	buf      []byte
+	capped   int
+	denied   bool
+}
+
+func newProcessTable(root string) (*processTable, error) {
+	t := &processTable{root: root, maxProcs: 32768, pageSize: uint64(os.Getpagesize()), byPid: map[int]*process{}, buf: make([]byte, 16<<10)}
+	b, err := os.ReadFile(filepath.Join(root, "stat"))
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's statistics: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if s, ok := strings.CutPrefix(line, "btime "); ok {
+			sec, _ := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
+			t.bootMs = sec * 1000
+		}
+	}
+	return t, nil
+}
+
+func (t *processTable) startedMs(p *process) int64 {
+	return t.bootMs + int64(p.start)*1000/ticksPerSecond
+}
+
+// recheck is how often a process's cgroup and network namespace are read again; young ones, which may still be on their
+// way into a container, every scan.
+const (
+	recheckMillis = 60_000
+	youngMillis   = 10_000
+)
+
+// scan reads every process's stat, and for new ones the rest.
+func (t *processTable) scan(now time.Time) error {
+	dir, err := os.Open(t.root)
+	if err != nil {
+		return fmt.Errorf("read processes: %w", err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("read processes: %w", err)
+	}
+	fd := int(dir.Fd())
+	at := now.UnixMilli()
+	seconds := float64(at-t.last) / 1000
+	seen := make(map[int]struct{}, len(names))
+	t.capped, t.denied = 0, false
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if len(seen) >= t.maxProcs {
+			t.capped++
+			continue
+		}
+		raw, err := t.read(fd, name+"/stat")
+		if err != nil {
+			continue // gone meanwhile
+		}
+		s, ok := parseStat(raw)
+		if !ok {
+			continue
+		}
+		seen[pid] = struct{}{}
+		p := t.byPid[pid]
+		if p == nil || p.start != s.start {
+			p = &process{pid: pid, start: s.start, ticks: s.ticks}
+			t.byPid[pid] = p
+		}
+		changed := p.comm != string(s.comm)
+		if t.last > 0 && seconds > 0 && s.ticks >= p.ticks {
+			p.cores = float64(s.ticks-p.ticks) / ticksPerSecond / seconds
+		}
+		p.ppid, p.threads, p.ticks, p.rss, p.kernel = s.ppid, s.threads, s.ticks, s.rss*t.pageSize, s.kernel
+		if changed {
+			p.comm = string(s.comm)
+			t.command(fd, name, p)
+		}
+		if changed || at-p.checked > recheckMillis || at-t.startedMs(p) < youngMillis {
+			t.place(fd, name, p)
+			p.checked = at
+		}
+	}
+	for pid := range t.byPid {
+		if _, ok := seen[pid]; !ok {
+			delete(t.byPid, pid)
+		}
+	}
+	t.last = at
+	return nil
+}
+
+// read fills the table's buffer from a file below /proc; what is longer is cut.
+func (t *processTable) read(dir int, name string) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	n := 0
+	for n < len(t.buf) {
+		m, err := unix.Read(fd, t.buf[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return t.buf[:n], nil
+}
+
+func (t *processTable) command(dir int, name string, p *process) {
+	if p.kernel {
+		return
+	}
+	raw, err := t.read(dir, name+"/cmdline")
+	if err == nil {
+		raw = raw[:min(len(raw), 1024)]
+		p.cmdline = strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(raw, "\x00"), []byte{0}, []byte{' '})))
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(dir, name, &st, 0) == nil {
+		p.uid = st.Uid
+	}
+}
+
+// place reads where the process runs: its cgroups and its network namespace.
+func (t *processTable) place(dir int, name string, p *process) {
+	if p.kernel {
+		return
+	}
+	if raw, err := t.read(dir, name+"/cgroup"); err == nil {
+		p.cgroups = parseCgroups(string(raw))
+		p.container = containerOf(p.cgroups)
+	}
+	n, err := unix.Readlinkat(dir, name+"/ns/net", t.buf)
+	if err != nil {
+		if errors.Is(err, unix.EACCES) {
+			t.denied = true
+		}
+		return
+	}
+	p.netns = namespaceInode(string(t.buf[:n]))
+}
+
+// namespaceInode reads "net:[4026531840]".
+func namespaceInode(s string) uint64 {
+	_, s, _ = strings.Cut(s, "[")
+	n, _ := strconv.ParseUint(strings.TrimSuffix(s, "]"), 10, 64)
+	return n
+}
+
+// measureIO reads the bytes that processes have read and written; only as often as metrics are sent, because it is a file
+// more for each process.
+func (t *processTable) measureIO(now time.Time) {
+	dir, err := os.Open(t.root)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	at := now.UnixMilli()
+	for pid, p := range t.byPid {
+		if p.kernel {
+			continue
+		}
+		raw, err := t.read(int(dir.Fd()), strconv.Itoa(pid)+"/io")
+		if err != nil {
+			continue
+		}
+		var read, wrote float64
+		for line := range strings.Lines(string(raw)) {
+			key, value, _ := strings.Cut(line, ":")
+			n, _ := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			switch key {
+			case "read_bytes":
+				read = n
+			case "write_bytes":
+				wrote = n
+			}
+		}
+		if p.ioAt > 0 && at > p.ioAt {
+			seconds := float64(at-p.ioAt) / 1000
+			p.readRate, p.writeRate = max(0, read-p.read)/seconds, max(0, wrote-p.wrote)/seconds
+		}
+		p.read, p.wrote, p.ioAt = read, wrote, at
+	}
+}
+
+// openFiles counts a process's open files: since Linux 6.2 the size of its fd directory says it; 0 when not known.
+func (t *processTable) openFiles(pid int) int {
+	var st unix.Stat_t
+	if unix.Stat(t.root+"/"+strconv.Itoa(pid)+"/fd", &st) != nil {
+		return 0
+	}
+	return int(st.Size)
+}
+
+// pids gives all known pids in order.
+func (t *processTable) pids() []int {
+	out := make([]int, 0, len(t.byPid))
+	for pid := range t.byPid {
+		out = append(out, pid)
+	}
+	sort.Ints(out)
+	return out
+}
+
+type statLine struct {
+	comm    []byte
+	ppid    int
+	threads int
+	ticks   uint64
+	rss     uint64
+	start   uint64
+	kernel  bool
+}
+
+// pfKthread is the flag of kernel threads in /proc/PID/stat (PF_KTHREAD).
+const pfKthread = 0x00200000
+
+// parseStat reads /proc/PID/stat. The command stands in brackets and may hold anything, brackets too.
+func parseStat(b []byte) (s statLine, ok bool) {
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 0 || end < open {
+		return s, false
+	}
+	s.comm = b[open+1 : end]
+	rest := b[end+1:]
+	for i := 3; len(rest) > 0 && i <= 24; i++ { // field numbers of proc(5)
+		rest = bytes.TrimLeft(rest, " ")
+		var f []byte
+		if j := bytes.IndexByte(rest, ' '); j >= 0 {
+			f, rest = rest[:j], rest[j:]
+		} else {
+			f, rest = bytes.TrimSpace(rest), nil
+		}
+		switch i {
+		case 4:
+			s.ppid = int(digits(f))
+		case 9:
+			s.kernel = digits(f)&pfKthread != 0
+		case 14, 15:
+			s.ticks += digits(f)
+		case 20:
+			s.threads = int(digits(f))
+		case 22:
+			s.start = digits(f)
+		case 24:
+			s.rss = digits(f)
+			return s, true
+		}
+	}
+	return s, false
+}
+
+func digits(b []byte) (n uint64) {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return n
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n
+}

@@ -1,0 +1,549 @@
+package probe
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+
+	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/topology/pipe"
+)
+
+// needPipe refuses a request that was made without a stream.
+func needPipe(s *pipe.Pipe) error {
+	if s == nil {
+		return refuse("bad_request", "this needs a stream")
+	}
+	return nil
+}
+
+// logs streams a container's log, with each line's time before it. Arguments: tail, since, until (ms), follow, stream.
+func (p *Probe) logs(ctx context.Context, req *probev1.Request, e *probev1.Entity, s *pipe.Pipe) (any, error) {
+	if err := needPipe(s); err != nil {
+		return nil, err
+	}
+	ctx, stop := untilClosed(ctx, s)
+	defer stop()
+	id, ok := p.dockerID(e)
+	if !ok {
+		return nil, p.sandboxLogs(ctx, req, e, s)
+	}
+	query := url.Values{"stdout": {"1"}, "stderr": {"1"}, "timestamps": {"1"}}
+	switch arg(req, "stream") {
+	case "stdout":
+		query.Del("stderr")
+	case "stderr":
+		query.Del("stdout")
+	}
+	if t := arg(req, "tail"); t != "" {
+		query.Set("tail", t)
+	}
+	if arg(req, "follow") == "1" {
+		query.Set("follow", "1")
+	}
+	for _, name := range []string{"since", "until"} {
+		if ms, err := strconv.ParseInt(arg(req, name), 10, 64); err == nil && ms > 0 {
+			query.Set(name, fmt.Sprintf("%d.%03d000000", ms/1000, ms%1000))
+		}
+	}
+	var d struct{ Config struct{ Tty bool } }
+	if err := p.docker.api.call(ctx, "GET", "/containers/"+id+"/json", nil, nil, &d); err != nil {
+		return nil, err
+	}
+	resp, err := p.docker.api.open(ctx, "GET", "/containers/"+id+"/logs", query, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	send := func(stream uint32, data []byte) error { return s.Send(ctx, stream, data) }
+	if d.Config.Tty {
+		err = copyRaw(resp.Body, send)
+	} else {
+		err = demux(resp.Body, send)
+	}
+	return nil, ended(err)
+}
+
+// ended turns the ways in which a stream ends by itself, or because its reader has left, into success.
+func ended(err error) error {
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, pipe.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) && errno == syscall.EIO { // a terminal whose processes have ended
+		return nil
+	}
+	return err
+}
+
+func copyRaw(r io.Reader, send func(uint32, []byte) error) error {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if err := send(pipe.Stdout, buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// untilClosed gives a context that ends when the pipe does, and drains what the other side still sends.
+func untilClosed(ctx context.Context, s *pipe.Pipe) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		for {
+			if _, _, err := s.Recv(ctx); err != nil {
+				cancel()
+				return
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
+// sandboxLogs reads stdout and stderr of a Mesos task out of its sandbox. The files hold no times, so each line gets the
+// time at which it was read, or the file's when it was there before.
+func (p *Probe) sandboxLogs(ctx context.Context, req *probev1.Request, e *probev1.Entity, s *pipe.Pipe) error {
+	dir := attr(e, "sandbox")
+	if dir == "" {
+		return refuse("conflict", "the log of %s is kept by what started it: the probe knows only containers of Docker and of a Mesos agent (--mesos-agent)", e.Label)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open the sandbox: %w", err)
+	}
+	defer root.Close()
+	tail, err := strconv.Atoi(arg(req, "tail"))
+	if err != nil {
+		tail = 1 << 30
+	}
+	var tails []*logTail
+	for _, f := range []struct {
+		name   string
+		stream uint32
+	}{{"stdout", pipe.Stdout}, {"stderr", pipe.Stderr}} {
+		if want := arg(req, "stream"); want != "" && want != f.name {
+			continue
+		}
+		t, err := openTail(root, f.name, f.stream, tail)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		defer t.file.Close()
+		tails = append(tails, t)
+	}
+	if len(tails) == 0 {
+		return refuse("not_found", "the sandbox of %s holds no stdout or stderr", e.Label)
+	}
+	for {
+		for _, t := range tails {
+			if err := t.copy(ctx, s); err != nil {
+				return ended(err)
+			}
+		}
+		if arg(req, "follow") != "1" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// logTail follows one file.
+type logTail struct {
+	file   *os.File
+	stream uint32
+	at     time.Time
+	part   []byte
+}
+
+// maxTailBack bounds how far back the beginning of the last lines is looked for.
+const maxTailBack = 8 << 20
+
+func openTail(root *os.Root, name string, stream uint32, lines int) (*logTail, error) {
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	t := &logTail{file: f, stream: stream, at: st.ModTime()}
+	pos := st.Size()
+	buf := make([]byte, 64<<10)
+	for found := 0; pos > 0 && st.Size()-pos < maxTailBack; {
+		n := min(int64(len(buf)), pos)
+		if _, err := f.ReadAt(buf[:n], pos-n); err != nil {
+			break
+		}
+		i := n
+		for i > 0 {
+			j := bytes.LastIndexByte(buf[:i], '\n')
+			if j < 0 {
+				i = 0
+				break
+			}
+			if pos-n+int64(j) != st.Size()-1 {
+				if found++; found == lines {
+					pos, i = pos-n+int64(j)+1, -1
+					break
+				}
+			}
+			i = int64(j)
+		}
+		if i < 0 {
+			break
+		}
+		pos -= n
+	}
+	if lines == 0 {
+		pos = st.Size()
+	}
+	_, err = f.Seek(pos, io.SeekStart)
+	return t, err
+}
+
+// copy sends the complete lines that there are.
+func (t *logTail) copy(ctx context.Context, s *pipe.Pipe) error {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := t.file.Read(buf)
+		if n > 0 {
+			t.part = append(t.part, buf[:n]...)
+			var out []byte
+			for {
+				i := bytes.IndexByte(t.part, '\n')
+				if i < 0 && len(t.part) > 64<<10 {
+					i = len(t.part) - 1
+				}
+				if i < 0 {
+					break
+				}
+				out = t.at.UTC().AppendFormat(out, "2006-01-02T15:04:05.000000000Z07:00")
+				out = append(append(out, ' '), t.part[:i+1]...)
+				t.part = t.part[i+1:]
+			}
+			if err := s.Send(ctx, t.stream, out); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			t.at = time.Now()
+			if st, serr := t.file.Stat(); serr == nil {
+				if at, _ := t.file.Seek(0, io.SeekCurrent); at > st.Size() { // cut short by rotation
+					_, _ = t.file.Seek(0, io.SeekStart)
+				}
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// controlMessage is what travels on a terminal's control stream.
+type controlMessage struct {
+	Type   string `json:"type"`
+	Cols   uint16 `json:"cols,omitempty"`
+	Rows   uint16 `json:"rows,omitempty"`
+	Signal string `json:"signal,omitempty"`
+}
+
+type exitBody struct {
+	Code int `json:"code"`
+}
+
+// shells are tried in this order when no command is given.
+var shells = []string{"sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; command -v ash >/dev/null 2>&1 && exec ash; exec sh"}
+
+func size(req *probev1.Request) (cols, rows uint16) {
+	c, _ := strconv.ParseUint(arg(req, "cols"), 10, 16)
+	r, _ := strconv.ParseUint(arg(req, "rows"), 10, 16)
+	if c == 0 || c > 1000 {
+		c = 80
+	}
+	if r == 0 || r > 1000 {
+		r = 24
+	}
+	return uint16(c), uint16(r)
+}
+
+// exec runs a command in a container: through Docker, or in the namespaces of its first process.
+func (p *Probe) exec(ctx context.Context, req *probev1.Request, e *probev1.Entity, s *pipe.Pipe) (any, error) {
+	if err := needPipe(s); err != nil {
+		return nil, err
+	}
+	argv := req.Argv
+	if len(argv) == 0 {
+		argv = shells
+	}
+	if id, ok := p.dockerID(e); ok {
+		return p.dockerExec(ctx, req, id, argv, s)
+	}
+	pid, err := p.firstPid(e)
+	if err != nil {
+		return nil, err
+	}
+	nsenter, err := exec.LookPath("nsenter")
+	if err != nil {
+		return nil, refuse("probe_failed", "nsenter is not installed on this host (Debian: util-linux)")
+	}
+	cmd := append([]string{nsenter, "--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"}, argv...)
+	return p.run(ctx, req, cmd, s)
+}
+
+// hostExec runs a shell, or a command, on the host itself.
+func (p *Probe) hostExec(ctx context.Context, req *probev1.Request, _ *probev1.Entity, s *pipe.Pipe) (any, error) {
+	if err := needPipe(s); err != nil {
+		return nil, err
+	}
+	argv := req.Argv
+	if len(argv) == 0 {
+		argv = shells
+	}
+	return p.run(ctx, req, argv, s)
+}
+
+// run starts a process, with a terminal when wanted, and joins it with the pipe until it ends.
+func (p *Probe) run(ctx context.Context, req *probev1.Request, argv []string, s *pipe.Pipe) (any, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm-256color", "LANG=C.UTF-8"}
+	cmd.WaitDelay = 2 * time.Second
+	if arg(req, "tty") != "1" {
+		return p.runPlain(ctx, cancel, cmd, s)
+	}
+	cols, rows := size(req)
+	f, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: cols, Rows: rows})
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	defer f.Close()
+	go func() {
+		defer cancel()
+		for {
+			stream, data, err := s.Recv(ctx)
+			if err != nil {
+				return
+			}
+			if stream == pipe.Control {
+				var m controlMessage
+				if json.Unmarshal(data, &m) == nil && m.Type == "resize" && m.Cols > 0 && m.Rows > 0 {
+					_ = pty.Setsize(f, &pty.Winsize{Cols: m.Cols, Rows: m.Rows})
+				}
+				continue
+			}
+			if _, err := f.Write(data); err != nil {
+				return
+			}
+		}
+	}()
+	err = copyRaw(f, func(stream uint32, data []byte) error { return s.Send(ctx, stream, data) })
+	if ended(err) != nil {
+		cancel()
+	}
+	return exitOf(cmd.Wait())
+}
+
+func (p *Probe) runPlain(ctx context.Context, cancel context.CancelFunc, cmd *exec.Cmd, s *pipe.Pipe) (any, error) {
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = pipeWriter{ctx, s, pipe.Stdout}, pipeWriter{ctx, s, pipe.Stderr}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	go func() {
+		for {
+			stream, data, err := s.Recv(ctx)
+			if err != nil {
+				cancel()
+				return
+			}
+			if stream == pipe.Control {
+				var m controlMessage
+				if json.Unmarshal(data, &m) == nil && m.Type == "eof" {
+					_ = stdin.Close()
+				}
+				continue
+			}
+			if _, err := stdin.Write(data); err != nil {
+				continue // the process does not read any more; its output is still wanted
+			}
+		}
+	}()
+	return exitOf(cmd.Wait())
+}
+
+type pipeWriter struct {
+	ctx    context.Context //nolint:containedctx // a Writer has no other way to end with its request
+	pipe   *pipe.Pipe
+	stream uint32
+}
+
+func (w pipeWriter) Write(b []byte) (int, error) {
+	if err := w.pipe.Send(w.ctx, w.stream, b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+func exitOf(err error) (any, error) {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return exitBody{0}, nil
+	case errors.As(err, &exit):
+		if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+			return exitBody{128 + int(st.Signal())}, nil
+		}
+		return exitBody{exit.ExitCode()}, nil
+	case errors.Is(err, exec.ErrWaitDelay), ended(err) == nil:
+		return exitBody{-1}, nil
+	default:
+		return nil, err
+	}
+}
+
+// dockerExec runs a command through the Engine.
+func (p *Probe) dockerExec(ctx context.Context, req *probev1.Request, id string, argv []string, s *pipe.Pipe) (any, error) {
+	tty := arg(req, "tty") == "1"
+	var made struct {
+		ID string `json:"Id"`
+	}
+	body := map[string]any{"AttachStdin": true, "AttachStdout": true, "AttachStderr": true, "Tty": tty, "Cmd": argv}
+	if tty {
+		body["Env"] = []string{"TERM=xterm-256color"}
+	}
+	if err := p.docker.api.call(ctx, "POST", "/containers/"+id+"/exec", nil, body, &made); err != nil {
+		return nil, err
+	}
+	path := "/exec/" + url.PathEscape(made.ID)
+	if err := p.dockerStream(ctx, path+"/start", map[string]any{"Detach": false, "Tty": tty}, path+"/resize", tty, req, s); err != nil {
+		return nil, err
+	}
+	var state struct {
+		ExitCode *int
+		Running  bool
+	}
+	asked, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer stop()
+	if err := p.docker.api.call(asked, "GET", path+"/json", nil, nil, &state); err != nil || state.ExitCode == nil {
+		return exitBody{-1}, nil //nolint:nilerr // the command ran; only its code is not known
+	}
+	return exitBody{*state.ExitCode}, nil
+}
+
+// attach joins the terminal or the streams of a container's own first process.
+func (p *Probe) attach(ctx context.Context, req *probev1.Request, e *probev1.Entity, s *pipe.Pipe) (any, error) {
+	if err := needPipe(s); err != nil {
+		return nil, err
+	}
+	id, ok := p.dockerID(e)
+	if !ok {
+		return nil, refuse("conflict", "%s is not run by Docker: there is nothing to attach to; use exec", e.Label)
+	}
+	var d struct{ Config struct{ Tty bool } }
+	if err := p.docker.api.call(ctx, "GET", "/containers/"+id+"/json", nil, nil, &d); err != nil {
+		return nil, err
+	}
+	path := "/containers/" + id
+	err := p.dockerStream(ctx, path+"/attach?stream=1&stdin=1&stdout=1&stderr=1", struct{}{}, path+"/resize", d.Config.Tty, req, s)
+	return exitBody{0}, err
+}
+
+// dockerStream opens a raw stream and joins it with the pipe until either ends.
+func (p *Probe) dockerStream(ctx context.Context, path string, body any, resize string, tty bool, req *probev1.Request, s *pipe.Pipe) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, r, err := p.docker.api.hijack(ctx, path, body)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	setSize := func(cols, rows uint16) {
+		query := url.Values{"w": {strconv.Itoa(int(cols))}, "h": {strconv.Itoa(int(rows))}}
+		_ = p.docker.api.call(ctx, "POST", resize, query, nil, nil)
+	}
+	if tty {
+		setSize(size(req))
+	}
+	go func() {
+		defer cancel()
+		for {
+			stream, data, err := s.Recv(ctx)
+			if err != nil {
+				return
+			}
+			if stream == pipe.Control {
+				var m controlMessage
+				if json.Unmarshal(data, &m) != nil {
+					continue
+				}
+				switch m.Type {
+				case "resize":
+					setSize(m.Cols, m.Rows)
+				case "eof":
+					if half, ok := conn.(interface{ CloseWrite() error }); ok {
+						_ = half.CloseWrite()
+					}
+				}
+				continue
+			}
+			if _, err := conn.Write(data); err != nil {
+				return
+			}
+		}
+	}()
+	send := func(stream uint32, data []byte) error { return s.Send(ctx, stream, data) }
+	if tty {
+		err = copyRaw(r, send)
+	} else {
+		err = demux(r, send)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return ended(err)
+}
+
+// rootOf opens a container's own root directory. Links in it can't lead out.
+func (p *Probe) rootOf(e *probev1.Entity) (*os.Root, error) {
+	pid, err := p.firstPid(e)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(filepath.Join(p.cfg.ProcRoot, strconv.Itoa(pid), "root"))
+	if err != nil {
+		return nil, fmt.Errorf("open the container's files: %w", err)
+	}
+	return root, nil
+}
