@@ -40,7 +40,7 @@ const (
 )
 
 // Stream is the server's end of an event stream. Send and Close may be called from any goroutine and never block; Serve
-// writes, in the goroutine of the HTTP handler.
+// writes, in the goroutine of the HTTP handler, or Start in one of its own.
 type Stream struct {
 	cfg  StreamConfig
 	out  transport
@@ -66,7 +66,7 @@ type transport interface {
 	gone() <-chan struct{}
 }
 
-// NewStream answers 200 and sends the headers at once. The caller must call Serve before its handler returns. An error
+// NewStream answers 200 and sends the headers at once. The caller must call Serve or Start before its handler returns. An error
 // means that the connection is no longer usable.
 func NewStream(w http.ResponseWriter, r *http.Request, cfg StreamConfig) (*Stream, error) {
 	if cfg.ContentType != JSON && cfg.ContentType != Protobuf {
@@ -175,10 +175,31 @@ func (s *Stream) Serve(ctx context.Context) error {
 	err = s.err
 	s.queue, s.bytes = nil, 0
 	s.mu.Unlock()
-	s.out.finish(errors.Is(err, ErrStreamClosed) || ctx.Err() != nil, s.cfg.WriteTimeout)
+	// A component that stops does not wait long for a peer that does not read.
+	timeout := s.cfg.WriteTimeout
+	if ctx.Err() != nil {
+		timeout = min(timeout, time.Second)
+	}
+	s.out.finish(errors.Is(err, ErrStreamClosed) || ctx.Err() != nil, timeout)
 	s.cfg.Metrics.closed()
 	close(s.done)
 	return err
+}
+
+// Start serves in a goroutine of its own and returns at once where the stream owns its connection, so that the handler
+// and what net/http keeps for it go away; elsewhere it serves before it returns. ctx must outlive the request: it is the
+// component's, not the request's. ended, if not nil, is told why the stream ended.
+func (s *Stream) Start(ctx context.Context, ended func(error)) {
+	serve := func() {
+		if err := s.Serve(ctx); ended != nil {
+			ended(err)
+		}
+	}
+	if _, own := s.out.(*hijacked); own {
+		go serve()
+		return
+	}
+	serve()
 }
 
 func (s *Stream) run(ctx context.Context) error {

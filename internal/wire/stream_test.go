@@ -315,3 +315,42 @@ func TestOneRecordIsOneChunk(t *testing.T) {
 		}
 	})
 }
+
+// A stream that owns its connection outlives the handler that made it, and the request's context.
+func TestStartedStreamOutlivesItsHandler(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		streams, ended, returned := make(chan *wire.Stream, 1), make(chan error, 1), make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		c := client(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(returned)
+			s, err := wire.NewStream(w, r, wire.StreamConfig{ContentType: wire.Protobuf})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			streams <- s
+			s.Start(ctx, func(err error) { ended <- err })
+		})), nil)
+		events, err := c.Open(t.Context(), subscribeCall())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer events.Close()
+		<-returned
+		s := <-streams
+		time.Sleep(time.Hour) // virtual time
+		s.Send(message(7))
+		var ev schedulerv1.Event
+		if err := events.Next(&ev); err != nil || ev.GetMessage().GetExecutorId().GetValue() != "7" {
+			t.Errorf("%v, %v", &ev, err)
+		}
+		cancel()
+		if err := events.Next(&ev); !errors.Is(err, io.EOF) {
+			t.Errorf("a stream that the server ends reads %v", err)
+		}
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
