@@ -183,8 +183,8 @@ func (a *Allocator) setTotal(ag *agent, total resources.Resources) {
 	if total.Equal(ag.total) {
 		return
 	}
+	a.countTotal(total, 1) // first, so that roles that lose and get reservations at once stay
 	a.countTotal(ag.total, -1)
-	a.countTotal(total, 1)
 	ag.total, ag.info.Total = total, total
 	a.tree.allStale = true
 }

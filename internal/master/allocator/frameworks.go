@@ -81,6 +81,7 @@ func (a *Allocator) UpdateFramework(id ids.Framework, info FrameworkInfo) error 
 	}
 	info.Roles, info.Suppressed = slices.Clone(info.Roles), slices.Clone(info.Suppressed)
 	f.info = info
+	a.inverse.dirty = true
 	for _, name := range info.Roles {
 		a.clientFor(id, name)
 	}
