@@ -23,6 +23,9 @@ type Config struct {
 	Master    *mesosv1.MasterInfo // id, address, version, capabilities, domain
 	StartTime time.Time           // of the process
 	Seed      uint64              // of the allocator's order and of operation uuids
+	// FirstOffer numbers the first offer. Terms of one master share its id, so that each must count from elsewhere: an
+	// answer to an offer of an earlier term must not fit one of this.
+	FirstOffer uint64
 
 	AgentPingTimeout       time.Duration // between pings; 15 s
 	MaxAgentPingTimeouts   int           // missed in a row before the agent is unreachable; 5
@@ -126,6 +129,7 @@ func New(cfg Config, registry Registry, now time.Time) (*State, error) {
 		cfg:          cfg,
 		now:          now,
 		elected:      now,
+		nextOffer:    cfg.FirstOffer,
 		rng:          rand.New(rand.NewPCG(cfg.Seed, 0x6f7263686573)),
 		alloc:        allocator.New(cfg.Allocator),
 		storing:      map[Token]func(error){},
