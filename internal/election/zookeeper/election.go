@@ -368,6 +368,9 @@ func (e *Election) term(ctx context.Context, path string, epoch uint64, lead fun
 		select {
 		case err := <-leading:
 			t.Stop()
+			if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+				return nil
+			}
 			return err
 		case <-changed:
 		case <-t.C:

@@ -9,7 +9,8 @@ import (
 
 // Stream reads fields from a connection or a file. Buffers that it returns are the caller's own.
 type Stream struct {
-	r     *bufio.Reader
+	r     io.Reader
+	buffd *bufio.Reader // r, when it is buffered here
 	limit int
 	n     int64
 	err   error
@@ -18,8 +19,12 @@ type Stream struct {
 
 // NewStream reads from r and refuses any buffer or string longer than limit bytes.
 func NewStream(r io.Reader, limit int) *Stream {
-	return &Stream{r: bufio.NewReaderSize(r, 256<<10), limit: limit}
+	b := bufio.NewReaderSize(r, 256<<10)
+	return &Stream{r: b, buffd: b, limit: limit}
 }
+
+// NewStreamUnbuffered is NewStream for a reader that must not be read ahead of what is asked for.
+func NewStreamUnbuffered(r io.Reader, limit int) *Stream { return &Stream{r: r, limit: limit} }
 
 // Err is the first error met, or nil.
 func (s *Stream) Err() error { return s.err }
@@ -28,7 +33,12 @@ func (s *Stream) Err() error { return s.err }
 func (s *Stream) Offset() int64 { return s.n }
 
 // Buffered is the number of bytes that can be read without waiting.
-func (s *Stream) Buffered() int { return s.r.Buffered() }
+func (s *Stream) Buffered() int {
+	if s.buffd == nil {
+		return 0
+	}
+	return s.buffd.Buffered()
+}
 
 func (s *Stream) fill(b []byte) bool {
 	if s.err != nil {

@@ -84,7 +84,14 @@ func Start(tb testing.TB, opts Options) *Ensemble {
 	dir := tb.TempDir()
 	e, err := launch(dir, opts)
 	if e != nil {
-		tb.Cleanup(e.kill)
+		tb.Cleanup(func() {
+			e.kill()
+			if tb.Failed() {
+				for _, n := range e.Nodes {
+					tb.Logf("server %d said: %s", n.ID, n.logTail())
+				}
+			}
+		})
 	}
 	if err != nil {
 		tb.Fatal(err)
@@ -391,8 +398,13 @@ func (e *Ensemble) Client(tb testing.TB, cfg zk.Config) *zk.Client {
 func (e *Ensemble) Base(tb testing.TB) string {
 	tb.Helper()
 	c := e.Client(tb, zk.Config{})
-	path := "/" + strings.NewReplacer("/", "_", " ", "_").Replace(tb.Name())
-	if err := c.MakePath(context.Background(), path, zk.OpenACL()); err != nil {
+	// The number tells the runs of -count apart. It stands in a directory, so that tests see an orderly "/".
+	dir := "/" + strings.NewReplacer("/", "_", " ", "_").Replace(tb.Name())
+	if err := c.MakePath(context.Background(), dir, zk.OpenACL()); err != nil {
+		tb.Fatal(err)
+	}
+	path, err := c.Create(context.Background(), dir+"/", nil, zk.OpenACL(), zk.PersistentSequential)
+	if err != nil {
 		tb.Fatal(err)
 	}
 	return path

@@ -1,0 +1,97 @@
+package zktest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/orchestrator/orchestrator/internal/zk"
+)
+
+// Churn does n random changes of every kind below base, pipelined: creations of all modes, sets, deletions, ACLs, multis that
+// succeed and fail, and sessions that end with ephemeral nodes. The same seed does the same on an idle server.
+func (e *Ensemble) Churn(tb testing.TB, base string, seed uint64, n int) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	c := e.Client(tb, zk.Config{Chroot: base, Auth: []zk.Auth{{Scheme: "digest", Data: []byte("u:p")}}, MaxQueue: 1 << 20})
+	defer c.Close()
+	open := zk.OpenACL()
+	acls := [][]zk.ACL{open, open, open, append(zk.CreatorACL(), zk.ReadACL()...), {{Perms: zk.PermAll, Scheme: "ip", ID: "127.0.0.1"}}}
+	path := func() string { // of a node that may or may not be there
+		p := fmt.Sprintf("/d%d", rng.IntN(8))
+		for range rng.IntN(3) {
+			p += fmt.Sprintf("/n%d", rng.IntN(12))
+		}
+		return p
+	}
+	data := func() []byte {
+		b := make([]byte, rng.IntN(200))
+		for i := range b {
+			b[i] = byte('a' + rng.IntN(26))
+		}
+		return b
+	}
+	write := func() zk.Op {
+		switch rng.IntN(20) {
+		case 0, 1, 2, 3, 4:
+			return zk.Create(path(), data(), acls[rng.IntN(len(acls))], zk.Persistent)
+		case 5:
+			return zk.Create2(path()+"/s-", data(), open, zk.PersistentSequential)
+		case 6:
+			return zk.Create(path()+fmt.Sprintf("/c%d", rng.IntN(5)), nil, open, zk.Container)
+		case 7:
+			return zk.CreateTTL(path()+fmt.Sprintf("/t%d", rng.IntN(5)), data(), open, zk.PersistentTTL, time.Duration(1+rng.IntN(1000))*time.Hour)
+		case 8, 9:
+			return zk.Delete(path(), zk.AnyVersion)
+		default:
+			return zk.Set(path(), data(), zk.AnyVersion)
+		}
+	}
+	expected := func(r zk.Result, err error) error {
+		for _, ok := range []zk.Error{zk.ErrNoNode, zk.ErrNodeExists, zk.ErrNotEmpty, zk.ErrNoChildrenForEphemerals, zk.ErrBadVersion} {
+			if errors.Is(err, ok) {
+				return nil
+			}
+		}
+		return err
+	}
+	w := c.NewWindow(200)
+	for i := range n {
+		var op zk.Op
+		switch k := rng.IntN(20); {
+		case k == 0:
+			ops := []zk.Op{write(), write(), write()}
+			op = zk.Multi(ops...)
+		case k == 1:
+			p := fmt.Sprintf("/m%d", i)
+			op = zk.Multi(zk.Create(p, data(), open, zk.Persistent), zk.Create(p+"/a", nil, open, zk.Persistent), zk.Set(p, data(), 0), zk.Delete(p+"/a", 0))
+		case k == 2:
+			op = zk.SetACL(path(), acls[rng.IntN(len(acls))], zk.AnyVersion)
+		case k == 3:
+			op = zk.Create(strings.Replace(path(), "/d", "/e", 1), data(), open, zk.Ephemeral)
+		default:
+			op = write()
+		}
+		if err := w.Send(ctx, op, expected); err != nil {
+			tb.Fatal(err)
+		}
+		if i%97 == 0 { // another session comes, leaves something, and goes
+			s := e.Client(tb, zk.Config{Chroot: base})
+			for j := range 1 + rng.IntN(4) {
+				if _, err := s.Do(ctx, zk.Create(fmt.Sprintf("/eph-%d-%d", i, j), data(), open, zk.EphemeralSequential)); err != nil {
+					tb.Fatal(err)
+				}
+			}
+			s.Close()
+		}
+	}
+	if err := w.Wait(ctx); err != nil {
+		tb.Fatal(err)
+	}
+}
