@@ -69,7 +69,7 @@ type Agents struct {
 	PingTimeout          time.Duration `flag:"agent_ping_timeout" alias:"slave_ping_timeout" default:"15secs" help:"Time between pings of an agent, and within which it must answer."`
 	MaxPingTimeouts      int           `flag:"max_agent_ping_timeouts" alias:"max_slave_ping_timeouts" default:"5" help:"Unanswered pings in a row after which an agent is unreachable."`
 	ReregisterTimeout    time.Duration `flag:"agent_reregister_timeout" alias:"slave_reregister_timeout" default:"10mins" help:"How long agents of the registry have to come back after a new leader was elected before they are unreachable. Mesos refuses less than 10mins, this master does not."`
-	RemovalRateLimit     string        `flag:"agent_removal_rate_limit" alias:"slave_removal_rate_limit" help:"How many agents may become unreachable in what time, such as 1/10mins. Unset: any number."`
+	RemovalRateLimit     string        `flag:"agent_removal_rate_limit" alias:"slave_removal_rate_limit" ignored:"agents become unreachable as soon as they are; use --recovery_agent_removal_limit against mass removal" help:"How many agents may become unreachable in what time, such as 1/10mins. Unset: any number."`
 	RemovalLimit         string        `flag:"recovery_agent_removal_limit" alias:"recovery_slave_removal_limit" default:"100%" help:"Share of the registry's agents that may be missing when the time to come back is over; above it nobody is removed."`
 	RequireDomain        bool          `flag:"require_agent_domain" default:"false" help:"Refuse agents that have no fault domain."`
 	Whitelist            config.Path   `flag:"whitelist" help:"File with the hostnames, one a line, of the agents that may get offers. It is read again when it changes."`

@@ -28,7 +28,6 @@ func newEdgeMetrics(r *metrics.Registry) edgeMetrics {
 
 // registerMetrics shows the published state under Mesos' names (facts 3.7).
 func (s *Server) registerMetrics() {
-	s.opts.Metrics.System()
 	s.opts.Metrics.Source(func(emit func(metrics.Name, float64)) {
 		g := gauges{emit: emit}
 		g.value("uptime_secs", "uptime_seconds", s.opts.Now().Sub(s.opts.StartTime).Seconds())
