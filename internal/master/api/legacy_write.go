@@ -1,6 +1,8 @@
 package api
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -48,6 +50,9 @@ func (s *Server) form(w http.ResponseWriter, r *http.Request, names ...string) (
 
 // decode reads a JSON value into a field of m by wrapping it into an object.
 func decode(field string, raw []byte, m proto.Message) error {
+	if !json.Valid(raw) {
+		return errors.New("it is not one JSON value")
+	}
 	doc := make([]byte, 0, len(raw)+len(field)+6)
 	doc = append(append(append(doc, `{"`...), field...), `":`...)
 	doc = append(append(doc, raw...), '}')
