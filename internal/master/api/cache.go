@@ -2,7 +2,11 @@ package api
 
 import (
 	"hash/maphash"
+	"maps"
+	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -16,6 +20,7 @@ import (
 type stateCache struct {
 	mu     sync.Mutex
 	pages  map[ids.Framework]*pageCache
+	agents map[ids.Agent]agentCache
 	bodies map[string]cachedBody
 	seed   maphash.Seed
 	once   sync.Once
@@ -31,17 +36,30 @@ type cachedBody struct {
 type pageCache struct {
 	mu     sync.Mutex
 	page   *core.FrameworkPage
-	used   map[ids.Agent]resources.Resources
-	tasks  []byte // the JSON of the live tasks, without brackets
-	chunks map[string]*chunk
+	used   map[ids.Agent]resources.Resources // by tasks and executors
+	execs  map[ids.Agent]resources.Resources // the executors' part of used
+	list   []*chunk                          // of the live tasks, in order
+	chunks map[string]*chunk                 // by their first task
 }
 
 // chunk is a run of tasks that ends where a task's id says so, whatever tasks come and go elsewhere: when one task changes,
 // only its run is encoded again.
 type chunk struct {
 	tasks []*mesosv1.Task
-	json  []byte
-	used  map[ids.Agent]resources.Resources
+	json  []byte // without brackets
+	used  []agentUse
+}
+
+type agentUse struct {
+	agent ids.Agent
+	used  resources.Resources
+}
+
+// agentCache is the JSON of one agent as it was when it used this much.
+type agentCache struct {
+	page *core.AgentPage
+	used resources.Resources
+	json []byte // the fields, without braces
 }
 
 // chunkMask makes runs of 64 tasks on average.
@@ -66,7 +84,7 @@ func (c *stateCache) page(f *core.FrameworkPage) *pageCache {
 func (c *stateCache) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pages, c.bodies = nil, nil
+	c.pages, c.bodies, c.agents = nil, nil, nil
 }
 
 // keepOnly drops the frameworks that the snapshot doesn't have any more.
@@ -76,6 +94,11 @@ func (c *stateCache) keepOnly(snap *core.Snapshot) {
 	for id := range c.pages {
 		if _, ok := snap.Frameworks.Get(id); !ok {
 			delete(c.pages, id)
+		}
+	}
+	for id := range c.agents {
+		if _, ok := snap.Agents.Get(id); !ok {
+			delete(c.agents, id)
 		}
 	}
 }
@@ -101,46 +124,47 @@ func (c *stateCache) body(name string, version uint64, build func() []byte) []by
 	return body
 }
 
-// usedBy is what the framework's live tasks and its executors use, by agent. The map must not be changed.
+// usedBy is what the framework's live tasks and its executors use, by agent.
 func (c *stateCache) usedBy(f *core.FrameworkPage) map[ids.Agent]resources.Resources {
 	p := c.page(f)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.update(c, f)
-	return p.used
+	return maps.Clone(p.used)
 }
 
-// liveTasks is the JSON of the framework's live tasks, separated by commas. The bytes must not be changed.
-func (c *stateCache) liveTasks(f *core.FrameworkPage) []byte {
+// liveTasks are the runs of the framework's live tasks, in order.
+func (c *stateCache) liveTasks(f *core.FrameworkPage) []*chunk {
 	p := c.page(f)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.update(c, f)
-	return p.tasks
+	return p.list
 }
 
-// update brings the cache to this page. p.mu is held.
+// update brings the cache to this page. What the runs use is added and taken away as they come and go, so that the cost is that
+// of what changed, and of looking at every task's pointer. p.mu is held.
 func (p *pageCache) update(c *stateCache, f *core.FrameworkPage) {
 	if p.page == f {
 		return
 	}
 	fresh := make(map[string]*chunk, len(p.chunks))
-	var list []*chunk
+	list := make([]*chunk, 0, len(p.list))
+	var missing []*chunk
 	var run []*mesosv1.Task
-	size := 0
 	end := func() {
 		if len(run) == 0 {
 			return
 		}
 		first := run[0].GetTaskId().GetValue()
 		ch := p.chunks[first]
-		if ch == nil || !sameTasks(ch.tasks, run) {
-			ch = newChunk(run)
+		if ch == nil || !slices.Equal(ch.tasks, run) {
+			ch = &chunk{tasks: slices.Clone(run)}
+			missing = append(missing, ch)
 		}
 		fresh[first] = ch
 		list = append(list, ch)
-		size += len(ch.json) + 1
-		run = nil
+		run = run[:0]
 	}
 	if f.Tasks != nil {
 		f.Tasks.Scan(func(id ids.Task, t *mesosv1.Task) bool {
@@ -152,47 +176,108 @@ func (p *pageCache) update(c *stateCache, f *core.FrameworkPage) {
 		})
 	}
 	end()
-	p.used = map[ids.Agent]resources.Resources{}
-	p.tasks = make([]byte, 0, size)
-	for i, ch := range list {
-		if i > 0 {
-			p.tasks = append(p.tasks, ',')
-		}
-		p.tasks = append(p.tasks, ch.json...)
-		for a, r := range ch.used {
-			p.used[a] = p.used[a].Add(r)
+	encode(missing)
+	if p.used == nil {
+		p.used = map[ids.Agent]resources.Resources{}
+	}
+	for _, ch := range missing {
+		p.add(ch.used)
+	}
+	for first, ch := range p.chunks {
+		if fresh[first] != ch {
+			p.remove(ch.used)
 		}
 	}
+	p.remove(uses(p.execs))
+	p.execs = map[ids.Agent]resources.Resources{}
 	for _, x := range f.Executors {
-		p.used[x.Agent] = p.used[x.Agent].Add(resources.FromProtoTrusted(x.Info.GetResources()))
+		p.execs[x.Agent] = p.execs[x.Agent].Add(resources.FromProtoTrusted(x.Info.GetResources()))
 	}
-	p.page, p.chunks = f, fresh
+	p.add(uses(p.execs))
+	p.page, p.chunks, p.list = f, fresh, list
 }
 
-func sameTasks(a, b []*mesosv1.Task) bool {
-	if len(a) != len(b) {
-		return false
+func uses(m map[ids.Agent]resources.Resources) []agentUse {
+	out := make([]agentUse, 0, len(m))
+	for a, r := range m {
+		out = append(out, agentUse{a, r})
 	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
+	return out
+}
+
+func (p *pageCache) add(list []agentUse) {
+	for _, u := range list {
+		p.used[u.agent] = p.used[u.agent].Add(u.used)
+	}
+}
+
+func (p *pageCache) remove(list []agentUse) {
+	for _, u := range list {
+		if left := p.used[u.agent].Minus(u.used); left.IsEmpty() {
+			delete(p.used, u.agent)
+		} else {
+			p.used[u.agent] = left
 		}
 	}
-	return true
 }
 
-func newChunk(run []*mesosv1.Task) *chunk {
-	ch := &chunk{tasks: run, used: make(map[ids.Agent]resources.Resources)}
-	var w mesosjson.Writer
-	for _, t := range run {
+// encode fills chunks, on all processors when there are many.
+func encode(list []*chunk) {
+	workers := min(runtime.GOMAXPROCS(0), len(list)/64)
+	if workers < 2 {
+		for _, ch := range list {
+			ch.fill()
+		}
+		return
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(list) {
+					return
+				}
+				list[i].fill()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (ch *chunk) fill() {
+	w := mesosjson.Writer{Buf: make([]byte, 0, 640*len(ch.tasks))}
+	used := make(map[ids.Agent]resources.Resources, len(ch.tasks))
+	for _, t := range ch.tasks {
 		task(&w, t)
 		if !isTerminal(t.GetState()) {
 			a := ids.Agent(t.GetAgentId().GetValue())
-			ch.used[a] = ch.used[a].Add(resources.FromProtoTrusted(t.GetResources()))
+			used[a] = used[a].Add(resources.FromProtoTrusted(t.GetResources()))
 		}
 	}
-	ch.json = w.Buf
-	return ch
+	ch.json, ch.used = slices.Clip(w.Buf), uses(used)
+}
+
+// agentJSON is the JSON of an agent's fields, without braces, kept while neither the agent nor what it uses changes.
+func (v *view) agentJSON(a *core.AgentPage) []byte {
+	c := &v.s.state
+	used := v.usedOn(a.ID)
+	c.mu.Lock()
+	old, ok := c.agents[a.ID]
+	c.mu.Unlock()
+	if ok && old.page == a && old.used.Equal(used) {
+		return old.json
+	}
+	w := mesosjson.Writer{Buf: make([]byte, 0, 1024)}
+	v.agent(&w, a)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.agents == nil {
+		c.agents = map[ids.Agent]agentCache{}
+	}
+	c.agents[a.ID] = agentCache{a, used, w.Buf}
+	return w.Buf
 }
 
 func isTerminal(state mesosv1.TaskState) bool {
@@ -208,8 +293,8 @@ func isTerminal(state mesosv1.TaskState) bool {
 func (v *view) taskLists(w *writer, f *core.FrameworkPage) {
 	w.Key("tasks").BeginArray()
 	if v.all() {
-		if list := v.s.state.liveTasks(f); len(list) > 0 {
-			w.Raw(list)
+		for _, ch := range v.s.state.liveTasks(f) {
+			w.Raw(ch.json)
 		}
 	} else if f.Tasks != nil {
 		f.Tasks.Scan(v.writeTask(w, f))

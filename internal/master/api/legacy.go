@@ -100,7 +100,11 @@ func (v *view) stateBody() []byte {
 	w.Key("slaves").BeginArray()
 	snap.Agents.Scan(func(_ ids.Agent, a *core.AgentPage) bool {
 		w.BeginObject()
-		v.agent(w, a)
+		if v.all() {
+			w.Buf = append(w.Buf, v.agentJSON(a)...)
+		} else {
+			v.agent(w, a)
+		}
 		w.EndObject()
 		return true
 	})
