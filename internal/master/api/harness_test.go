@@ -115,7 +115,10 @@ func testSnapshot() *core.Snapshot {
 	}
 	total := resources.MustParse("cpus:4;mem:1024;disk:1000;ports:[31000-32000];cpus(web):2;gpus:1;zones:{a,b}")
 	offered := resources.MustParse("cpus:1;mem:64").Allocate("web")
-	o := &core.OfferPage{ID: "m-O1", Framework: "m-0000", Agent: "m-S0", Role: "web", Resources: offered, Time: at(9)}
+	o := &core.OfferPage{ID: "m-O1", Framework: "m-0000", Agent: "m-S0", Role: "web", Resources: offered, Time: at(9), Offer: &mesosv1.Offer{
+		Id: &mesosv1.OfferID{Value: proto.String("m-O1")}, FrameworkId: &mesosv1.FrameworkID{Value: proto.String("m-0000")},
+		AgentId: &mesosv1.AgentID{Value: proto.String("m-S0")}, Hostname: proto.String("agent.test"), Resources: offered.Proto(),
+	}}
 	agent := &core.AgentPage{
 		ID: "m-S0", Info: agentInfo("m-S0", "agent.test"), Address: "127.0.0.1:5051", Version: "1.11.0", Total: total, Connected: true,
 		Capabilities:   []mesosv1.AgentInfo_Capability_Type{mesosv1.AgentInfo_Capability_MULTI_ROLE, mesosv1.AgentInfo_Capability_AGENT_DRAINING},
@@ -166,7 +169,7 @@ func testSnapshot() *core.Snapshot {
 		Version: 1, Time: at(10), Master: master, StartTime: at(-100), ElectedTime: at(-99), Frameworks: frameworks, Agents: agents,
 		CompletedFrameworks: []*core.FrameworkPage{{
 			ID: "m-0001", Info: &mesosv1.FrameworkInfo{User: proto.String("bob"), Name: proto.String("done"), Role: proto.String("*")}, Roles: []string{"*"},
-			RegisteredTime: at(1), UnregisteredTime: at(6),
+			RegisteredTime: at(1), UnregisteredTime: at(6), Tasks: &btree.Map[ids.Task, *mesosv1.Task]{}, UnreachableTasks: &btree.Map[ids.Task, *mesosv1.Task]{},
 		}},
 		RecoveredAgents: recovered, UnreachableAgents: unreachable, GoneAgents: gone, Weights: map[string]float64{"web": 2.5},
 		Quotas: map[string]*quotav1.QuotaConfig{"web": {
