@@ -81,6 +81,32 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		newVersionCommand(),
+		newMasterCommand(),
+		newNodeCommand(),
+		newTaskCommand(),
+		newFrameworkCommand(),
+		newQuotaCommand(),
+		newRoleCommand(),
+		newExecuteCommand(),
+		newConfigCommand(),
 	)
 	return root
+}
+
+// group makes a command that only has commands below it: without one it prints its help, and an unknown one is wrong usage.
+func group(cmd *cobra.Command, below ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(below...)
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		hint := ""
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf(" (did you mean %q?)", near[0])
+		}
+		return usagef("unknown command %q for %q%s", args[0], cmd.CommandPath(), hint)
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	return cmd
 }

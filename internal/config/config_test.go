@@ -22,7 +22,7 @@ type sample struct {
 	Ping    time.Duration     `flag:"agent_ping_timeout" alias:"slave_ping_timeout" default:"15secs" help:"Ping."`
 	Offer   time.Duration     `flag:"offer_timeout" help:"Unset: no timeout."`
 	Port    uint16            `flag:"port" default:"5050" help:"Port."`
-	Limit   int               `flag:"limit" default:"3" help:"Limit."`
+	Limit   int               `flag:"limit" short:"l" default:"3" help:"Limit."`
 	Rate    float64           `flag:"rate" default:"0.5" help:"Rate."`
 	Strict  bool              `flag:"strict" default:"true" help:"Strict."`
 	Verbose bool              `flag:"verbose" default:"false" help:"Verbose."`
@@ -114,12 +114,12 @@ func TestFlagForms(t *testing.T) {
 	t.Parallel()
 	secret := write(t, "from-file\n")
 	cfg, set, err := load(t, nil, "--work-dir", "/a", "--slave_ping_timeout=250ms", "--no-strict", "--verbose", "--roles=a,b", "--roles", "c",
-		"--secret=file://"+secret, "--credentials=file:///etc/creds", "--labels", "a=b,c=", "--quorum=1", "--cache_size=10MB")
+		"--secret=file://"+secret, "--credentials=file:///etc/creds", "--labels", "a=b,c=", "--quorum=1", "--cache_size=10MB", "-l", "7")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &sample{
-		WorkDir: "/a", Ping: 250 * time.Millisecond, Port: 5050, Limit: 3, Rate: 0.5, Verbose: true, Roles: []string{"a", "b", "c"},
+		WorkDir: "/a", Ping: 250 * time.Millisecond, Port: 5050, Limit: 7, Rate: 0.5, Verbose: true, Roles: []string{"a", "b", "c"},
 		Secret: "from-file", Creds: "/etc/creds", Labels: map[string]string{"a": "b", "c": ""}, Quorum: 1, Inner: inner{10 * Megabyte},
 	}
 	if d := cmp.Diff(want, cfg, cmp.AllowUnexported(sample{})); d != "" {

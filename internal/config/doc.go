@@ -10,7 +10,7 @@
 //	}
 //
 // Tags: flag (the name; without it the field is ignored unless it is a struct), default, help, alias (comma list of further
-// names), env (comma list of further environment variables; "-" means none at all), secret ("true": never shown), deprecated
+// names), short (one letter), env (comma list of further environment variables; "-" means none at all), secret ("true": never shown), deprecated
 // (what to use instead; the value is still honoured unless the field is ignored), ignored (why it has no effect here).
 //
 // Types: string, bool, ints, uints, float64, time.Duration (Mesos' grammar `15secs` and Go's `15s`), Bytes (`2GB`), Path,

@@ -50,6 +50,7 @@ type Setting struct {
 	Secret     bool
 	Deprecated string
 	Ignored    string
+	Short      string // one letter for the command line
 	Group      string // the name of the struct that it stands in, for the reference
 
 	value  reflect.Value
@@ -131,7 +132,7 @@ func (s *Set) collect(v reflect.Value, group string) {
 		}
 		st := &Setting{
 			Name: name, Type: typeName(f.Type), Help: f.Tag.Get("help"), Secret: f.Tag.Get("secret") == "true",
-			Deprecated: f.Tag.Get("deprecated"), Ignored: f.Tag.Get("ignored"), Group: group,
+			Deprecated: f.Tag.Get("deprecated"), Ignored: f.Tag.Get("ignored"), Group: group, Short: f.Tag.Get("short"),
 			value: v.Field(i), source: Unset,
 		}
 		st.Aliases = splitTag(f.Tag.Get("alias"))
@@ -173,7 +174,11 @@ func splitTag(tag string) []string {
 // declare puts the setting, its aliases and for bools its negations on fs.
 func (s *Set) declare(fs *pflag.FlagSet, st *Setting) {
 	for i, name := range append([]string{st.Name}, st.Aliases...) {
-		f := fs.VarPF(&flagValue{st: st}, name, "", st.usage())
+		short := st.Short
+		if i > 0 {
+			short = ""
+		}
+		f := fs.VarPF(&flagValue{st: st}, name, short, st.usage())
 		f.Hidden = i > 0 || st.Ignored != ""
 		if st.HasDefault {
 			f.DefValue = st.Default
