@@ -48,6 +48,18 @@ func newQuantities(m map[string]float64, keepZero bool) (Quantities, error) {
 	return out, nil
 }
 
+// QuantitiesOf makes a list from amounts, such as sums over a cluster, which no limit bounds.
+func QuantitiesOf(m map[string]Amount) Quantities {
+	var out Quantities
+	for name, a := range m {
+		if a > 0 {
+			out.q = append(out.q, quantity{name, a})
+		}
+	}
+	slices.SortFunc(out.q, func(a, b quantity) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
 // QuantitiesOfScalars is NewQuantities for the map of a message (guarantees, minimums).
 func QuantitiesOfScalars(m map[string]*mesosv1.Value_Scalar) (Quantities, error) {
 	return NewQuantities(scalarMap(m))

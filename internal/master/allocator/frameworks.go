@@ -246,6 +246,7 @@ func (a *Allocator) clientFor(id ids.Framework, name string) int32 {
 	r.clients = append(r.clients, c)
 	if r.top.quota != nil {
 		r.top.subtree = append(r.top.subtree, c)
+		a.exhausted.put(c, r.top.exhausted)
 	}
 	return c
 }
@@ -262,7 +263,7 @@ func (a *Allocator) tidy(c int32) {
 		a.forgetConstraint(c)
 	}
 	a.updateEligible(c)
-	for _, b := range []bitmap{a.eligible, a.constrained, a.ownMinimum, a.fresh} {
+	for _, b := range []bitmap{a.eligible, a.constrained, a.ownMinimum, a.fresh, a.exhausted} {
 		b.unset(c)
 	}
 	a.tree.remove(cl.node)

@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/orchestrator/orchestrator/internal/resources"
@@ -54,7 +55,10 @@ func (a *Allocator) SetQuota(name string, q *Quota) error {
 			break
 		}
 	}
-	r.subtree = nil
+	for _, c := range r.subtree {
+		a.exhausted.unset(c)
+	}
+	r.subtree, r.exhausted = nil, false
 	if q == nil || q.Guarantees.IsEmpty() && q.Limits.IsEmpty() {
 		a.tidyRole(r)
 		return nil
@@ -75,13 +79,37 @@ func (a *Allocator) SetQuota(name string, q *Quota) error {
 	}
 	r.quota = n
 	a.quota.roles = append(a.quota.roles, r)
+	r.exhausted = false
 	for c := range a.clients {
 		if cl := &a.clients[c]; cl.fw != nil && cl.role.top == r {
 			r.subtree = append(r.subtree, int32(c))
 		}
 	}
 	a.requireOf(r, 1)
+	a.updateExhausted(r)
 	return nil
+}
+
+// updateExhausted keeps the clients of a role apart whose limit leaves no room for the global minimum: on agents without
+// reserved or revocable resources they can be passed over without a look. Roles at their limit are the rule where everybody
+// has a quota, so this is what makes their cycles cheap.
+func (a *Allocator) updateExhausted(top *role) {
+	q := top.quota
+	exhausted := q != nil && q.limited && len(a.minGlobal) > 0 && !slices.ContainsFunc(a.minGlobal, func(m minimum) bool {
+		for _, x := range m {
+			if top.room(x.index) < x.amount {
+				return false
+			}
+		}
+		return true
+	})
+	if exhausted == top.exhausted {
+		return
+	}
+	top.exhausted = exhausted
+	for _, c := range top.subtree {
+		a.exhausted.put(c, exhausted)
+	}
 }
 
 // requireOf adds or takes away a role's unmet guarantee to or from what is required.
@@ -108,6 +136,9 @@ func (a *Allocator) consume(top *role, i int, amount resources.Amount) {
 	}
 	if amount < 0 {
 		a.quota.eased = true
+	}
+	if q.limited {
+		a.updateExhausted(top)
 	}
 	if i < len(q.guarantee) {
 		g := q.guarantee[i]

@@ -21,9 +21,10 @@ type role struct {
 	reserved vec // reservations of the subtree on all agents, used or not
 
 	// Of top-level roles only.
-	quota    *quota
-	consumed vec     // reserved, and unreserved non-revocable scalars that the subtree uses
-	subtree  []int32 // clients of the subtree, kept while there is a quota
+	quota     *quota
+	consumed  vec     // reserved, and unreserved non-revocable scalars that the subtree uses
+	subtree   []int32 // clients of the subtree, kept while there is a quota
+	exhausted bool    // the limit leaves no room for the global minimum
 }
 
 // ensureRole returns the role, making it and those above it as needed.

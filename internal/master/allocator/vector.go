@@ -88,17 +88,13 @@ func (n *names) of(name string) int {
 }
 
 func (n *names) quantities(v vec) resources.Quantities {
-	m := make(map[string]float64, len(v))
+	m := make(map[string]resources.Amount, len(v))
 	for i, x := range v {
 		if x > 0 {
-			m[n.list[i]] = x.Float()
+			m[n.list[i]] = x
 		}
 	}
-	q, err := resources.NewQuantities(m)
-	if err != nil { // sums above the limit of one resource: tell what can be told
-		return resources.Quantities{}
-	}
-	return q
+	return resources.QuantitiesOf(m)
 }
 
 // measure adds up scalars: every non-shared one into all, the unreserved and non-revocable into free, the reserved ones'

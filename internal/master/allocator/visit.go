@@ -75,6 +75,9 @@ func (a *Allocator) candidates(ag *agent, full bool, stage int) bitmap {
 	if !a.worthwhile(ag, stage) {
 		mask.and(a.ownMinimum)
 	}
+	if len(a.exhausted) > 0 && ag.freeFlags&(hasReserved|hasRevocable) == 0 {
+		a.passOver(ag, mask, stage)
+	}
 	if len(a.constrained) > 0 && !mask.empty() {
 		a.applyConstraints(ag, mask)
 	}
@@ -82,6 +85,23 @@ func (a *Allocator) candidates(ag *agent, full bool, stage int) bitmap {
 		return nil
 	}
 	return mask
+}
+
+// passOver takes the clients out of the mask whose role's limit leaves no room for the global minimum. Quota is what keeps
+// the agent from them, so it is held back.
+func (a *Allocator) passOver(ag *agent, mask bitmap, stage int) {
+	passed := false
+	for i := range mask[:min(len(mask), len(a.exhausted))] {
+		over := mask[i] & a.exhausted[i]
+		if i < len(a.ownMinimum) {
+			over &^= a.ownMinimum[i]
+		}
+		passed = passed || over != 0
+		mask[i] &^= over
+	}
+	if passed && stage == 2 {
+		a.setHeldBack(ag, true)
+	}
 }
 
 // worthwhile reports whether what is free could satisfy the global minimum for anybody, given what the second pass keeps back

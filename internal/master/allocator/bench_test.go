@@ -1,0 +1,213 @@
+package allocator
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/resources"
+)
+
+// The benchmarks have the names and parameters of Mesos' (src/tests/hierarchical_allocator_tests.cpp and
+// hierarchical_allocator_benchmarks.cpp), so that figures can be set side by side. ns/op is one allocation cycle; what
+// frameworks do between cycles (declining, suppressing) is outside of it and reported apart.
+
+func benchAgents(a *Allocator, n int, used func(i int) map[ids.Framework]resources.Resources) {
+	total := resources.MustParse("cpus:24;mem:4096;disk:4096;ports:[31000-32000]")
+	for i := range n {
+		a.AddAgent(ids.Agent(fmt.Sprintf("1e4ab9a0-57c3-4a9b-a9b3-0b3c5bc0bd12-S%d", i)), AgentInfo{
+			Hostname: fmt.Sprintf("agent%d", i), Total: total, Capabilities: modern,
+		}, used(i))
+	}
+}
+
+func benchFramework(i int) ids.Framework {
+	return ids.Framework(fmt.Sprintf("1e4ab9a0-57c3-4a9b-a9b3-0b3c5bc0bd12-%04d", i))
+}
+
+func reportCycle(b *testing.B, total time.Duration, cycles int) {
+	b.ReportMetric(float64(total.Nanoseconds())/float64(cycles)/1e6, "ms/cycle")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(total.Nanoseconds())/float64(cycles), "ns/op")
+}
+
+// usedInBench is what one task of a random framework uses on each agent: a cpu, some memory and disk, ten ports.
+func usedInBench(i, frameworks int) map[ids.Framework]resources.Resources {
+	h := mix(uint64(i))
+	text := fmt.Sprintf("cpus:1;mem:128;disk:1024;ports:[%d-%d]", 31000+h%900, 31009+h%900)
+	return map[ids.Framework]resources.Resources{
+		benchFramework(int(h>>32) % frameworks): resources.MustParse(text).Allocate("*"),
+	}
+}
+
+// BenchmarkDeclineOffers: every framework declines everything it is offered for good, cycle after cycle, so that ever more
+// filters stand between the agents and the frameworks. One op is one cycle; the filters start anew when every framework has
+// declined every agent.
+func BenchmarkDeclineOffers(b *testing.B) {
+	for _, p := range []struct{ agents, frameworks int }{{1000, 200}, {10000, 1000}, {20000, 2000}, {50000, 6000}} {
+		b.Run(fmt.Sprintf("agents=%d/frameworks=%d", p.agents, p.frameworks), func(b *testing.B) {
+			a := New(Options{MinAllocatable: DefaultMinAllocatable(), AllocationInterval: time.Second})
+			for i := range p.frameworks {
+				if err := a.AddFramework(benchFramework(i), FrameworkInfo{Roles: []string{"*"}}, true); err != nil {
+					b.Fatal(err)
+				}
+			}
+			benchAgents(a, p.agents, func(i int) map[ids.Framework]resources.Resources { return usedInBench(i, p.frameworks) })
+			now := t0
+			year := &Refusal{For: maxRefusal}
+			var inCycles, declining, worst time.Duration
+			var offered int
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := range b.N {
+				b.StartTimer()
+				start := time.Now()
+				offers, _ := a.Allocate(now, uint64(i))
+				d := time.Since(start)
+				b.StopTimer()
+				inCycles += d
+				worst = max(worst, d)
+				offered += len(offers)
+				start = time.Now()
+				for _, o := range offers {
+					if err := a.Recover(o.Framework, o.Agent, o.Resources, year, now); err != nil {
+						b.Fatal(err)
+					}
+				}
+				declining += time.Since(start)
+				now = now.Add(time.Second)
+				if len(offers) == 0 {
+					for f := range p.frameworks {
+						a.Revive(benchFramework(f), nil)
+					}
+				}
+			}
+			reportCycle(b, inCycles, b.N)
+			b.ReportMetric(float64(worst.Nanoseconds())/1e6, "worst-ms")
+			b.ReportMetric(float64(declining.Nanoseconds())/float64(max(offered, 1)), "ns/decline")
+			b.ReportMetric(float64(offered)/float64(b.N), "offers/cycle")
+		})
+	}
+}
+
+// BenchmarkLargeAndSmallQuota: roles of one framework each, five in six with a quota of half an agent, the rest with one of
+// two agents; everything is offered in one cycle ("full"). Then all frameworks keep what they have, and nothing changes
+// ("idle"); "held" is a cycle after one agent's worth of resources was freed and refused.
+func BenchmarkLargeAndSmallQuota(b *testing.B) {
+	for i, p := range []struct{ small, large int }{{25, 5}, {250, 50}, {2500, 500}} {
+		agents := p.small + p.large
+		setup := func(b *testing.B) *Allocator {
+			b.Helper()
+			a := New(Options{MinAllocatable: DefaultMinAllocatable(), AllocationInterval: time.Second})
+			total := resources.MustParse("cpus:2;mem:2048;disk:2048")
+			quota := func(role string, text string) {
+				q, err := resources.ParseQuantities(text)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := a.SetQuota(role, &Quota{Guarantees: q, Limits: q}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			add := func(i int, role string) {
+				if err := a.AddFramework(benchFramework(i), FrameworkInfo{Roles: []string{role}}, true); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for i := range p.small {
+				role := fmt.Sprintf("smallQuotaRole%d", i)
+				quota(role, "cpus:1;mem:1024;disk:1024")
+				add(i, role)
+			}
+			for i := range p.large {
+				role := fmt.Sprintf("largeQuotaRole%d", i)
+				quota(role, "cpus:4;mem:4096;disk:4096")
+				add(p.small+i, role)
+			}
+			for i := range agents {
+				a.AddAgent(ids.Agent(fmt.Sprintf("agent-S%d", i)), AgentInfo{Hostname: fmt.Sprintf("h%d", i), Total: total, Capabilities: modern}, nil)
+			}
+			return a
+		}
+		b.Run(fmt.Sprintf("%d/full", i), func(b *testing.B) {
+			var spent time.Duration
+			var offered int
+			for i := range b.N {
+				b.StopTimer()
+				a := setup(b)
+				b.StartTimer()
+				start := time.Now()
+				offers, _ := a.Allocate(t0, uint64(i))
+				spent += time.Since(start)
+				offered += len(offers)
+			}
+			reportCycle(b, spent, b.N)
+			b.ReportMetric(float64(offered)/float64(b.N), "offers/cycle")
+		})
+		b.Run(fmt.Sprintf("%d/idle", i), func(b *testing.B) {
+			a := setup(b)
+			a.Allocate(t0, 1)
+			b.ResetTimer()
+			start := time.Now()
+			for i := range b.N {
+				if offers, _ := a.Allocate(t0, uint64(i)); len(offers) > 0 {
+					b.Fatalf("an idle cycle made %d offers", len(offers))
+				}
+			}
+			reportCycle(b, time.Since(start), b.N)
+		})
+		b.Run(fmt.Sprintf("%d/held", i), func(b *testing.B) {
+			a := setup(b)
+			offers, _ := a.Allocate(t0, 1)
+			o := offers[0]
+			b.ResetTimer()
+			start := time.Now()
+			for i := range b.N {
+				if err := a.Recover(o.Framework, o.Agent, o.Resources, nil, t0); err != nil {
+					b.Fatal(err)
+				}
+				got, _ := a.Allocate(t0, uint64(i))
+				if len(got) != 1 {
+					b.Fatalf("a freed agent made %d offers", len(got))
+				}
+				o = got[0]
+			}
+			reportCycle(b, time.Since(start), b.N)
+		})
+	}
+}
+
+// BenchmarkSuppressOffers: ever more frameworks suppress; what the suppressed ones gave back goes to the rest.
+func BenchmarkSuppressOffers(b *testing.B) {
+	const agents, frameworks = 10000, 1000
+	a := New(Options{MinAllocatable: DefaultMinAllocatable(), AllocationInterval: time.Second})
+	for i := range frameworks {
+		if err := a.AddFramework(benchFramework(i), FrameworkInfo{Roles: []string{"*"}}, true); err != nil {
+			b.Fatal(err)
+		}
+	}
+	benchAgents(a, agents, func(i int) map[ids.Framework]resources.Resources { return usedInBench(i, frameworks) })
+	var spent time.Duration
+	suppressed := 0
+	b.ResetTimer()
+	for i := range b.N {
+		start := time.Now()
+		offers, _ := a.Allocate(t0, uint64(i))
+		spent += time.Since(start)
+		for _, o := range offers {
+			if err := a.Recover(o.Framework, o.Agent, o.Resources, nil, t0); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for range frameworks / 200 {
+			a.Suppress(benchFramework(suppressed%frameworks), nil)
+			if suppressed++; suppressed%frameworks == frameworks-1 {
+				for f := range frameworks {
+					a.Revive(benchFramework(f), nil)
+				}
+			}
+		}
+	}
+	reportCycle(b, spent, b.N)
+}
