@@ -7,15 +7,17 @@ import "slices"
 //
 // Where many clients are in the mask, it descends the heaps best first, which finds the first one after a few steps. Where
 // few are left (most have refused the agent), descending would step over all that refused; then the ids in the mask are
-// compared directly. The cost of either is about the square root of the number of clients where they meet.
+// compared directly. The cost of either is about the square root of the number of clients where they meet. A walk that
+// descends past too many that are not in the mask, because just those with the least shares are not, goes over to comparing.
 type cursor struct {
-	t     *tree
-	nodes []int32 // tree node of each client, by client id
-	mask  bitmap
-	list  []int32 // direct mode: clients not yet returned
-	given int
-	stack []cursorFrame
-	depth int
+	t               *tree
+	nodes           []int32 // tree node of each client, by client id
+	mask            bitmap
+	list            []int32 // direct mode: clients not yet returned
+	given           int
+	patience, steps int // how many steps without finding a client are tried, and were made
+	stack           []cursorFrame
+	depth           int
 }
 
 // cursorFrame is one heap on the way down: the positions whose parents in the heap were taken.
@@ -30,10 +32,12 @@ type cursorFrame struct {
 func (c *cursor) start(t *tree, nodes []int32, mask bitmap, active int) {
 	c.t, c.nodes, c.mask = t, nodes, mask
 	c.list, c.given, c.depth = c.list[:0], 0, 0
-	if n := mask.count(); few(n, active) {
+	n := mask.count()
+	if few(n, active) {
 		c.list = mask.appendAnd(c.list, nil)
 		return
 	}
+	c.patience, c.steps = 16+n/8, 0
 	c.push(root)
 }
 
@@ -98,11 +102,16 @@ func (c *cursor) next() int32 {
 			}
 			id := f.list[n-1]
 			f.list = f.list[:n-1]
-			return id
+			return c.found(id)
 		}
 		if len(f.frontier) == 0 {
 			c.depth--
 			continue
+		}
+		if c.steps++; c.steps > c.patience {
+			c.depth = 0
+			c.list = c.mask.appendAnd(c.list[:0], nil)
+			return c.next()
 		}
 		id := c.popFrontier(f)
 		client := c.t.nodes[id].client
@@ -111,10 +120,17 @@ func (c *cursor) next() int32 {
 			continue
 		}
 		if c.mask.has(client) {
-			return client
+			return c.found(client)
 		}
 	}
 	return -1
+}
+
+// found takes a client that the walk returns out of the mask.
+func (c *cursor) found(client int32) int32 {
+	c.mask.unset(client)
+	c.steps = 0
+	return client
 }
 
 // popFrontier takes the least of the positions and puts its children in its place. The frontier is a binary heap.

@@ -170,7 +170,7 @@ func (a *Allocator) Suppress(id ids.Framework, roles []string) {
 // resumes offers.
 func (a *Allocator) Revive(id ids.Framework, roles []string) {
 	f := a.frameworks[id]
-	if f == nil {
+	if f == nil || !f.known {
 		return
 	}
 	a.dropInverseRefusals(f)

@@ -283,7 +283,7 @@ func (o *oracle) UpdateAvailable(id ids.Agent, cs []resources.Conversion) bool {
 	return true
 }
 
-// tidy forgets the counts of nodes that are gone: roles without clients, children, reservations, quota and weight.
+// tidy forgets what is told of things that are gone, above all the counts of nodes: roles without clients, children, reservations, quota and weight.
 func (o *oracle) tidy() {
 	live := map[string]bool{}
 	addRole := func(role string) {
@@ -318,6 +318,9 @@ func (o *oracle) tidy() {
 		if w != 1 {
 			addRole(role)
 		}
+	}
+	for _, ag := range o.agents { // a framework that nothing is known of any more has no filters either
+		maps.DeleteFunc(ag.inverse, func(fw ids.Framework, _ int64) bool { return o.frameworks[fw] == nil && !o.usesAnything(fw) })
 	}
 	maps.DeleteFunc(o.counts, func(node string, _ int) bool { return !live[node] })
 }

@@ -75,8 +75,8 @@ func (a *Allocator) candidates(ag *agent, full bool, stage int) bitmap {
 	if !a.worthwhile(ag, stage) {
 		mask.and(a.ownMinimum)
 	}
-	if len(a.exhausted) > 0 && ag.freeFlags&(hasReserved|hasRevocable) == 0 {
-		a.passOver(ag, mask, stage)
+	if stage == 2 && len(a.exhausted) > 0 && ag.freeFlags&(hasReserved|hasRevocable) == 0 {
+		a.passOver(ag, mask)
 	}
 	if len(a.constrained) > 0 && !mask.empty() {
 		a.applyConstraints(ag, mask)
@@ -89,7 +89,7 @@ func (a *Allocator) candidates(ag *agent, full bool, stage int) bitmap {
 
 // passOver takes the clients out of the mask whose role's limit leaves no room for the global minimum. Quota is what keeps
 // the agent from them, so it is held back.
-func (a *Allocator) passOver(ag *agent, mask bitmap, stage int) {
+func (a *Allocator) passOver(ag *agent, mask bitmap) {
 	passed := false
 	for i := range mask[:min(len(mask), len(a.exhausted))] {
 		over := mask[i] & a.exhausted[i]
@@ -99,7 +99,7 @@ func (a *Allocator) passOver(ag *agent, mask bitmap, stage int) {
 		passed = passed || over != 0
 		mask[i] &^= over
 	}
-	if passed && stage == 2 {
+	if passed {
 		a.setHeldBack(ag, true)
 	}
 }
