@@ -38,6 +38,12 @@ func TestIncrementalEqualsFullPass(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		h := newHistory(rt)
+		for i := range rapid.IntRange(1, 4).Draw(rt, "agents at first") {
+			h.addAgent(ids.Agent(agentIDs[i]))
+		}
+		for i := range rapid.IntRange(1, 4).Draw(rt, "frameworks at first") {
+			h.addFramework(ids.Framework(frameworkIDs[i]))
+		}
 		for range rapid.IntRange(10, 60).Draw(rt, "steps") {
 			h.step()
 		}
@@ -141,7 +147,7 @@ func (h *history) total() resources.Resources {
 		}
 		r = r.Add(rev)
 	}
-	for h.chance(4, "volume?") {
+	for h.chance(3, "volume?") {
 		r = r.Add(h.newVolume(h.draw(roleNames[1:], "volume role"), h.chance(2, "shared?")))
 	}
 	return r
@@ -224,7 +230,7 @@ func (h *history) frameworkInfo() FrameworkInfo {
 	info.Suppressed = slices.DeleteFunc(slices.Clone(info.Roles), func(string) bool { return !h.chance(5, "suppressed?") })
 	c := &info.Capabilities
 	for _, b := range []*bool{&c.Revocable, &c.GPU, &c.Shared, &c.MultiRole, &c.ReservationRefinement, &c.RegionAware} {
-		*b = rapid.Bool().Draw(h.t, "capability")
+		*b = !h.chance(5, "capability missing?")
 	}
 	if h.chance(4, "own minimum?") {
 		q, err := resources.NewQuantities(map[string]float64{"cpus": 1.5})
@@ -333,70 +339,63 @@ func showInverse(list []InverseOffer) string {
 // step draws one event and tells it to both.
 func (h *history) step() {
 	agent, framework := ids.Agent(h.draw(agentIDs, "agent")), ids.Framework(h.draw(frameworkIDs, "framework"))
-	switch kind := rapid.IntRange(0, 29).Draw(h.t, "event"); kind {
-	case 0, 1, 2:
+	switch kind := rapid.IntRange(0, 40).Draw(h.t, "event"); kind {
+	case 0:
 		h.addAgent(agent)
-	case 3:
+	case 1:
 		total := h.total()
 		h.note("total of %s becomes %s", agent, total)
 		_ = h.a.SetTotal(agent, total)
 		h.o.SetTotal(agent, total)
-	case 4:
+	case 2:
 		h.note("remove agent %s", agent)
 		h.a.RemoveAgent(agent)
 		h.o.RemoveAgent(agent)
-	case 5:
+	case 3:
 		active := rapid.Bool().Draw(h.t, "active")
 		h.note("agent %s active %v", agent, active)
 		h.a.SetAgentActive(agent, active)
 		if ag := h.o.agents[agent]; ag != nil {
 			ag.active = active
 		}
-	case 6:
+	case 4:
 		u := h.unavailability()
 		h.note("unavailability of %s: %v", agent, u)
 		h.a.SetUnavailability(agent, u)
 		h.o.SetUnavailability(agent, AgentInfo{Unavailability: u})
-	case 7, 8, 9:
-		info, active := h.frameworkInfo(), !h.chance(6, "inactive?")
-		h.note("add framework %s %+v active %v", framework, info, active)
-		if err := h.a.AddFramework(framework, info, active); err != nil {
-			h.t.Fatal(err)
-		}
-		h.o.AddFramework(framework, info, active)
-	case 10:
+	case 5:
+		h.addFramework(framework)
+	case 6:
 		info := h.frameworkInfo()
 		h.note("update framework %s %+v", framework, info)
 		_ = h.a.UpdateFramework(framework, info)
 		h.o.UpdateFramework(framework, info)
-	case 11:
+	case 7:
 		h.note("remove framework %s", framework)
 		h.a.RemoveFramework(framework)
 		h.o.RemoveFramework(framework)
-	case 12:
+	case 8:
 		active := rapid.Bool().Draw(h.t, "active")
 		h.note("framework %s active %v", framework, active)
 		h.a.SetFrameworkActive(framework, active)
 		h.o.SetFrameworkActive(framework, active)
-	case 13:
+	case 9:
 		roles := h.some(roleNames, "suppress?")
 		h.note("suppress %s %v", framework, roles)
 		h.a.Suppress(framework, roles)
 		h.o.Suppress(framework, roles)
-	case 14:
+	case 10, 11:
 		roles := h.some(roleNames, "revive?")
 		h.note("revive %s %v", framework, roles)
 		h.a.Revive(framework, roles)
 		h.o.Revive(framework, roles)
-	case 15, 16, 17, 18:
-		h.recover()
-	case 19:
+	case 12:
 		h.allocated(framework, agent)
-	case 20, 21:
+	case 13, 14:
 		h.operate()
-	case 22:
+	case 15:
 		h.setQuota()
-	case 23:
+	case 16:
 		role, weight := h.draw(roleNames, "weighted"), rapid.SampledFrom([]float64{0.5, 1, 2, 3.3}).Draw(h.t, "weight")
 		h.note("weight of %s %v", role, weight)
 		if err := h.a.SetWeight(role, weight); err != nil {
@@ -404,16 +403,33 @@ func (h *history) step() {
 		}
 		h.o.weights[role] = weight
 		h.o.tidy()
-	case 24:
+	case 17:
 		h.setWhitelist()
-	case 25:
-		h.now = h.now.Add(time.Duration(rapid.IntRange(1, 70).Draw(h.t, "seconds")) * 100 * time.Millisecond)
-		h.note("it is %v", h.now.Sub(t0))
-	case 26:
+	case 18:
 		h.respondInverse(framework, agent)
+	case 19:
+		paused := h.chance(2, "paused?")
+		h.note("paused %v", paused)
+		h.a.SetPaused(paused)
+		h.o.paused = paused
+	case 20, 21, 22, 23, 24:
+		h.now = h.now.Add(time.Duration(rapid.IntRange(1, 40).Draw(h.t, "tenths")) * 100 * time.Millisecond)
+		h.note("it is %v", h.now.Sub(t0))
+		h.allocate()
+	case 25, 26, 27, 28, 29, 30, 31, 32, 33:
+		h.recover()
 	default:
 		h.allocate()
 	}
+}
+
+func (h *history) addFramework(framework ids.Framework) {
+	info, active := h.frameworkInfo(), !h.chance(6, "inactive?")
+	h.note("add framework %s %+v active %v", framework, info, active)
+	if err := h.a.AddFramework(framework, info, active); err != nil {
+		h.t.Fatal(err)
+	}
+	h.o.AddFramework(framework, info, active)
 }
 
 func (h *history) addAgent(id ids.Agent) {
