@@ -57,6 +57,7 @@ type Allocator struct {
 	home       region
 	agents     map[ids.Agent]*agent
 	slots      []*agent // agents by dense id, nil where free
+	hashes     []uint64 // of the agents' ids, by dense id: they decide, with the seed of a cycle, the order of visits
 	freeSlots  []int32
 	frameworks map[ids.Framework]*framework
 	roles      map[string]*role

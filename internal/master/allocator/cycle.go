@@ -15,11 +15,14 @@ type cycleState struct {
 	unmet   bitmap // clients whose top-level role has an unmet guarantee
 	cursor  cursor
 	pending []pendingCharge
+	sums    vec // scalars of the pending charges, one after the other
 	offers  []Offer
+	expect  int     // offers of the last cycle, and some: how much room to make
 	owners  []int32 // client of each offer
 	again   []*agent
 	all     vec // scratch of measure
 	plain   vec
+	warmed  uint64
 }
 
 // visit is one agent to look at; those that are not dirty are looked at for fresh clients only.
@@ -31,9 +34,11 @@ type visit struct {
 
 // pendingCharge is an allocation that the order of shares does not know of yet: the order stands still during a visit.
 type pendingCharge struct {
-	ag  *agent
-	c   int32
-	res resources.Resources
+	ag    *agent
+	node  int32
+	flags flags
+	end   int // of its scalars in cycleState.sums
+	res   resources.Resources
 }
 
 // Allocate visits what changed since the last call and returns the offers to make, which count as allocated from now on until
@@ -50,6 +55,9 @@ func (a *Allocator) Allocate(now time.Time, seed uint64) ([]Offer, []InverseOffe
 	a.easeQuota()
 	a.collect()
 	if len(cy.visits) > 0 {
+		if n := min(cy.expect, len(cy.visits)); n > 0 {
+			cy.offers = make([]Offer, 0, n)
+		}
 		if a.markUnmet() {
 			a.order(seed)
 			a.pass(1)
@@ -72,7 +80,7 @@ func (a *Allocator) Allocate(now time.Time, seed uint64) ([]Offer, []InverseOffe
 		a.quota.eased = false
 	}
 	offers := cy.offers
-	cy.offers = nil
+	cy.offers, cy.expect = nil, len(offers)+len(offers)/8
 	return offers, a.inverseOffers(now)
 }
 
@@ -159,7 +167,7 @@ func (a *Allocator) order(seed uint64) {
 	cy := &a.cycle
 	for i := range cy.visits {
 		v := &cy.visits[i]
-		v.key = uint32(mix(seed^a.slots[v.slot].hash) >> 32)
+		v.key = uint32(mix(seed^a.hashes[v.slot]) >> 32)
 	}
 	if cap(cy.swap) < len(cy.visits) {
 		cy.swap = make([]visit, len(cy.visits))
@@ -212,6 +220,32 @@ func (a *Allocator) pass(stage int) {
 		if stage == 1 && cy.unmet.empty() {
 			return
 		}
+		if i%lookahead == 0 {
+			a.warm(cy.visits[i:min(i+lookahead, len(cy.visits))])
+		}
 		a.visit(a.slots[v.slot], v.full, stage)
 	}
+}
+
+// lookahead is how many visits warm prepares at once.
+const lookahead = 16
+
+// warm touches what the next visits will read. Agents lie anywhere in memory; read one after the other, each visit would wait
+// for memory several times, while independent reads in a row wait together.
+func (a *Allocator) warm(visits []visit) {
+	var sum uint64
+	for _, v := range visits {
+		ag := a.slots[v.slot]
+		sum += uint64(ag.freeFlags) + uint64(len(ag.refused)) + uint64(len(ag.used)) + uint64(len(ag.memo.role)) + uint64(len(ag.id))
+	}
+	for _, v := range visits {
+		ag := a.slots[v.slot]
+		if len(ag.refused) > 0 && len(ag.refused[0].clients) > 0 {
+			sum += ag.refused[0].clients[0]
+		}
+		if len(ag.freePlain) > 0 {
+			sum += uint64(ag.freePlain[0])
+		}
+	}
+	a.cycle.warmed = sum // keeps the reads from being optimised away
 }

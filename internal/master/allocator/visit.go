@@ -222,9 +222,14 @@ func (a *Allocator) offer(ag *agent, c int32, res resources.Resources) {
 	cl := &a.clients[c]
 	allocated := ag.allocate(res, cl.role.name)
 	a.addUsage(ag, c, allocated)
-	cy.pending = append(cy.pending, pendingCharge{ag, c, allocated})
-	f := a.names.measure(allocated, &cy.all, &cy.plain)
-	a.chargeConsumption(cl.role.top, cy.plain, 1)
+	f, all, plain := ag.freeFlags, ag.freeAll, ag.freePlain
+	if !res.Same(ag.free) {
+		f = a.names.measure(res, &cy.all, &cy.plain)
+		all, plain = cy.all, cy.plain
+	}
+	cy.sums = append(cy.sums, all...)
+	cy.pending = append(cy.pending, pendingCharge{ag, cl.node, f, len(cy.sums), allocated})
+	a.chargeConsumption(cl.role.top, plain, 1)
 	a.metNow(cl.role.top)
 	taken := res
 	if f&hasShared != 0 {
@@ -251,11 +256,12 @@ func (a *Allocator) settle() {
 	if len(cy.pending) == 0 {
 		return
 	}
+	start := 0
 	for _, p := range cy.pending {
-		f := a.names.measure(p.res, &cy.all, &cy.plain)
-		a.chargeTree(p.ag, a.clients[p.c].node, p.res, f, cy.all, 1, true)
+		a.chargeTree(p.ag, p.node, p.res, p.flags, cy.sums[start:p.end], 1, true)
+		start = p.end
 	}
 	clear(cy.pending)
-	cy.pending = cy.pending[:0]
+	cy.pending, cy.sums = cy.pending[:0], cy.sums[:0]
 	a.tree.refresh()
 }
