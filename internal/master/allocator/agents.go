@@ -40,11 +40,13 @@ type agent struct {
 	freeAll   vec                 // all scalars of free
 	freePlain vec                 // the unreserved, non-revocable ones: what quota reckons with
 	refused   []refusalSet
-	rejected  bitmap // clients that can't take any of rejectedOf, for reasons other than quota
+	rejected  bitmap // clients that can't take any of rejectedOf (below), for reasons other than quota
 	used      []usage
 	memo      allocMemo
 	id        ids.Agent
-	inline    struct {
+
+	rejectedOf resources.Resources
+	inline     struct {
 		all, plain [4]resources.Amount
 		offer      [1]int32
 		used       [2]usage
@@ -52,13 +54,12 @@ type agent struct {
 	cycleOffer []int32  // offers of the current cycle, by index
 	cycleShare []string // shared volumes offered in the current cycle, by identity
 
-	total      resources.Resources
-	rejectedOf resources.Resources
-	mismatch   bitmap // clients whose constraints don't match, among checked
-	checked    bitmap
-	nextSet    uint32
-	maint      *maintenance
-	info       AgentInfo
+	total    resources.Resources
+	mismatch bitmap // clients whose constraints don't match, among checked
+	checked  bitmap
+	nextSet  uint32
+	maint    *maintenance
+	info     AgentInfo
 }
 
 type usage struct {

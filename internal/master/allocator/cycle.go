@@ -122,7 +122,12 @@ func (a *Allocator) collect() {
 			}
 		}
 	}
-	for _, slot := range a.dirty {
+	for i, slot := range a.dirty {
+		if i%lookahead == 0 {
+			for _, next := range a.dirty[i:min(i+lookahead, len(a.dirty))] {
+				cy.warmed += uint64(a.slots[next].freeFlags) // see warm
+			}
+		}
 		ag := a.slots[slot]
 		ag.dirty = false
 		a.setHeldBack(ag, false)
@@ -236,16 +241,14 @@ func (a *Allocator) warm(visits []visit) {
 	var sum uint64
 	for _, v := range visits {
 		ag := a.slots[v.slot]
-		sum += uint64(ag.freeFlags) + uint64(len(ag.refused)) + uint64(len(ag.used)) + uint64(len(ag.memo.role)) + uint64(len(ag.id))
+		sum += uint64(ag.freeFlags) + uint64(len(ag.refused)) + uint64(len(ag.memo.role)) + uint64(len(ag.id)) +
+			uint64(ag.inline.plain[0]) + uint64(ag.inline.used[0].client) + uint64(len(ag.cycleOffer))
 	}
 	for _, v := range visits {
 		ag := a.slots[v.slot]
 		if len(ag.refused) > 0 && len(ag.refused[0].clients) > 0 {
 			sum += ag.refused[0].clients[0]
 		}
-		if len(ag.freePlain) > 0 {
-			sum += uint64(ag.freePlain[0])
-		}
 	}
-	a.cycle.warmed = sum // keeps the reads from being optimised away
+	a.cycle.warmed += sum // keeps the reads from being optimised away
 }
