@@ -152,6 +152,9 @@ func (a *Allocator) dropRefusalsOn(ag *agent) {
 		a.dropSet(ag, len(ag.refused)-1)
 	}
 	ag.gen = a.nextGen()
+	if ag.maint != nil {
+		a.inverse.dirty = true // filters of inverse offers ended as well
+	}
 }
 
 // dropRefusalsOf forgets all filters of a client. Callers make it fresh when it takes offers.
