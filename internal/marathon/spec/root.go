@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"iter"
@@ -232,6 +233,10 @@ func (r *Root) Put(s *Spec, now Version, restart bool) error {
 		default:
 			s = s.stamped(now, now, now)
 		}
+		s.RestartedAt = old.RestartedAt
+		if restart {
+			s.RestartedAt = now
+		}
 	}
 	r.specs.Set(s.ID, s)
 	r.count(old, s)
@@ -280,6 +285,7 @@ func (r *Root) completed(s, old *Spec) (*Spec, error) {
 		p := *s.Pod
 		p.Role = role
 		c.Pod = &p
+		c.hash = sha256.Sum256(c.definition())
 		return &c, nil
 	}
 	a := *s.App
@@ -290,8 +296,10 @@ func (r *Root) completed(s, old *Spec) (*Spec, error) {
 		ct.PortMappings = slices.Clone(ct.PortMappings)
 		a.Container = &ct
 	}
+	err := r.assignServicePorts(&a, old)
 	c.App = &a
-	return &c, r.assignServicePorts(&a, old)
+	c.hash = sha256.Sum256(c.definition())
+	return &c, err
 }
 
 // assignServicePorts gives every port without one its service port: the one that the app had at this position, else the

@@ -1,7 +1,7 @@
 package spec
 
 import (
-	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -16,7 +16,10 @@ type Spec struct {
 	Version  Version
 	ScaledAt Version // when the number of instances changed last
 	ConfigAt Version // when anything else changed last; it decides which instances are old
-	strategy Strategy
+	// RestartedAt is when a restart was asked for last: instances from before are old whatever they look like.
+	RestartedAt Version
+	strategy    Strategy
+	hash        [32]byte // of everything but instances and times
 }
 
 // OfApp is the common view of an app.
@@ -26,6 +29,7 @@ func OfApp(a *App) *Spec {
 		s.ScaledAt, s.ConfigAt = a.VersionInfo.LastScalingAt, a.VersionInfo.LastConfigChangeAt
 	}
 	s.strategy, _ = ReadStrategy(a.Labels)
+	s.hash = sha256.Sum256(s.definition())
 	return s
 }
 
@@ -33,6 +37,7 @@ func OfApp(a *App) *Spec {
 func OfPod(p *Pod) *Spec {
 	s := &Spec{ID: p.ID, Pod: p, Version: p.Version, ScaledAt: p.Version, ConfigAt: p.Version}
 	s.strategy, _ = ReadStrategy(p.Labels)
+	s.hash = sha256.Sum256(s.definition())
 	return s
 }
 
@@ -91,7 +96,7 @@ func (s *Spec) definition() []byte {
 		p := *s.Pod
 		p.Version, p.Scaling.Instances = 0, 0
 		b, _ = json.Marshal(&p)
-		return b
+		return append([]byte("pod "), b...)
 	}
 	a := *s.App
 	a.Version, a.VersionInfo, a.Instances = 0, nil, 0
@@ -101,7 +106,7 @@ func (s *Spec) definition() []byte {
 
 // SameConfig reports whether the two differ at most in instances and times.
 func (s *Spec) SameConfig(o *Spec) bool {
-	return (s.Pod != nil) == (o.Pod != nil) && bytes.Equal(s.definition(), o.definition())
+	return s.hash == o.hash
 }
 
 // Role is the role whose resources instances use.
@@ -231,15 +236,16 @@ func (s *Spec) Total() Resources {
 
 // stored is how a definition lies in the store.
 type stored struct {
-	App      *App    `json:"app,omitempty"`
-	Pod      *Pod    `json:"pod,omitempty"`
-	ScaledAt Version `json:"scaledAt"`
-	ConfigAt Version `json:"configAt"`
+	App       *App    `json:"app,omitempty"`
+	Pod       *Pod    `json:"pod,omitempty"`
+	ScaledAt  Version `json:"scaledAt"`
+	ConfigAt  Version `json:"configAt"`
+	Restarted Version `json:"restartedAt,omitzero"`
 }
 
 // Marshal is the stored form of a definition.
 func (s *Spec) Marshal() ([]byte, error) {
-	return json.Marshal(stored{App: s.App, Pod: s.Pod, ScaledAt: s.ScaledAt, ConfigAt: s.ConfigAt})
+	return json.Marshal(stored{App: s.App, Pod: s.Pod, ScaledAt: s.ScaledAt, ConfigAt: s.ConfigAt, Restarted: s.RestartedAt})
 }
 
 // Unmarshal reads what Marshal wrote. A definition that is stored was valid when it was written, with the defaults of that
@@ -252,8 +258,9 @@ func Unmarshal(b []byte) (*Spec, error) {
 	var p problems
 	r, _ := newReader("", v, &p)
 	var times struct {
-		ScaledAt Version `json:"scaledAt"`
-		ConfigAt Version `json:"configAt"`
+		ScaledAt  Version `json:"scaledAt"`
+		ConfigAt  Version `json:"configAt"`
+		Restarted Version `json:"restartedAt"`
 	}
 	if err := json.Unmarshal(b, &times); err != nil {
 		return nil, fmt.Errorf("stored definition: %w", err)
@@ -272,5 +279,13 @@ func Unmarshal(b []byte) (*Spec, error) {
 	if err := p.err(MessageInvalidJSON); err != nil || s == nil {
 		return nil, fmt.Errorf("stored definition: %w", err)
 	}
-	return s.stamped(s.Version, times.ScaledAt, times.ConfigAt), nil
+	s = s.stamped(s.Version, times.ScaledAt, times.ConfigAt)
+	s.RestartedAt = times.Restarted
+	return s, nil
+}
+
+// Replaces reports whether an instance that runs other must be replaced for s to be in effect: what it runs differs, or a
+// restart was asked for since. Going back to an earlier definition therefore leaves its instances alone.
+func (s *Spec) Replaces(other *Spec) bool {
+	return other == nil || other.Version < s.ConfigAt && (s.hash != other.hash || other.Version < s.RestartedAt)
 }

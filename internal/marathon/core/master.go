@@ -1,0 +1,181 @@
+package core
+
+import (
+	"slices"
+
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
+	"github.com/orchestrator/orchestrator/internal/marathon/spec"
+)
+
+// FrameworkID is the id to subscribe with; empty before the first time.
+func (m *Machine) FrameworkID() string { return m.frameworkID }
+
+// WantedRoles are the roles to subscribe with.
+func (m *Machine) WantedRoles() []string { return m.roles }
+
+func (m *Machine) registered(e Registered) {
+	again := m.frameworkID != ""
+	m.connected, m.master, m.homeRegion = true, e.Master, e.Region
+	if e.FrameworkID != m.frameworkID {
+		m.frameworkID = e.FrameworkID
+		m.emit(Put{Key: frameworkKey, Value: []byte(e.FrameworkID)})
+	}
+	if again {
+		m.publish("scheduler_reregistered_event", SchedulerRegistered{Master: e.Master})
+	} else {
+		m.publish("scheduler_registered_event", SchedulerRegistered{FrameworkID: e.FrameworkID, Master: e.Master})
+	}
+	m.suppressed = false
+	m.reviveDue = len(m.waiting) > 0
+	// Probes belong to this process: whatever runs is probed from now on.
+	m.instances.Scan(func(_ string, i *Instance) bool {
+		if i.Condition == Running {
+			m.reprobe(i)
+		}
+		return true
+	})
+	m.reconcile()
+}
+
+// reconcileChunk bounds the tasks in one RECONCILE.
+const reconcileChunk = 1000
+
+// reconcile asks the master for the state of everything that should be there, and for what it knows besides.
+func (m *Machine) reconcile() {
+	if !m.connected {
+		return
+	}
+	kind := scheduler.Call_RECONCILE
+	var tasks []*scheduler.Call_Reconcile_Task
+	flush := func() {
+		if len(tasks) > 0 {
+			m.emit(Call{&scheduler.Call{Type: &kind, Reconcile: &scheduler.Call_Reconcile{Tasks: tasks}}})
+			tasks = nil
+		}
+	}
+	m.instances.Scan(func(_ string, i *Instance) bool {
+		if !i.launched() {
+			return true
+		}
+		for _, t := range i.Tasks {
+			if t.Condition.Terminal() {
+				continue
+			}
+			r := &scheduler.Call_Reconcile_Task{TaskId: &mesosv1.TaskID{Value: new(t.ID)}}
+			if i.AgentID != "" {
+				r.AgentId = &mesosv1.AgentID{Value: new(i.AgentID)}
+			}
+			tasks = append(tasks, r)
+			if len(tasks) == reconcileChunk {
+				flush()
+			}
+		}
+		return true
+	})
+	flush()
+	m.emit(Call{&scheduler.Call{Type: &kind, Reconcile: &scheduler.Call_Reconcile{}}})
+	if m.opt.ReconcileInterval > 0 {
+		m.after(m.opt.ReconcileInterval, timerReconcile, "")
+	}
+}
+
+// frameworkRemoved: the id is of no use any more, and none of its tasks is left.
+func (m *Machine) frameworkRemoved() {
+	m.connected = false
+	m.frameworkID = ""
+	m.emit(Delete{Key: frameworkKey})
+	var lost []*Instance
+	m.instances.Scan(func(_ string, i *Instance) bool {
+		lost = append(lost, i)
+		return true
+	})
+	for _, i := range lost {
+		if !i.launched() {
+			continue
+		}
+		m.emit(Unprobe{Instance: i.ID})
+		c := *i
+		c.Reserved, c.Volumes = false, nil
+		if c.Goal != GoalRunning {
+			m.forget(&c)
+			continue
+		}
+		m.again(&c, false)
+	}
+}
+
+// revive asks for offers again when something new waits, at most once in the interval; and lets the master know when nothing
+// is wanted.
+func (m *Machine) revive() {
+	if !m.connected {
+		return
+	}
+	if len(m.waiting) == 0 {
+		m.reviveDue = false
+		if !m.suppressed {
+			m.suppressed = true
+			kind := scheduler.Call_SUPPRESS
+			m.emit(Call{&scheduler.Call{Type: &kind, Suppress: &scheduler.Call_Suppress{}}})
+		}
+		return
+	}
+	if !m.reviveDue {
+		return
+	}
+	if wait := m.opt.ReviveInterval - m.now.Sub(m.revivedAt); wait > 0 {
+		m.reviveDue = false
+		m.after(wait, timerRevive, "")
+		return
+	}
+	ready := false
+	for id := range m.waiting {
+		if s := m.root.Get(id); s != nil && m.delayLeft(s) == 0 {
+			ready = true
+			break
+		}
+	}
+	m.reviveDue = false
+	if !ready {
+		return // the end of the delay sets a timer
+	}
+	m.revivedAt, m.suppressed = m.now, false
+	kind := scheduler.Call_REVIVE
+	m.emit(Call{&scheduler.Call{Type: &kind, Revive: &scheduler.Call_Revive{}}})
+}
+
+// updateRoles tells which roles are wanted, when that changed: the framework's own and those that groups enforce.
+func (m *Machine) updateRoles(changed []string) {
+	want := map[string]bool{m.opt.Spec.Role: true}
+	for g := range m.root.AllGroups() {
+		if g.EnforceRole && spec.ParentID(g.ID) == spec.RootID && g.ID != spec.RootID {
+			want[g.ID[1:]] = true
+		}
+	}
+	for _, id := range changed {
+		if s := m.root.Get(id); s != nil {
+			want[s.Role()] = true
+		}
+	}
+	roles := sortedKeys(want)
+	// Roles that instances still use stay, so that their reservations go on being offered.
+	for _, r := range m.roles {
+		if !want[r] && m.roleInUse(r) {
+			roles = append(roles, r)
+		}
+	}
+	slices.Sort(roles)
+	if !slices.Equal(roles, m.roles) {
+		m.roles = roles
+		m.emit(Roles{Roles: roles})
+	}
+}
+
+func (m *Machine) roleInUse(role string) bool {
+	for s := range m.root.Specs(spec.RootID) {
+		if s.Role() == role {
+			return true
+		}
+	}
+	return false
+}
