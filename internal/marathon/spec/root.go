@@ -281,6 +281,7 @@ func (r *Root) completed(s, old *Spec) (*Spec, error) {
 		return nil, invalidAt(rolePath, "Resident apps cannot have the role *")
 	}
 	c := *s
+	c.emitted = &emitted{}
 	if s.Pod != nil {
 		p := *s.Pod
 		p.Role = role

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 )
 
@@ -20,11 +21,30 @@ type Spec struct {
 	RestartedAt Version
 	strategy    Strategy
 	hash        [32]byte // of everything but instances and times
+	emitted     *emitted
+}
+
+// emitted is the JSON of a definition, made once when it is first asked for: lists of many thousands are put together of it.
+type emitted struct {
+	once sync.Once
+	json []byte
+}
+
+// JSON is the definition as the API emits it. The bytes must not be changed.
+func (s *Spec) JSON() []byte {
+	s.emitted.once.Do(func() {
+		if s.Pod != nil {
+			s.emitted.json, _ = json.Marshal(s.Pod)
+		} else {
+			s.emitted.json, _ = json.Marshal(s.App)
+		}
+	})
+	return s.emitted.json
 }
 
 // OfApp is the common view of an app.
 func OfApp(a *App) *Spec {
-	s := &Spec{ID: a.ID, App: a, Version: a.Version, ScaledAt: a.Version, ConfigAt: a.Version}
+	s := &Spec{ID: a.ID, App: a, Version: a.Version, ScaledAt: a.Version, ConfigAt: a.Version, emitted: &emitted{}}
 	if a.VersionInfo != nil {
 		s.ScaledAt, s.ConfigAt = a.VersionInfo.LastScalingAt, a.VersionInfo.LastConfigChangeAt
 	}
@@ -35,7 +55,7 @@ func OfApp(a *App) *Spec {
 
 // OfPod is the common view of a pod.
 func OfPod(p *Pod) *Spec {
-	s := &Spec{ID: p.ID, Pod: p, Version: p.Version, ScaledAt: p.Version, ConfigAt: p.Version}
+	s := &Spec{ID: p.ID, Pod: p, Version: p.Version, ScaledAt: p.Version, ConfigAt: p.Version, emitted: &emitted{}}
 	s.strategy, _ = ReadStrategy(p.Labels)
 	s.hash = sha256.Sum256(s.definition())
 	return s
@@ -60,6 +80,7 @@ func (s *Spec) Instances() int {
 // WithInstances is a copy with another number of instances and otherwise the same.
 func (s *Spec) WithInstances(n int) *Spec {
 	c := *s
+	c.emitted = &emitted{}
 	if s.Pod != nil {
 		p := *s.Pod
 		p.Scaling.Instances = n
@@ -75,6 +96,7 @@ func (s *Spec) WithInstances(n int) *Spec {
 // stamped is a copy that carries the three times.
 func (s *Spec) stamped(version, scaled, config Version) *Spec {
 	c := *s
+	c.emitted = &emitted{}
 	c.Version, c.ScaledAt, c.ConfigAt = version, scaled, config
 	if s.Pod != nil {
 		p := *s.Pod
