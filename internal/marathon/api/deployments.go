@@ -179,6 +179,9 @@ type whyJSON struct {
 	Deployments []string       `json:"deployments"`
 }
 
+// maxReasons bounds how many instances are explained one by one.
+const maxReasons = 50
+
 // why answers the question why an app is not as it should be.
 func (s *Server) why(r *request) (*answer, error) {
 	sp := r.snap.Root.Get(r.id)
@@ -203,6 +206,9 @@ func (s *Server) why(r *request) (*answer, error) {
 		c.count(i)
 		out.Running += c.Running
 		out.Healthy += c.Healthy
+		if len(out.Reasons) >= maxReasons {
+			continue
+		}
 		switch {
 		case i.Condition == core.Unreachable:
 			out.Reasons = append(out.Reasons, fmt.Sprintf("%s is on agent %s, which is unreachable since %s", i.ID, i.AgentID, i.Since))
