@@ -54,6 +54,9 @@ type QueryResult struct {
 	OK         bool
 }
 
+// CallFailed: a call to the master failed, or may have: what it was about has to be asked for.
+type CallFailed struct{}
+
 // Tick: nothing but time has passed.
 type Tick struct{}
 
@@ -112,6 +115,7 @@ func (HealthResult) event()     {}
 func (ReadinessResult) event()  {}
 func (QueryResult) event()      {}
 func (Tick) event()             {}
+func (CallFailed) event()       {}
 func (Update) event()           {}
 func (KillInstances) event()    {}
 func (CancelDeployment) event() {}

@@ -79,6 +79,7 @@ type Machine struct {
 	master      string
 	homeRegion  string
 	suppressed  bool
+	asking      bool
 	revivedAt   time.Time
 	reviveDue   bool
 	roles       []string
@@ -91,6 +92,9 @@ func New(opt Options, seed [32]byte, now time.Time) *Machine {
 	m := &Machine{opt: opt, seed: seed, specs: map[string]*specState{}, waiting: map[string]bool{}, locks: map[string]*deployment{}, dirty: map[string]bool{}, now: now, suppressed: true}
 	m.root = spec.NewRoot(&m.opt.Spec, spec.VersionOf(now))
 	m.roles = []string{opt.Spec.Role}
+	if opt.ReconcileInterval > 0 {
+		m.after(opt.ReconcileInterval, timerReconcile, "")
+	}
 	return m
 }
 
@@ -170,6 +174,11 @@ func (m *Machine) handle(e Event) {
 	case QueryResult:
 		m.queryResult(e)
 	case Tick:
+	case CallFailed:
+		if !m.asking {
+			m.asking = true
+			m.after(callFailedPause, timerAsk, "")
+		}
 	case Update:
 		m.update(e)
 	case KillInstances:
@@ -319,7 +328,11 @@ const (
 	timerDeployment
 	timerRevive
 	timerReconcile
+	timerAsk
 )
+
+// callFailedPause is how long after a failed call the master is asked what it knows.
+const callFailedPause = 2 * time.Second
 
 type timers []timer
 
@@ -364,6 +377,13 @@ func (m *Machine) fire() {
 		case timerRevive:
 			m.reviveDue = true
 		case timerReconcile:
+			m.reconcile()
+			if m.opt.ReconcileInterval > 0 {
+				m.after(m.opt.ReconcileInterval, timerReconcile, "")
+			}
+		case timerAsk:
+			m.asking = false
+			m.reviveDue, m.suppressed = true, false
 			m.reconcile()
 		}
 	}

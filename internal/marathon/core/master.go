@@ -75,9 +75,6 @@ func (m *Machine) reconcile() {
 	})
 	flush()
 	m.emit(Call{&scheduler.Call{Type: &kind, Reconcile: &scheduler.Call_Reconcile{}}})
-	if m.opt.ReconcileInterval > 0 {
-		m.after(m.opt.ReconcileInterval, timerReconcile, "")
-	}
 }
 
 // frameworkRemoved: the id is of no use any more, and none of its tasks is left.
