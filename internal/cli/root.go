@@ -80,6 +80,9 @@ func newRoot() *cobra.Command {
 		return usageError{config.Explain(cmd.Flags(), err)}
 	})
 	root.AddCommand(
+		newAppCommand(),
+		newDeploymentCommand(),
+		newMarathonCommand(),
 		newVersionCommand(),
 		newMasterCommand(),
 		newNodeCommand(),

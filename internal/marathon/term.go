@@ -113,7 +113,7 @@ func (m *Marathon) leadOnce(parent context.Context, epoch uint64, log *slog.Logg
 	defer m.current.CompareAndSwap(t, nil)
 	defer m.hub.Close()
 	m.setReady()
-	log.Info("leading", "records", len(records), "specs", t.machine.Snapshot().Root.Len())
+	log.Info("leading", "records", len(records), "specs", t.snapshot.Load().Root.Len())
 	err = g.Wait()
 	if cause := context.Cause(ctx); cause != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = cause
