@@ -18,7 +18,7 @@ func newAppCommand() *cobra.Command {
 	f := &marathonFlags{}
 	cmd := &cobra.Command{Use: "app", Short: "Run and look after services"}
 	f.bind(cmd)
-	cmd.AddCommand(
+	return group(cmd,
 		newAppLsCommand(f),
 		newAppInspectCommand(f),
 		newAppRunCommand(f),
@@ -29,7 +29,15 @@ func newAppCommand() *cobra.Command {
 		newAppRmCommand(f),
 		newAppWhyCommand(f),
 	)
-	return cmd
+}
+
+// printRows prints a table.
+func printRows(w io.Writer, rows [][]string, head ...string) error {
+	t := newTable(w, head...)
+	for _, r := range rows {
+		t.row(r...)
+	}
+	return t.flush()
 }
 
 // appPath is the API's path of an app.
@@ -129,7 +137,7 @@ func newAppLsCommand(f *marathonFlags) *cobra.Command {
 			}
 			rows = append(rows, []string{a.ID, fmt.Sprintf("%d/%d", a.Running, a.Instances), health, state, strconv.FormatFloat(a.CPUs, 'f', -1, 64), strconv.FormatFloat(a.Mem, 'f', -1, 64), what})
 		}
-		return table(cmd.OutOrStdout(), "ID RUNNING HEALTHY STATE CPUS MEM RUNS", rows)
+		return printRows(cmd.OutOrStdout(), rows, "ID", "RUNNING", "HEALTHY", "STATE", "CPUS", "MEM", "RUNS")
 	}}
 	cmd.Flags().StringVarP(&label, "label", "l", "", "Only apps with these labels, such as tier==web.")
 	return cmd
@@ -428,7 +436,7 @@ func newAppWhyCommand(f *marathonFlags) *cobra.Command {
 		}
 		fmt.Fprintf(out, "%s: %d of %d instances run, %d wait for an offer\n", args[0], w.Running, w.Wanted, w.Waiting)
 		for _, r := range w.Reasons {
-			fmt.Fprintln(out, "- "+r)
+			fmt.Fprintln(out, "- "+printable(r))
 		}
 		var rows [][]string
 		for n, o := range w.Offers {
@@ -438,7 +446,7 @@ func newAppWhyCommand(f *marathonFlags) *cobra.Command {
 			rows = append(rows, []string{o.Offer.Hostname, strings.Join(o.Reason, ","), o.Detail})
 		}
 		if len(rows) > 0 {
-			return table(out, "AGENT REFUSED-FOR DETAIL", rows)
+			return printRows(out, rows, "AGENT", "REFUSED FOR", "DETAIL")
 		}
 		if len(w.Reasons) == 0 {
 			fmt.Fprintln(out, "nothing is in the way")

@@ -12,13 +12,12 @@ func newDeploymentCommand() *cobra.Command {
 	f := &marathonFlags{}
 	cmd := &cobra.Command{Use: "deployment", Short: "Look at and steer changes of services that are under way"}
 	f.bind(cmd)
-	cmd.AddCommand(
+	return group(cmd,
 		newDeploymentLsCommand(f),
 		newDeploymentCancelCommand(f),
 		newDeploymentResumeCommand(f),
 		newDeploymentWatchCommand(f),
 	)
-	return cmd
 }
 
 func newDeploymentLsCommand(f *marathonFlags) *cobra.Command {
@@ -48,7 +47,7 @@ func newDeploymentLsCommand(f *marathonFlags) *cobra.Command {
 			affected := strings.Join(append(d.AffectedApps, d.AffectedPods...), ",")
 			rows = append(rows, []string{d.ID, d.Version, fmt.Sprintf("%d/%d", d.CurrentStep, d.TotalSteps), state, affected})
 		}
-		return table(cmd.OutOrStdout(), "ID VERSION STEP STATE AFFECTS", rows)
+		return printRows(cmd.OutOrStdout(), rows, "ID", "VERSION", "STEP", "STATE", "AFFECTS")
 	}}
 }
 

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -250,14 +249,4 @@ func meter(n, of int) string {
 		full = min(width, n*width/of)
 	}
 	return "[" + strings.Repeat("#", full) + strings.Repeat("-", width-full) + "]"
-}
-
-// table writes rows under a header.
-func table(w io.Writer, header string, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, strings.ReplaceAll(header, " ", "\t"))
-	for _, r := range rows {
-		fmt.Fprintln(t, strings.Join(r, "\t"))
-	}
-	return t.Flush()
 }
