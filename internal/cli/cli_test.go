@@ -1,0 +1,276 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// result is what a command line gave.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+// orchestrate runs a command line in this process.
+func orchestrate(args ...string) result {
+	var stdout, stderr bytes.Buffer
+	code := Main(args, strings.NewReader(""), &stdout, &stderr)
+	return result{code, stdout.String(), stderr.String()}
+}
+
+func (r result) want(t *testing.T, code int, stdout ...string) {
+	t.Helper()
+	if r.code != code {
+		t.Errorf("exit code %d, want %d\n%s%s", r.code, code, r.stdout, r.stderr)
+	}
+	for _, s := range stdout {
+		if !strings.Contains(r.stdout, s) {
+			t.Errorf("output lacks %q:\n%s%s", s, r.stdout, r.stderr)
+		}
+	}
+}
+
+func (r result) wantErr(t *testing.T, code int, stderr string) {
+	t.Helper()
+	if r.code != code || !strings.Contains(r.stderr, stderr) {
+		t.Errorf("exit code %d, want %d with %q:\n%s%s", r.code, code, stderr, r.stdout, r.stderr)
+	}
+}
+
+// TestCommands drives a real master with a fake agent through the commands of an operator.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	address := startMaster(t)
+	at := "--master=" + address
+	orchestrate("node", "ls", at).want(t, 0, "ID  HOST")
+	orchestrate("quota", "set", "web", "--guarantee", "cpus:1", at).wantErr(t, 1, "exceed cluster capacity")
+	startFakeAgent(t, address)
+
+	orchestrate("node", "ls", at).want(t, 0, "fake.test", "active", "0/4", "0/4096")
+	var nodes struct {
+		Agents []struct {
+			AgentInfo struct{ ID struct{ Value string } } `json:"agent_info"`
+		}
+	}
+	if err := json.Unmarshal([]byte(orchestrate("node", "ls", "-o", "json", at).stdout), &nodes); err != nil || len(nodes.Agents) != 1 {
+		t.Fatalf("%v, %+v", err, nodes)
+	}
+	id := nodes.Agents[0].AgentInfo.ID.Value
+	orchestrate("node", "inspect", "fake.test", at).want(t, 0, id, "rack=r1")
+	orchestrate("node", "inspect", id[:20], "--output=json", at).want(t, 0, `"hostname": "fake.test"`)
+	orchestrate("node", "inspect", "other", at).wantErr(t, 1, `no node "other"`)
+
+	orchestrate("quota", "set", "web", "--guarantee", "cpus:1;mem:64", "--limit", "cpus:2", at).want(t, 0, "quota of role web is set")
+	orchestrate("quota", "ls", at).want(t, 0, "web", "cpus:1;mem:64", "cpus:2")
+	orchestrate("role", "weight", "web", "2.5", at).want(t, 0, "weight 2.5")
+	orchestrate("role", "ls", at).want(t, 0, "web", "2.5")
+	orchestrate("quota", "rm", "web", at).want(t, 0, "removed")
+	if out := orchestrate("quota", "ls", "-o", "json", at).stdout; out != "[]\n" {
+		t.Errorf("quota is left: %s", out)
+	}
+
+	// A task that runs on, under a framework that this test ends.
+	done := make(chan result, 1)
+	go func() {
+		done <- orchestrate("execute", "--name", "sleeper", "--command", "sleep 1000", at)
+	}()
+	var out string
+	poll(t, "the task to run", func() bool {
+		out = orchestrate("task", "ls", "--state", "running", at).stdout
+		return strings.Contains(out, "sleeper.")
+	})
+	task := ""
+	for _, f := range strings.Fields(out) {
+		if strings.HasPrefix(f, "sleeper.") {
+			task = f
+		}
+	}
+	orchestrate("task", "ls", "--node", "elsewhere", "-o", "json", at).want(t, 0, "[]")
+	orchestrate("task", "inspect", task, at).want(t, 0, `"TASK_RUNNING"`)
+	orchestrate("task", "why", "sleeper", at).want(t, 0, "is running", "executor")
+	orchestrate("task", "logs", "sleeper", at).want(t, 0, "sleep 1000 ran as "+task)
+	if r := orchestrate("task", "logs", "--stderr", "--tail", "4", "sleeper", at); r.stdout != task[len(task)-4:] {
+		t.Errorf("the last four bytes of stderr are %q", r.stdout)
+	}
+	orchestrate("task", "logs", "--file", "none", "sleeper", at).wantErr(t, 1, "the node has no")
+	orchestrate("framework", "ls", at).want(t, 0, "sleeper", "active")
+	orchestrate("framework", "inspect", "sleeper", at).want(t, 0, `"name": "sleeper"`)
+	orchestrate("framework", "teardown", "sleeper", at).wantErr(t, 2, "--yes")
+
+	orchestrate("node", "drain", "fake.test", at).want(t, 0, "is drained")
+	orchestrate("node", "ls", at).want(t, 0, "drained")
+	select {
+	case r := <-done:
+		r.wantErr(t, 1, "killed")
+	case <-time.After(20 * time.Second):
+		t.Fatal("execute did not end with its task")
+	}
+	orchestrate("framework", "ls", "--all", at).want(t, 0, "completed")
+	orchestrate("task", "ls", "--all", at).want(t, 0, "killed")
+	orchestrate("node", "undrain", id, at).want(t, 0, "takes tasks again")
+	orchestrate("node", "undrain", id, at).wantErr(t, 1, "not deactivated")
+	orchestrate("node", "gone", "fake.test", at).wantErr(t, 2, "--yes")
+	orchestrate("node", "gone", "fake.test", "--yes", at).want(t, 0, "is gone")
+	poll(t, "the node to be gone", func() bool { return !strings.Contains(orchestrate("node", "ls", at).stdout, "fake.test") })
+}
+
+func TestExecute(t *testing.T) {
+	t.Parallel()
+	address := startMaster(t)
+	startFakeAgent(t, address)
+	at := "--master=" + address
+
+	r := orchestrate("execute", "--instances", "60", "--command", "echo", at)
+	r.want(t, 0)
+	if n := strings.Count(r.stdout, "echo ran as execute."); n != 60 { // 4 cpus take 40 at a time
+		t.Errorf("%d lines of 60:\n%s%s", n, r.stdout, r.stderr)
+	}
+	r = orchestrate("execute", "--instances", "3", "--quiet", "--command", "exit 3", at)
+	r.want(t, 3)
+	if strings.Count(r.stdout, "exit 3 ran as") != 3 || strings.Count(r.stderr, "noise of") != 3 || strings.Contains(r.stderr, "subscribed") {
+		t.Errorf("output is %q, %q", r.stdout, r.stderr)
+	}
+	orchestrate("execute", "--quiet", at, "--", "/bin/true", "x").want(t, 0, "/bin/true ran as")
+	orchestrate("execute", "--kill-after", "300ms", "--command", "sleep 9", at).wantErr(t, 1, "still running after 300ms")
+	poll(t, "no framework to be left", func() bool {
+		return !strings.Contains(orchestrate("framework", "ls", at).stdout, "execute")
+	})
+
+	for want, args := range map[string][]string{
+		"give --command":      {"execute"},
+		"not both":            {"execute", "--command", "x", "--", "y"},
+		"--instances":         {"execute", "--command", "x", "--instances", "0"},
+		"--name":              {"execute", "--command", "x", "--name", "a/b"},
+		"--resources":         {"execute", "--command", "x", "--resources", "cpus:-1"},
+		"--role":              {"execute", "--command", "x", "--role", "a//b"},
+		"--env":               {"execute", "--command", "x", "--env", "novalue"},
+		"--kill-after":        {"execute", "--command", "x", "--kill-after", "soon"},
+		`"xml"`:               {"node", "ls", "--output", "xml"},
+		`did you mean "name"`: {"execute", "--nane", "x"},
+		"unknown command":     {"nodes"},
+		"accepts 1 arg":       {"node", "drain"},
+		"is not name:amount":  {"quota", "set", "web", "--limit", "cpus"},
+		"positive number":     {"role", "weight", "web", "0"},
+	} {
+		orchestrate(append(args, at)...).wantErr(t, 2, want)
+	}
+	orchestrate("node", "sl").wantErr(t, 2, `did you mean "ls"`)
+	orchestrate("node", "ls", "--master=127.0.0.1:1").wantErr(t, 1, "ORCHESTRATOR_MASTER")
+}
+
+func TestConfigCommands(t *testing.T) {
+	t.Parallel()
+	orchestrate("config", "check", "master", "--agent_ping_timeout=5secs").want(t, 0, "agent_ping_timeout", "flag         5secs")
+	orchestrate("config", "check", "master", "--prot=1").wantErr(t, 2, `did you mean "port"?`)
+	orchestrate("config", "check", "master", "--port=99999").wantErr(t, 2, "port: 99999 is not between 0 and 65535")
+	orchestrate("config", "check", "mister").wantErr(t, 2, "master")
+	orchestrate("config", "check").wantErr(t, 2, "name the component")
+	orchestrate("config", "reference", "master").want(t, 0, "| `--agent_ping_timeout`, `--slave_ping_timeout` | duration | `15secs` |")
+}
+
+// TestMasterCommand runs the daemon as a command, with a ready file, and stops it.
+func TestMasterCommand(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ready := filepath.Join(dir, "ready.json")
+	var stderr bytes.Buffer
+	root := newRoot()
+	root.SetArgs([]string{"master", "--ip=127.0.0.1", "--port=0", "--work-dir=" + filepath.Join(dir, "work"), "--ready-file=" + ready, "--log-format=json"})
+	root.SetErr(&stderr)
+	ctx, cancel := cancellable(t)
+	ended := make(chan error, 1)
+	go func() { ended <- root.ExecuteContext(ctx) }()
+	var addresses struct {
+		Master string
+		PID    int
+	}
+	poll(t, "the ready file", func() bool {
+		data, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(data, &addresses) == nil
+	})
+	if addresses.PID != os.Getpid() || !strings.HasPrefix(addresses.Master, "http://127.0.0.1:") {
+		t.Errorf("ready file says %+v", addresses)
+	}
+	orchestrate("node", "ls", "--master="+strings.TrimPrefix(addresses.Master, "http://")).want(t, 0, "HOST")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("the master ended with %v", err)
+	}
+	var line struct{ Msg string }
+	if first, _, _ := strings.Cut(stderr.String(), "\n"); json.Unmarshal([]byte(first), &line) != nil || line.Msg != "master started" {
+		t.Errorf("log begins with %s", stderr.String())
+	}
+}
+
+// TestEveryCommandHelps: each command has a short text, and its flags bind.
+func TestEveryCommandHelps(t *testing.T) {
+	t.Parallel()
+	var walk func(*cobra.Command)
+	n := 0
+	walk = func(c *cobra.Command) {
+		n++
+		if c.Short == "" && c.Name() != "help" {
+			t.Errorf("%s has no short text", c.CommandPath())
+		}
+		for _, below := range c.Commands() {
+			walk(below)
+		}
+	}
+	walk(newRoot())
+	if n < 20 {
+		t.Errorf("only %d commands", n)
+	}
+	orchestrate("completion", "bash").want(t, 0, "bash completion")
+}
+
+func TestPick(t *testing.T) {
+	t.Parallel()
+	items := []string{"abc", "abd", "x"}
+	names := func(s string) (string, []string) { return s, []string{"name-" + s} }
+	for name, want := range map[string]string{"abc": "abc", "x": "x", "name-abd": "abd"} {
+		if got, err := pick("thing", name, items, names); err != nil || got != want {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
+	}
+	if _, err := pick("thing", "ab", items, names); err == nil || !strings.Contains(err.Error(), "means 2 things (abc, abd)") {
+		t.Error(err)
+	}
+	if _, err := pick("thing", "zz\x1b[2J", items, names); err == nil || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("%q", err)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int32]int{0: 0, 3 << 8: 3, 9: 137, 255 << 8: 255} {
+		err := exitResult{status: status, known: true}.error()
+		var code exitCode
+		if got := 0; errors.As(err, &code) {
+			if got = int(code); got != want {
+				t.Errorf("wait status %#x gives %d, want %d", status, got, want)
+			}
+		} else if want != 0 || err != nil {
+			t.Errorf("wait status %#x gives %v", status, err)
+		}
+	}
+}
+
+// poll waits until the condition holds.
+func poll(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); {
+		if time.Now().After(deadline) {
+			t.Fatal(fmt.Errorf("waited for %s in vain", what))
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
