@@ -1,0 +1,224 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
+	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+)
+
+// Output is where the container's processes write: the sandbox's files, attachments, or nowhere. Several processes may
+// use it one after the other or at once (the task and its checks' complaints).
+type Output struct {
+	log      spec.Log
+	out, err *logFile
+	hub      *hub // under mu where another goroutine than the starter looks
+	wg       sync.WaitGroup
+
+	mu   sync.Mutex
+	mine []*os.File // our ends of pipes, closed when draining takes too long
+}
+
+// OpenOutput opens stdout and stderr in the sandbox, owned by the process's user.
+func OpenOutput(s *spec.Spec) (*Output, error) {
+	o := &Output{log: s.Log}
+	if s.Log.Session || s.Log.Discard {
+		return o, nil
+	}
+	dir, err := unix.Open(s.Sandbox, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open sandbox %s: %w", s.Sandbox, err)
+	}
+	uid, gid := -1, -1
+	if s.Process.Switch {
+		uid, gid = int(s.Process.UID), int(s.Process.GID)
+	}
+	if o.out, err = openLog(dir, "stdout", s.Log, uid, gid); err != nil {
+		return nil, err
+	}
+	if o.err, err = openLog(dir, "stderr", s.Log, uid, gid); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// Complain writes a line into the sandbox's stderr: what the user of the task must know and no status message holds.
+func (o *Output) Complain(format string, args ...any) {
+	if o.err != nil {
+		fmt.Fprintf(o.err, format+"\n", args...)
+	}
+}
+
+// Stdio makes the descriptors for one process whose output goes to the logs and the attachments. started must be called
+// once the process has them, or has failed to start.
+func (o *Output) Stdio(p *spec.Process) (io Stdio, started func(), err error) {
+	if p.TTY != nil {
+		return o.terminal(p)
+	}
+	if o.log.Discard {
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return Stdio{}, nil, err
+		}
+		return Stdio{In: null, Out: null, Err: null}, func() { null.Close() }, nil
+	}
+	var fs [6]*os.File
+	closeAll := func() {
+		for _, f := range fs {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}
+	if o.log.Attach {
+		fs[0], fs[1], err = pipe(false)
+	} else {
+		fs[0], err = os.Open(os.DevNull)
+	}
+	if err == nil {
+		fs[2], fs[3], err = pipe(true)
+	}
+	if err == nil {
+		fs[4], fs[5], err = pipe(true)
+	}
+	if err != nil {
+		closeAll()
+		return Stdio{}, nil, fmt.Errorf("make the process's pipes: %w", err)
+	}
+	if o.log.Attach {
+		o.setHub(newHub(o.log.Session, false, fs[1]))
+	}
+	o.keep(fs[2], fs[4])
+	o.copy(fs[2], control.Stdout, o.out)
+	o.copy(fs[4], control.Stderr, o.err)
+	return Stdio{In: fs[0], Out: fs[3], Err: fs[5]}, func() { fs[0].Close(); fs[3].Close(); fs[5].Close() }, nil
+}
+
+func (o *Output) terminal(p *spec.Process) (Stdio, func(), error) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return Stdio{}, nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	raw, err := master.SyscallConn()
+	if err != nil {
+		master.Close()
+		return Stdio{}, nil, err
+	}
+	var n int
+	var ioErr error
+	err = raw.Control(func(fd uintptr) {
+		if ioErr = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); ioErr == nil {
+			n, ioErr = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+	})
+	if err = errors.Join(err, ioErr); err != nil {
+		master.Close()
+		return Stdio{}, nil, fmt.Errorf("unlock the terminal: %w", err)
+	}
+	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		master.Close()
+		return Stdio{}, nil, fmt.Errorf("open the terminal: %w", err)
+	}
+	if p.Switch {
+		_ = slave.Chown(int(p.UID), int(p.GID))
+	}
+	if p.TTY.Rows > 0 || p.TTY.Columns > 0 {
+		_ = setWindow(master, p.TTY.Rows, p.TTY.Columns)
+	}
+	o.setHub(newHub(o.log.Session, true, master))
+	o.keep(master)
+	o.copy(master, control.Stdout, o.out)
+	return Stdio{In: slave, Out: slave, Err: slave, Terminal: true}, func() { slave.Close() }, nil
+}
+
+func (o *Output) keep(fs ...*os.File) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.mine = append(o.mine, fs...)
+}
+
+// copy begins to move one stream. A session's is not read before somebody is there to read it.
+func (o *Output) copy(from *os.File, typ byte, log *logFile) {
+	h := o.hub
+	o.wg.Go(func() {
+		if h != nil && h.session {
+			select {
+			case <-h.first:
+			case <-h.quit():
+			}
+		}
+		if log == nil {
+			copyOut(from, typ, nil, h)
+		} else {
+			copyOut(from, typ, log, h)
+		}
+	})
+}
+
+// Drain waits until everything that was written has been taken, but not for long: a process that left the container's
+// reach may hold the pipe open.
+func (o *Output) Drain() {
+	done := make(chan struct{})
+	go func() { o.wg.Wait(); close(done) }()
+	limit := drainTimeout
+	if o.log.Session {
+		limit += firstAttach
+	}
+	select {
+	case <-done:
+	case <-time.After(limit):
+		o.mu.Lock()
+		for _, f := range o.mine {
+			f.Close()
+		}
+		o.mu.Unlock()
+	}
+}
+
+// Close tells the attachments that this was all.
+func (o *Output) Close() {
+	if o.hub != nil {
+		o.hub.end()
+	}
+	if o.out != nil {
+		o.out.close()
+		o.err.close()
+	}
+}
+
+// pipe makes a pipe of which one end is the helper's (the reading one if readMine), which never blocks a thread, and the
+// other the process's, which blocks as programs expect.
+func pipe(readMine bool) (r, w *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	mine := p[1]
+	if readMine {
+		mine = p[0]
+	}
+	if err := unix.SetNonblock(mine, true); err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(p[0]), "|0"), os.NewFile(uintptr(p[1]), "|1"), nil
+}
+
+func (o *Output) setHub(h *hub) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.hub = h
+}
+
+func (o *Output) hubNow() *hub {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.hub
+}

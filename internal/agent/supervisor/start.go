@@ -1,0 +1,191 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+)
+
+// ExecSubcommand is the helper's mode that sets resource limits and the user, then becomes the process. Limits can't be set
+// on a child from outside before it runs, and the helper must not set them on itself.
+const ExecSubcommand = "__exec"
+
+// Proc is a started process.
+type Proc struct {
+	PID  int
+	Done <-chan syscall.WaitStatus // gets the wait status once
+}
+
+// Stdio are the process's first three descriptors. The caller closes its copies.
+type Stdio struct {
+	In, Out, Err *os.File
+	// Terminal: In is a terminal that becomes the controlling one.
+	Terminal bool
+}
+
+// Start starts the process in a session of its own. What the process must inherit and the helper must not have (the file
+// mode mask, no-new-privileges, entered namespaces) belongs to a thread: one thread takes it on, forks, and ends.
+func (r *Reaper) Start(p *spec.Process, join []spec.Namespace, io Stdio) (*Proc, error) {
+	path, err := lookPath(p.Path, p.Env, p.Dir)
+	if err != nil {
+		return nil, err
+	}
+	attr := &syscall.ProcAttr{
+		Dir:   p.Dir,
+		Env:   p.Env,
+		Files: []uintptr{io.In.Fd(), io.Out.Fd(), io.Err.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: io.Terminal},
+	}
+	argv := p.Argv
+	if len(argv) == 0 {
+		argv = []string{path}
+	}
+	if len(p.Rlimits) > 0 {
+		inner, err := json.Marshal(execPlan{Path: path, Argv: argv, Process: p})
+		if err != nil {
+			return nil, err
+		}
+		path, argv = "/proc/self/exe", []string{"orchestrator-executor", ExecSubcommand, string(inner)}
+	} else if p.Switch {
+		attr.Sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups}
+	}
+
+	type result struct {
+		proc *Proc
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		restore, err := prepareThread(p, join)
+		if err != nil {
+			done <- result{nil, err}
+			return
+		}
+		pid, c, err := r.start(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
+		restore()
+		if err != nil {
+			done <- result{nil, fmt.Errorf("execute %s: %w", path, err)}
+			return
+		}
+		done <- result{&Proc{PID: pid, Done: c}, nil}
+	}()
+	res := <-done
+	return res.proc, res.err
+}
+
+// prepareThread gives the calling thread what the child shall inherit.
+func prepareThread(p *spec.Process, join []spec.Namespace) (restore func(), err error) {
+	restore = func() {}
+	if p.Umask != nil || len(join) > 0 {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return nil, os.NewSyscallError("unshare CLONE_FS", err)
+		}
+	}
+	// All are opened before any is entered: in the new mount namespace the paths mean something else.
+	fds := make([]int, 0, len(join))
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	for _, ns := range join {
+		fd, err := unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open namespace %s: %w", ns.Path, err)
+		}
+		fds = append(fds, fd)
+	}
+	kinds := map[string]int{
+		"pid": unix.CLONE_NEWPID, "mnt": unix.CLONE_NEWNS, "net": unix.CLONE_NEWNET, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS,
+	}
+	for i, ns := range join {
+		if err := unix.Setns(fds[i], kinds[ns.Kind]); err != nil {
+			return nil, fmt.Errorf("enter %s namespace: %w", ns.Kind, err)
+		}
+	}
+	if p.Umask != nil {
+		unix.Umask(*p.Umask)
+	}
+	if p.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return nil, os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", err)
+		}
+	}
+	if p.OOMScoreAdj != nil {
+		// The score belongs to the process: the helper bears its child's for the moment of the fork.
+		own, err := os.ReadFile("/proc/self/oom_score_adj")
+		if err == nil && os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*p.OOMScoreAdj)), 0) == nil {
+			restore = func() { _ = os.WriteFile("/proc/self/oom_score_adj", own, 0) }
+		}
+	}
+	return restore, nil
+}
+
+// lookPath finds a program as execvp would: on the PATH of the environment it will get, relative to its directory.
+func lookPath(name string, env []string, dir string) (string, error) {
+	if name == "" {
+		return "", errors.New("no program to execute was given")
+	}
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v
+		}
+	}
+	for _, d := range filepath.SplitList(path) {
+		if !filepath.IsAbs(d) {
+			d = filepath.Join(dir, d)
+		}
+		full := filepath.Join(d, name)
+		if fi, err := os.Stat(full); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return full, nil
+		}
+	}
+	return "", fmt.Errorf("%s: executable file not found in PATH", name)
+}
+
+// execPlan is what ExecSubcommand is told.
+type execPlan struct {
+	Path    string        `json:"path"`
+	Argv    []string      `json:"argv"`
+	Process *spec.Process `json:"process"`
+}
+
+// Exec runs ExecSubcommand: it does not return unless something failed.
+func Exec(arg string) error {
+	var plan execPlan
+	if err := json.Unmarshal([]byte(arg), &plan); err != nil {
+		return err
+	}
+	p := plan.Process
+	for _, l := range p.Rlimits {
+		lim := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
+		if err := unix.Prlimit(0, l.Resource, &lim, nil); err != nil {
+			return fmt.Errorf("set resource limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
+		}
+	}
+	if p.Switch {
+		groups := make([]int, len(p.Groups))
+		for i, g := range p.Groups {
+			groups[i] = int(g)
+		}
+		if err := errors.Join(syscall.Setgroups(groups), syscall.Setgid(int(p.GID)), syscall.Setuid(int(p.UID))); err != nil {
+			return fmt.Errorf("become user %d: %w", p.UID, err)
+		}
+	}
+	return fmt.Errorf("execute %s: %w", plan.Path, syscall.Exec(plan.Path, plan.Argv, os.Environ()))
+}

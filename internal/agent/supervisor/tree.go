@@ -1,0 +1,117 @@
+package supervisor
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// stat is the part of /proc/PID/stat that makes the tree.
+type stat struct {
+	pid, ppid int
+	zombie    bool
+}
+
+// parseStat reads "pid (comm) state ppid …"; comm may hold anything, parentheses and newlines included.
+func parseStat(b []byte) (stat, bool) {
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 1 || end < open {
+		return stat{}, false
+	}
+	pid, err := strconv.Atoi(string(bytes.TrimSpace(b[:open])))
+	if err != nil {
+		return stat{}, false
+	}
+	f := bytes.Fields(b[end+1:])
+	if len(f) < 2 {
+		return stat{}, false
+	}
+	ppid, err := strconv.Atoi(string(f[1]))
+	if err != nil {
+		return stat{}, false
+	}
+	return stat{pid: pid, ppid: ppid, zombie: f[0][0] == 'Z' || f[0][0] == 'X'}, true
+}
+
+// Descendants lists the living processes below root, parents before children, without those in the trees of except.
+func Descendants(root int, except ...int) []int {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	names, _ := dir.Readdirnames(-1)
+	dir.Close()
+	children := make(map[int][]stat)
+	for _, n := range names {
+		if n[0] < '1' || n[0] > '9' {
+			continue
+		}
+		b, err := os.ReadFile("/proc/" + n + "/stat")
+		if err != nil {
+			continue
+		}
+		if s, ok := parseStat(b); ok {
+			children[s.ppid] = append(children[s.ppid], s)
+		}
+	}
+	var out []int
+	queue := []int{root}
+	for len(queue) > 0 {
+		kids := children[queue[0]]
+		delete(children, queue[0]) // a torn snapshot can hold a cycle
+		queue = queue[1:]
+		for _, k := range kids {
+			if slices.Contains(except, k.pid) {
+				continue
+			}
+			if !k.zombie {
+				out = append(out, k.pid)
+			}
+			queue = append(queue, k.pid)
+		}
+	}
+	return out
+}
+
+// SignalTree sends a signal to everything below this process except the trees of except.
+func SignalTree(sig syscall.Signal, except ...int) {
+	for _, pid := range Descendants(os.Getpid(), except...) {
+		_ = syscall.Kill(pid, sig) // it may have just gone
+	}
+}
+
+// KillTree kills everything below root (root itself excluded), also what forks without end: whatever is seen is stopped
+// first, so that no new children can come, and killed when nothing new is seen any more. It returns when all have gone, or
+// after limit.
+func KillTree(root int, limit time.Duration, except ...int) {
+	deadline := time.Now().Add(limit)
+	if root == 1 && os.Getpid() == 1 && len(except) == 0 {
+		_ = syscall.Kill(-1, syscall.SIGKILL) // the whole PID namespace but us, in one step
+	}
+	stopped := make(map[int]bool)
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		pids := Descendants(root, except...)
+		if len(pids) == 0 {
+			return
+		}
+		fresh := false
+		for _, p := range pids {
+			if !stopped[p] {
+				stopped[p], fresh = true, true
+				_ = syscall.Kill(p, syscall.SIGSTOP)
+			}
+		}
+		if !fresh || time.Now().After(deadline) {
+			for _, p := range pids {
+				_ = syscall.Kill(p, syscall.SIGKILL)
+			}
+			if time.Now().After(deadline) {
+				return
+			}
+			time.Sleep(pause)
+		}
+	}
+}
