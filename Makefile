@@ -4,8 +4,11 @@ BIN := bin
 
 .PHONY: build up test test-go test-clients lint bench generate deps
 
+# The helper that stands beside containers is small and static; orchestrator carries it along. A plain
+# `go build ./cmd/orchestrator` works as well: it serves as its own helper.
 build:
-	$(GO) build -trimpath -o $(BIN)/orchestrator ./cmd/orchestrator
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o internal/agent/launcher/helper.bin ./cmd/executor
+	$(GO) build -trimpath -tags embed_helper -o $(BIN)/orchestrator ./cmd/orchestrator
 
 up: build
 	$(BIN)/orchestrator up

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/orchestrator/orchestrator/internal/agent/executor"
+
 	"github.com/orchestrator/orchestrator/internal/config"
 )
 
@@ -41,6 +43,10 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 // Main runs the command line and returns the exit code of the process. SIGINT and SIGTERM cancel the command's context;
 // a second one ends the process at once.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if executor.Requested(args) {
+		// A build without an embedded helper is its own: this must come before anything that takes time.
+		return executor.Main(args)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)

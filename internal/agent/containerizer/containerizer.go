@@ -34,6 +34,8 @@ const (
 	// Session: a Nested container for debugging, that lives as long as the connection which made it and has attachable
 	// input and output.
 	Session
+	// Check: a command that runs inside its parent like a Session, but nobody listens to it: only its exit matters.
+	Check
 )
 
 // Config is all that a containerizer needs to know of a container. It is checkpointed, so that it can be recovered.

@@ -1,0 +1,225 @@
+package cgroup
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Host says where the controllers are.
+type Host struct {
+	// V1 maps a controller to its hierarchy's mount point.
+	V1 map[string]string
+	// V2 is the mount point of the unified hierarchy when its memory controller is to be had there; else empty.
+	V2 string
+	// V2Controllers are those that V2 offers.
+	V2Controllers []string
+}
+
+// v1Controllers are those that a container gets a group of: cpu, memory and pids limit, cpuacct measures, freezer kills.
+var v1Controllers = []string{"cpu", "cpuacct", "memory", "pids", "freezer"}
+
+// Detect reads where cgroups are mounted. An error says that there are none to use.
+func Detect() (*Host, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return detect(f, func(dir string) ([]string, error) {
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+		return strings.Fields(string(b)), err
+	})
+}
+
+func detect(mountinfo io.Reader, controllers func(string) ([]string, error)) (*Host, error) {
+	h := &Host{V1: make(map[string]string)}
+	var unified []string
+	sc := bufio.NewScanner(mountinfo)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		// id parent dev root mountpoint options … - type source super-options
+		before, after, ok := strings.Cut(sc.Text(), " - ")
+		pre, post := strings.Fields(before), strings.Fields(after)
+		if !ok || len(pre) < 6 || len(post) < 3 {
+			continue
+		}
+		dir := unescape(pre[4])
+		switch post[0] {
+		case "cgroup":
+			for _, c := range strings.Split(post[2], ",") {
+				if slices.Contains(v1Controllers, c) && h.V1[c] == "" {
+					h.V1[c] = dir
+				}
+			}
+		case "cgroup2":
+			unified = append(unified, dir)
+		}
+	}
+	if err := sc.Err(); err != nil {
+		return nil, err
+	}
+	for _, dir := range unified {
+		cs, err := controllers(dir)
+		if err == nil && slices.Contains(cs, "memory") {
+			h.V2, h.V2Controllers = dir, cs
+			return h, nil
+		}
+	}
+	if h.V1["memory"] == "" && h.V1["cpu"] == "" {
+		return nil, errors.New("no cgroup controllers are mounted")
+	}
+	return h, nil
+}
+
+// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// Config is how groups are made.
+type Config struct {
+	// Root is the directory below each hierarchy: Mesos' --cgroups_root, "mesos".
+	Root string
+	// EnableCFS limits CPU time to the requested CPUs even without an explicit limit: --cgroups_enable_cfs.
+	EnableCFS bool
+	// LimitSwap makes the memory limit one on memory and swap: --cgroups_limit_swap.
+	LimitSwap bool
+	// PIDs is the greatest number of processes and threads of a container; 0: DefaultPIDs.
+	PIDs int
+}
+
+// DefaultPIDs lets a large JVM live and a fork bomb hurt only itself.
+const DefaultPIDs = 8192
+
+// Manager makes and finds groups.
+type Manager struct {
+	host Host
+	cfg  Config
+	oom  *oomWatcher
+}
+
+// New prepares the root in every hierarchy. Without the right to, the error says so, and containers run without groups.
+func New(h *Host, cfg Config) (*Manager, error) {
+	if cfg.Root == "" {
+		cfg.Root = "mesos"
+	}
+	if cfg.Root != filepath.Clean(cfg.Root) || filepath.IsAbs(cfg.Root) || strings.HasPrefix(cfg.Root, "..") || cfg.Root == "." {
+		return nil, fmt.Errorf("cgroups_root %q must be a plain relative path", cfg.Root)
+	}
+	if cfg.PIDs == 0 {
+		cfg.PIDs = DefaultPIDs
+	}
+	m := &Manager{host: *h, cfg: cfg}
+	if h.V2 != "" {
+		root := filepath.Join(h.V2, cfg.Root)
+		if err := os.MkdirAll(root, 0o755); err != nil {
+			return nil, fmt.Errorf("make the root cgroup: %w", err)
+		}
+		for dir := h.V2; ; dir = filepath.Join(dir, strings.SplitN(strings.TrimPrefix(root, dir+"/"), "/", 2)[0]) {
+			if err := enable(dir, h.V2Controllers); err != nil {
+				return nil, err
+			}
+			if dir == root {
+				break
+			}
+		}
+		var err error
+		if m.oom, err = newOOMWatcher(); err != nil {
+			return nil, err
+		}
+		return m, nil
+	}
+	for _, base := range m.bases() {
+		if err := os.MkdirAll(filepath.Join(base, cfg.Root), 0o755); err != nil {
+			return nil, fmt.Errorf("make the root cgroup: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// Close ends what watches for memory exhaustion.
+func (m *Manager) Close() {
+	if m.oom != nil {
+		m.oom.close()
+	}
+}
+
+// enable lets the children of a v2 group have what controllers it can give them.
+func enable(dir string, controllers []string) error {
+	for _, c := range []string{"cpu", "memory", "pids", "io"} {
+		if !slices.Contains(controllers, c) {
+			continue
+		}
+		if err := write(dir, "cgroup.subtree_control", "+"+c); err != nil {
+			return fmt.Errorf("enable controller %s below %s: %w", c, dir, err)
+		}
+	}
+	return nil
+}
+
+// bases gives the v1 hierarchies, each once (cpu and cpuacct are often one).
+func (m *Manager) bases() []string {
+	var out []string
+	for _, c := range v1Controllers {
+		if b := m.host.V1[c]; b != "" && !slices.Contains(out, b) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// Version is 1 or 2.
+func (m *Manager) Version() int {
+	if m.host.V2 != "" {
+		return 2
+	}
+	return 1
+}
+
+// Has reports whether a controller is there to be used.
+func (m *Manager) Has(controller string) bool {
+	if m.host.V2 != "" {
+		return slices.Contains(m.host.V2Controllers, controller) || controller == "freezer" || controller == "cpuacct"
+	}
+	return m.host.V1[controller] != ""
+}
+
+// List gives the names of the root containers that have a group in any hierarchy: after a crash, a superset of what runs.
+func (m *Manager) List() ([]string, error) {
+	bases := m.bases()
+	if m.host.V2 != "" {
+		bases = []string{m.host.V2}
+	}
+	var names []string
+	for _, b := range bases {
+		es, err := os.ReadDir(filepath.Join(b, m.cfg.Root))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range es {
+			if e.IsDir() && !slices.Contains(names, e.Name()) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	return names, nil
+}
+
+func write(dir, file, value string) error {
+	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}

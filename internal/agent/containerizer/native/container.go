@@ -1,0 +1,736 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/launcher"
+	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
+	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/unixsock"
+	"github.com/orchestrator/orchestrator/internal/ids"
+)
+
+// phase is where a container is. It only moves on: starting -> running -> ending -> gone; a failed start goes from
+// starting to gone.
+type phase int
+
+const (
+	starting phase = iota
+	running
+	ending_
+	gone
+)
+
+// container is one held container. Everything below cfg is guarded by the containerizer's lock unless it says otherwise.
+type container struct {
+	cfg      containerizer.Config
+	dir      string
+	token    string
+	phase    phase
+	helper   *launcher.Helper
+	group    *cgroup.Group // its own, or that of the container it is nested in
+	ownGroup bool
+	volumes  map[string]spec.Mount // by path in the sandbox
+	abort    context.CancelCauseFunc
+	destroy  bool // asked for
+	why      *containerizer.Termination
+	ended    chan struct{} // closed when gone
+	term     containerizer.Termination
+	diskUsed uint64
+	endedAt  time.Time
+}
+
+var errDestroyed = errors.New("the container was destroyed while it was being launched")
+
+// Supports implements containerizer.Containerizer.
+func (c *Containerizer) Supports(cfg containerizer.Config) error {
+	if err := validID(cfg.ID); err != nil {
+		return err
+	}
+	info := cfg.Container
+	if info.GetType() == mesosv1.ContainerInfo_DOCKER && info != nil {
+		return errors.New("DOCKER containers need the docker containerizer")
+	}
+	if info.GetMesos().GetImage() != nil {
+		return errors.New("containers with an image need an image store, which the native containerizer has not")
+	}
+	for _, n := range info.GetNetworkInfos() {
+		if n.GetName() != "" {
+			return fmt.Errorf("container network %q: this containerizer gives the host's network only", n.GetName())
+		}
+		if len(n.GetPortMappings()) > 0 {
+			return errors.New("port mappings need a container network, which this containerizer has not")
+		}
+	}
+	if info.GetHostname() != "" && !c.iso.root {
+		return errors.New("a hostname of its own needs an agent that runs as root")
+	}
+	if li := info.GetLinuxInfo(); li != nil {
+		switch {
+		case li.CapabilityInfo != nil, li.EffectiveCapabilities != nil, li.BoundingCapabilities != nil:
+			return errors.New("linux_info capabilities are not given by this containerizer")
+		case li.GetSeccomp().GetProfileName() != "":
+			return errors.New("seccomp profiles are not given by this containerizer")
+		case li.GetIpcMode() == mesosv1.LinuxInfo_PRIVATE && !c.iso.root:
+			return errors.New("a private IPC namespace needs an agent that runs as root")
+		case li.ShmSize != nil && li.GetIpcMode() != mesosv1.LinuxInfo_PRIVATE:
+			return errors.New("shm_size needs ipc_mode PRIVATE")
+		}
+	}
+	for _, v := range info.GetVolumes() {
+		if err := c.checkVolume(v); err != nil {
+			return err
+		}
+	}
+	if _, err := rlimits(info); err != nil {
+		return err
+	}
+	if len(cfg.Command.GetUris()) > 0 && c.fetcher == nil {
+		return errors.New("URIs need a fetcher, which this agent has not")
+	}
+	if p, ok := parent(cfg.ID); ok {
+		up, err := c.find(p)
+		if err != nil {
+			return fmt.Errorf("parent container: %w", err)
+		}
+		if up.cfg.ID == "" {
+			return fmt.Errorf("parent container %s is not known", p)
+		}
+	} else if cfg.Kind == containerizer.Nested || cfg.Kind == containerizer.Session || cfg.Kind == containerizer.Check {
+		return errors.New("a nested container's ID must have its parent's before it")
+	}
+	return nil
+}
+
+// failed makes the error of a launch.
+func failed(msg string, err error) error {
+	return &containerizer.LaunchError{Reason: mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED, Message: msg, Err: err}
+}
+
+// Launch implements containerizer.Containerizer.
+func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (err error) {
+	if err := c.Supports(cfg); err != nil {
+		return failed("The container can't be launched", err)
+	}
+	ctx, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
+	ct := &container{cfg: cfg, dir: c.dir(cfg.ID), abort: abort, ended: make(chan struct{}), phase: starting}
+	if cfg.Kind == containerizer.CommandTask || cfg.Kind == containerizer.DefaultExecutor {
+		ct.token = newToken()
+	}
+	var up *container
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return failed("The agent is stopping", context.Canceled)
+	}
+	if c.containers[cfg.ID] != nil {
+		c.mu.Unlock()
+		return failed("The container can't be launched", fmt.Errorf("container %s exists already", cfg.ID))
+	}
+	if p, ok := parent(cfg.ID); ok {
+		if up = c.containers[p]; up == nil || up.phase != running {
+			c.mu.Unlock()
+			return failed("The container can't be launched", fmt.Errorf("its parent %s is not running", p))
+		}
+	}
+	c.containers[cfg.ID] = ct
+	c.wg.Add(1) // the launch itself
+	c.mu.Unlock()
+	c.metrics.held.Inc()
+	defer c.wg.Done()
+
+	defer c.metrics.stage("total")()
+	helper, err := c.start(ctx, ct, up)
+	c.mu.Lock()
+	if err == nil && ct.destroy {
+		err = errDestroyed
+	}
+	if err != nil {
+		c.mu.Unlock()
+		c.metrics.launches.WithLabelValues("failed").Inc()
+		if helper != nil {
+			c.killAndWait(ct, helper)
+			helper.Close()
+		}
+		c.release(ct)
+		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+			err = cause
+		}
+		c.conclude(ct, containerizer.Termination{
+			State: mesosv1.TaskState_TASK_FAILED.Enum(), Reason: mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED.Enum(),
+			Message: "Failed to launch container: " + err.Error(),
+		}, false)
+		return failed("Failed to launch container", err)
+	}
+	ct.helper, ct.phase = helper, running
+	c.follow(ct)
+	c.mu.Unlock()
+	c.metrics.launches.WithLabelValues("started").Inc()
+	return nil
+}
+
+// start does the work of a launch, each stage timed.
+func (c *Containerizer) start(ctx context.Context, ct *container, up *container) (*launcher.Helper, error) {
+	cfg := &ct.cfg
+	waited := c.metrics.stage("queue")
+	select {
+	case c.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-c.slots }()
+	waited()
+
+	who, err := c.lookUp(cfg.User)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.fetch(ctx, ct, who); err != nil {
+		return nil, err
+	}
+
+	prepared := c.metrics.stage("prepare")
+	if err := os.Mkdir(ct.dir, 0o700); err != nil {
+		if !errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("make the runtime directory: %w", err)
+		}
+		// What an earlier container of the same id left; it is not held, so nothing of it runs.
+		if err := errors.Join(os.RemoveAll(ct.dir), os.Mkdir(ct.dir, 0o700)); err != nil {
+			return nil, fmt.Errorf("make the runtime directory: %w", err)
+		}
+	}
+	s, req, err := c.paper(ct, up, who)
+	if err != nil {
+		return nil, err
+	}
+	ct.ownGroup = c.groups != nil && (up == nil || cfg.Container.GetLinuxInfo() != nil && !cfg.Container.GetLinuxInfo().GetShareCgroups()) &&
+		cfg.Kind != containerizer.Session && cfg.Kind != containerizer.Check
+	r, err := recordOf(ct)
+	if err != nil {
+		return nil, fmt.Errorf("encode the container: %w", err)
+	}
+	if err := spec.Write(ct.dir, configFile, r); err != nil {
+		return nil, fmt.Errorf("write down the container: %w", err)
+	}
+	prepared()
+
+	isolated := c.metrics.stage("isolate")
+	if ct.ownGroup {
+		g, err := c.groups.Create(limitsOf(cfg.Resources, cfg.Limits), parts(cfg.ID)...)
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		ct.group = g
+		c.mu.Unlock()
+		s.OOMFile = g.OOMFile()
+	} else if up != nil {
+		c.mu.Lock()
+		ct.group = up.group
+		c.mu.Unlock()
+	}
+	req.Group = ct.group
+	isolated()
+
+	defer c.metrics.stage("start")()
+	return c.launch.Start(ctx, *req)
+}
+
+// paper writes what the helper is told.
+func (c *Containerizer) paper(ct, up *container, who *credentials) (*spec.Spec, *launcher.Request, error) {
+	cfg := &ct.cfg
+	info := cfg.Container
+	li := info.GetLinuxInfo()
+	s := &spec.Spec{
+		Mode: spec.Supervise, ContainerID: string(cfg.ID), Dir: ct.dir, Sandbox: cfg.Directory,
+		Process: spec.Process{
+			Dir: cfg.Directory, Switch: who.change, UID: who.uid, GID: who.gid, Groups: who.groups,
+			Env: append(append([]string(nil), cfg.Environment...), spec.Marker+"="+string(cfg.ID)),
+		},
+		Log: spec.Log{MaxBytes: c.cfg.LogMaxBytes, Keep: c.cfg.LogKeep},
+	}
+	if !hasKey(cfg.Environment, "PATH") {
+		s.Process.Env = append(s.Process.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	}
+	req := &launcher.Request{Spec: s}
+	if c.iso.root {
+		req.OOMScoreAdj = -999
+		s.Process.OOMScoreAdj = ptr(oomScore(cfg))
+	}
+	var err error
+	if s.Process.Rlimits, err = rlimits(info); err != nil {
+		return nil, nil, err
+	}
+	for _, on := range c.iso.on {
+		if on == "linux/nnp" {
+			s.Process.NoNewPrivs = true
+		}
+	}
+	if t := info.GetTtyInfo(); t != nil {
+		s.Process.TTY = &spec.Window{Rows: clampWindow(t.GetWindowSize().GetRows()), Columns: clampWindow(t.GetWindowSize().GetColumns())}
+		s.Log.Attach = true
+	}
+	inside := cfg.Kind == containerizer.Session || cfg.Kind == containerizer.Check
+	switch cfg.Kind {
+	case containerizer.CommandTask, containerizer.DefaultExecutor:
+		s.Mode = spec.Command
+		if cfg.Kind == containerizer.DefaultExecutor {
+			s.Mode = spec.Default
+		}
+		s.Link = &spec.Link{
+			Socket: c.cfg.LinkSocket, Token: ct.token, FrameworkID: string(cfg.FrameworkID), ExecutorID: string(cfg.ExecutorID),
+			Checkpoint: cfg.Checkpoint, Recovery: c.cfg.RecoveryTimeout, Grace: c.cfg.ShutdownGrace,
+		}
+		if g := cfg.Executor.GetShutdownGracePeriod(); g != nil {
+			s.Link.Grace = time.Duration(g.GetNanoseconds())
+		}
+		for _, k := range cfg.FrameworkCapabilities {
+			s.Link.TaskKilling = s.Link.TaskKilling || k == mesosv1.FrameworkInfo_Capability_TASK_KILLING_STATE
+		}
+	default:
+		if err := fillCommand(&s.Process, cfg.Command); err != nil {
+			return nil, nil, err
+		}
+		s.Log.Session = cfg.Kind == containerizer.Session
+		s.Log.Attach = s.Log.Attach || s.Log.Session
+		s.Log.Discard = cfg.Kind == containerizer.Check
+		s.Leash = cfg.Kind == containerizer.Session
+	}
+
+	// Namespaces: new ones, or those of the container that this one is inside of.
+	var upSpec spec.Spec
+	if up != nil {
+		if err := spec.Read(up.dir, spec.LaunchFile, &upSpec); err != nil {
+			return nil, nil, fmt.Errorf("read the parent's launch paper: %w", err)
+		}
+		join := func(kind string) {
+			s.Join = append(s.Join, spec.Namespace{Kind: kind, Path: "/proc/" + strconv.Itoa(up.helper.PID) + "/ns/" + kind})
+		}
+		if c.iso.root {
+			for _, k := range []string{"ipc", "uts", "net"} {
+				if k == "ipc" && li.GetIpcMode() == mesosv1.LinuxInfo_PRIVATE {
+					continue
+				}
+				if differs(up.helper.PID, k) {
+					join(k)
+				}
+			}
+			switch {
+			case inside || li.GetSharePidNamespace() && upSpec.NewPID:
+				if differs(up.helper.PID, "pid") {
+					join("pid")
+				}
+				if differs(up.helper.PID, "mnt") {
+					join("mnt")
+				}
+			default:
+				s.NewPID = c.iso.pid && !li.GetSharePidNamespace()
+			}
+		}
+	} else {
+		s.NewPID = c.iso.pid && !li.GetSharePidNamespace()
+		req.NewUTS, s.Hostname = info.GetHostname() != "", info.GetHostname()
+		req.NewIPC = c.iso.ipc && li.GetIpcMode() != mesosv1.LinuxInfo_SHARE_PARENT
+	}
+	req.NewIPC = req.NewIPC || li.GetIpcMode() == mesosv1.LinuxInfo_PRIVATE
+	joinsMount := len(s.Join) > 0 && s.Join[len(s.Join)-1].Kind == "mnt"
+
+	if inside {
+		return s, req, nil // it sees what its parent sees
+	}
+	vols, err := c.volumesOf(cfg, up)
+	if err != nil {
+		return nil, nil, err
+	}
+	mountNS := c.iso.mount && !joinsMount
+	ct.volumes = make(map[string]spec.Mount, len(vols))
+	for _, v := range vols {
+		m, err := c.place(v, cfg.Directory, who, mountNS)
+		if err != nil {
+			return nil, nil, err
+		}
+		if m != nil {
+			s.Mounts = append(s.Mounts, *m)
+		}
+		if !filepath.IsAbs(v.path) {
+			ct.volumes[v.path] = v.mount
+		}
+	}
+	if req.NewIPC && mountNS {
+		data := "mode=1777"
+		if mb := li.GetShmSize(); mb > 0 {
+			data += ",size=" + strconv.FormatUint(uint64(mb), 10) + "m"
+		}
+		s.Mounts = append(s.Mounts, spec.Mount{Type: "tmpfs", Target: "/dev/shm", Data: data})
+	}
+	s.NewMount = mountNS && (s.NewPID || len(s.Mounts) > 0)
+	return s, req, nil
+}
+
+// differs reports whether a process is in another namespace than the agent.
+func differs(pid int, kind string) bool {
+	own, err1 := os.Readlink("/proc/self/ns/" + kind)
+	its, err2 := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + kind)
+	return err1 == nil && err2 == nil && own != its
+}
+
+func clampWindow(n uint32) uint16 { return uint16(min(n, math.MaxUint16)) }
+
+func hasKey(env []string, key string) bool {
+	for _, kv := range env {
+		if strings.HasPrefix(kv, key+"=") {
+			return true
+		}
+	}
+	return false
+}
+
+// fillCommand puts a CommandInfo into a process.
+func fillCommand(p *spec.Process, cmd *mesosv1.CommandInfo) error {
+	if cmd == nil {
+		return errors.New("the container has no command")
+	}
+	if cmd.GetShell() {
+		if cmd.Value == nil {
+			return errors.New("the command has no value, which a shell command needs")
+		}
+		p.Path, p.Argv = "sh", []string{"sh", "-c", cmd.GetValue()}
+		return nil
+	}
+	if cmd.GetValue() == "" {
+		return errors.New("the command has no value: without an image it must name a program")
+	}
+	p.Path, p.Argv = cmd.GetValue(), cmd.GetArguments()
+	if len(p.Argv) == 0 {
+		p.Argv = []string{cmd.GetValue()}
+	}
+	return nil
+}
+
+// limitsOf sums what a container may use.
+func limitsOf(res []*mesosv1.Resource, limits map[string]float64) cgroup.Limits {
+	var cpus, mem float64
+	for _, r := range res {
+		switch r.GetName() {
+		case "cpus":
+			cpus += r.GetScalar().GetValue()
+		case "mem":
+			mem += r.GetScalar().GetValue()
+		}
+	}
+	l := cgroup.Limits{CPUs: max(cpus, 0), Mem: megabytes(mem)}
+	if v, ok := limits["cpus"]; ok {
+		l.CPULimit = v
+	}
+	if v, ok := limits["mem"]; ok {
+		l.MemLimit = megabytes(v)
+	}
+	return l
+}
+
+func megabytes(mb float64) uint64 {
+	switch {
+	case math.IsInf(mb, 1) || mb > 1<<43:
+		return cgroup.Unlimited
+	case !(mb > 0):
+		return 0
+	}
+	return uint64(mb * (1 << 20))
+}
+
+// oomScore makes the kernel prefer, when the host itself is short, those who use memory beyond what they asked for.
+func oomScore(cfg *containerizer.Config) int {
+	l := limitsOf(cfg.Resources, cfg.Limits)
+	if l.MemLimit == 0 || l.MemLimit <= l.Mem {
+		return 0
+	}
+	total := totalMemory()
+	if total == 0 {
+		return 0
+	}
+	return min(max(1000-int(1000*float64(l.Mem)/float64(total)), 2), 999)
+}
+
+func totalMemory() uint64 {
+	var si syscall.Sysinfo_t
+	if syscall.Sysinfo(&si) != nil {
+		return 0
+	}
+	return uint64(si.Totalram) * uint64(si.Unit)
+}
+
+// rlimitNumbers are Linux' numbers of Mesos' names.
+var rlimitNumbers = map[mesosv1.RLimitInfo_RLimit_Type]int{
+	mesosv1.RLimitInfo_RLimit_RLMT_CPU: 0, mesosv1.RLimitInfo_RLimit_RLMT_FSIZE: 1, mesosv1.RLimitInfo_RLimit_RLMT_DATA: 2,
+	mesosv1.RLimitInfo_RLimit_RLMT_STACK: 3, mesosv1.RLimitInfo_RLimit_RLMT_CORE: 4, mesosv1.RLimitInfo_RLimit_RLMT_RSS: 5,
+	mesosv1.RLimitInfo_RLimit_RLMT_NPROC: 6, mesosv1.RLimitInfo_RLimit_RLMT_NOFILE: 7, mesosv1.RLimitInfo_RLimit_RLMT_MEMLOCK: 8,
+	mesosv1.RLimitInfo_RLimit_RLMT_AS: 9, mesosv1.RLimitInfo_RLimit_RLMT_LOCKS: 10, mesosv1.RLimitInfo_RLimit_RLMT_SIGPENDING: 11,
+	mesosv1.RLimitInfo_RLimit_RLMT_MSGQUEUE: 12, mesosv1.RLimitInfo_RLimit_RLMT_NICE: 13, mesosv1.RLimitInfo_RLimit_RLMT_RTPRIO: 14,
+	mesosv1.RLimitInfo_RLimit_RLMT_RTTIME: 15,
+}
+
+// rlimits reads the limits of a container: soft and hard are both set, or neither, which means none.
+func rlimits(info *mesosv1.ContainerInfo) ([]spec.Rlimit, error) {
+	var out []spec.Rlimit
+	for _, r := range info.GetRlimitInfo().GetRlimits() {
+		n, ok := rlimitNumbers[r.GetType()]
+		if !ok {
+			return nil, fmt.Errorf("rlimit type %s is not known", r.GetType())
+		}
+		l := spec.Rlimit{Resource: n, Soft: math.MaxUint64, Hard: math.MaxUint64}
+		switch {
+		case (r.Soft == nil) != (r.Hard == nil):
+			return nil, fmt.Errorf("rlimit %s: soft and hard limit must both be set, or neither", r.GetType())
+		case r.Soft != nil && r.GetSoft() > r.GetHard():
+			return nil, fmt.Errorf("rlimit %s: the soft limit is above the hard limit", r.GetType())
+		case r.Soft != nil:
+			l.Soft, l.Hard = r.GetSoft(), r.GetHard()
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// follow begins to watch a running container. The lock is held.
+func (c *Containerizer) follow(ct *container) {
+	c.wg.Go(func() {
+		err := ct.helper.Wait(c.ctx)
+		if c.ctx.Err() != nil {
+			return // the next agent process goes on
+		}
+		if err != nil {
+			c.log.Error("cannot wait for a container's helper", "container_id", ct.cfg.ID, "error", err)
+		}
+		c.finish(ct)
+	})
+	if ct.ownGroup {
+		c.wg.Go(func() { c.watchMemory(ct) })
+	}
+}
+
+// watchMemory ends the container when its memory is exhausted.
+func (c *Containerizer) watchMemory(ct *container) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-ct.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := ct.group.WaitOOM(ctx); err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("memory exhaustion can't be watched for", "container_id", ct.cfg.ID, "error", err)
+		}
+		return
+	}
+	c.limitMemory(ct)
+	c.kill(ct)
+}
+
+// limitMemory notes that the container ends for want of memory, with the account that Mesos gives.
+func (c *Containerizer) limitMemory(ct *container) {
+	used, limit := ct.group.MaxMemory()
+	var b strings.Builder
+	fmt.Fprintf(&b, "Memory limit exceeded: Requested: %s Maximum Used: %s\n\nMEMORY STATISTICS: \n", bytesText(limit), bytesText(used))
+	b.WriteString(ct.group.MemoryStat())
+	b.WriteByte('\n')
+	t := &containerizer.Termination{
+		State:      mesosv1.TaskState_TASK_FAILED.Enum(),
+		Reason:     mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_MEMORY.Enum(),
+		Message:    b.String(),
+		Limitation: limitation("mem", float64(used)/(1<<20)),
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ct.why == nil && !ct.destroy {
+		ct.why = t
+		c.metrics.oom.Inc()
+	}
+}
+
+func limitation(name string, v float64) *mesosv1.TaskResourceLimitation {
+	return &mesosv1.TaskResourceLimitation{Resources: []*mesosv1.Resource{{
+		Name: &name, Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: &v}, Role: ptr("*"),
+	}}}
+}
+
+// bytesText writes a size as Mesos does: the largest unit that divides it.
+func bytesText(n uint64) string {
+	for _, u := range []struct {
+		name string
+		size uint64
+	}{{"GB", 1 << 30}, {"MB", 1 << 20}, {"KB", 1 << 10}} {
+		if n >= u.size && n%u.size == 0 {
+			return strconv.FormatUint(n/u.size, 10) + u.name
+		}
+	}
+	return strconv.FormatUint(n, 10) + "B"
+}
+
+// Wait implements containerizer.Containerizer.
+func (c *Containerizer) Wait(ctx context.Context, id ids.Container) (containerizer.Termination, error) {
+	ct, err := c.find(id)
+	if err != nil {
+		return containerizer.Termination{}, err
+	}
+	select {
+	case <-ct.ended:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return ct.term, nil
+	case <-ctx.Done():
+		return containerizer.Termination{}, ctx.Err()
+	}
+}
+
+// Update implements containerizer.Containerizer.
+func (c *Containerizer) Update(_ context.Context, id ids.Container, res []*mesosv1.Resource, limits map[string]float64) error {
+	ct, err := c.find(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if ct.phase >= ending_ {
+		c.mu.Unlock()
+		return nil // too late to matter
+	}
+	ct.cfg.Resources, ct.cfg.Limits = res, limits
+	group, own, isRunning := ct.group, ct.ownGroup, ct.phase == running
+	vols, err := c.volumesOf(&ct.cfg, c.upOf(id))
+	if err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	// New persistent volumes are for nested containers to come: their sources are looked up here.
+	vm := make(map[string]spec.Mount, len(vols))
+	for _, v := range vols {
+		if !filepath.IsAbs(v.path) {
+			vm[v.path] = v.mount
+		}
+	}
+	ct.volumes = vm
+	r, err := recordOf(ct)
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if isRunning {
+		if err := c.linkNewVolumes(ct, vols); err != nil {
+			return err
+		}
+		if err := spec.Write(ct.dir, configFile, r); err != nil {
+			return fmt.Errorf("write down the container's resources: %w", err)
+		}
+	}
+	if own && group != nil {
+		return group.Set(limitsOf(res, limits))
+	}
+	return nil
+}
+
+// linkNewVolumes makes the sources of volumes that came with an update, and where there are no mounts, their links.
+func (c *Containerizer) linkNewVolumes(ct *container, vols []volume) error {
+	who, err := c.lookUp(ct.cfg.User)
+	if err != nil {
+		return err
+	}
+	for _, v := range vols {
+		if v.make {
+			if err := makeSource(v.mount, who); err != nil {
+				return fmt.Errorf("volume at %q: %w", v.path, err)
+			}
+		}
+		if !c.iso.mount {
+			if _, err := c.place(v, ct.cfg.Directory, who, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Containerizer) upOf(id ids.Container) *container {
+	if p, ok := parent(id); ok {
+		return c.containers[p]
+	}
+	return nil
+}
+
+// Signal implements containerizer.Containerizer.
+func (c *Containerizer) Signal(id ids.Container, sig syscall.Signal) error {
+	ct, err := c.find(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	p, h := ct.phase, ct.helper
+	c.mu.Unlock()
+	if p != running {
+		return fmt.Errorf("container %s is not running", id)
+	}
+	switch ct.cfg.Kind {
+	case containerizer.CommandTask, containerizer.DefaultExecutor:
+		return h.Signal(sig) // the executor is the first process
+	}
+	return ask(ct.dir, control.Signal, []byte{byte(sig)})
+}
+
+// ask puts one request to a container's helper.
+func ask(dir string, typ byte, payload []byte) error {
+	conn, err := unixsock.Dial(filepath.Join(dir, spec.ControlFile), 2*time.Second)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if err := control.Write(conn, typ, payload); err != nil {
+		return err
+	}
+	answer, text, err := control.Read(conn)
+	switch {
+	case err != nil:
+		return fmt.Errorf("ask the helper: %w", err)
+	case answer == control.Fail:
+		return errors.New(string(text))
+	}
+	return nil
+}
+
+// Status implements containerizer.Containerizer.
+func (c *Containerizer) Status(id ids.Container) (*mesosv1.ContainerStatus, error) {
+	ct, err := c.find(id)
+	if err != nil {
+		return nil, err
+	}
+	s := &mesosv1.ContainerStatus{ContainerId: protoID(id)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ct.helper != nil && ct.phase != gone {
+		s.ExecutorPid = ptr(uint32(ct.helper.PID))
+	}
+	return s, nil
+}
+
+// protoID makes the message of an id.
+func protoID(id ids.Container) *mesosv1.ContainerID {
+	var m *mesosv1.ContainerID
+	for _, p := range parts(id) {
+		m = &mesosv1.ContainerID{Value: ptr(p), Parent: m}
+	}
+	return m
+}

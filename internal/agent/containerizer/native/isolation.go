@@ -1,0 +1,121 @@
+package native
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+)
+
+// isolation is what containers here get.
+type isolation struct {
+	on  []string
+	off map[string]string // what could be on elsewhere, and why it is not here
+
+	root    bool // may switch users, mount and enter namespaces
+	cgroups bool
+	pid     bool // a PID namespace each
+	mount   bool // a mount namespace where volumes or a PID namespace ask for it
+	ipc     bool // an IPC namespace each
+	disk    bool
+}
+
+// aliases are Mesos' short names.
+var aliases = map[string][]string{
+	"process":    {"posix/cpu", "posix/mem"},
+	"cgroups":    {"cgroups/cpu", "cgroups/mem"},
+	"posix/disk": {"disk/du"},
+}
+
+// known are the isolators of Mesos that this containerizer gives. The value says whether it takes root.
+var known = map[string]bool{
+	"posix/cpu": false, "posix/mem": false, "posix/rlimits": false, "filesystem/posix": false, "filesystem/linux": true,
+	"cgroups/all": true, "cgroups/cpu": true, "cgroups/mem": true, "cgroups/pids": true, "namespaces/pid": true,
+	"namespaces/ipc": true, "disk/du": false, "volume/sandbox_path": false, "volume/host_path": true, "linux/nnp": false,
+	"environment_secret": false,
+}
+
+// chooseIsolation turns the flag into what will be done. Without the flag it takes the best that the host gives and says
+// what is missing; with it, what is asked for and can't be given is an error.
+func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
+	iso := isolation{off: make(map[string]string), root: os.Geteuid() == 0}
+	auto := strings.TrimSpace(cfg.Isolation) == ""
+	want := []string{"cgroups/cpu", "cgroups/mem", "cgroups/pids", "namespaces/pid", "filesystem/linux", "volume/host_path",
+		"volume/sandbox_path", "posix/rlimits", "disk/du"}
+	if !auto {
+		want = nil
+		for _, f := range strings.Split(cfg.Isolation, ",") {
+			f = strings.TrimSpace(f)
+			if a, ok := aliases[f]; ok {
+				want = append(want, a...)
+				continue
+			}
+			if _, ok := known[f]; !ok {
+				return iso, nil, fmt.Errorf("isolation %q is not known here; known are: %s", f, strings.Join(sortedKeys(known), ", "))
+			}
+			want = append(want, f)
+		}
+		want = append(want, "volume/sandbox_path", "posix/rlimits") // always on, as in Mesos
+	}
+	var groups *cgroup.Manager
+	var groupsErr error
+	needGroups := slices.ContainsFunc(want, func(s string) bool { return strings.HasPrefix(s, "cgroups/") })
+	if needGroups {
+		if !iso.root {
+			groupsErr = fmt.Errorf("the agent does not run as root")
+		} else {
+			var h *cgroup.Host
+			if h, groupsErr = cgroup.Detect(); groupsErr == nil {
+				groups, groupsErr = cgroup.New(h, cfg.Cgroups)
+			}
+		}
+	}
+	for _, w := range want {
+		var why error
+		switch {
+		case strings.HasPrefix(w, "cgroups/"):
+			why = groupsErr
+			if c := map[string]string{"cgroups/cpu": "cpu", "cgroups/mem": "memory", "cgroups/pids": "pids"}[w]; why == nil && c != "" && !groups.Has(c) {
+				why = fmt.Errorf("the host has no cgroup controller %s", c)
+			}
+		case known[w] && !iso.root:
+			why = fmt.Errorf("the agent does not run as root")
+		}
+		if why != nil {
+			if !auto {
+				return iso, nil, fmt.Errorf("isolation %s: %w; leave it out of the isolation flag or leave the flag out", w, why)
+			}
+			iso.off[w] = why.Error()
+			continue
+		}
+		if !slices.Contains(iso.on, w) {
+			iso.on = append(iso.on, w)
+		}
+		switch w {
+		case "namespaces/pid":
+			iso.pid = true
+		case "namespaces/ipc":
+			iso.ipc = true
+		case "disk/du":
+			iso.disk = true
+		}
+	}
+	iso.cgroups = groups != nil
+	iso.mount = iso.root && (auto || slices.Contains(iso.on, "filesystem/linux") || iso.pid)
+	if !iso.root {
+		iso.off["switch_user"] = "the agent does not run as root: all tasks run as its own user"
+	}
+	slices.Sort(iso.on)
+	return iso, groups, nil
+}
+
+func sortedKeys(m map[string]bool) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}

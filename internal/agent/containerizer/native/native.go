@@ -1,0 +1,268 @@
+package native
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/execlink"
+	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
+	"github.com/orchestrator/orchestrator/internal/agent/launcher"
+	"github.com/orchestrator/orchestrator/internal/ids"
+)
+
+// Config is the containerizer's configuration. The names in brackets are Mesos' flags.
+type Config struct {
+	// WorkDir is the agent's work directory [work_dir]: persistent volumes and the unpacked helper are below it.
+	WorkDir string
+	// RuntimeDir holds what lives as long as the host is up [runtime_dir].
+	RuntimeDir string
+	// LinkSocket is where package execlink listens.
+	LinkSocket string
+	// Helper is the helper's binary; empty: the embedded one, or this very program.
+	Helper string
+	// Isolation names the isolators [isolation], separated by commas; empty: the best that the host gives.
+	Isolation string
+	// Cgroups is how control groups are made [cgroups_root, cgroups_enable_cfs, cgroups_limit_swap].
+	Cgroups cgroup.Config
+	// NoSwitchUser runs everything as the agent's own user [switch_user=false].
+	NoSwitchUser bool
+	// LogMaxBytes and LogKeep rotate a sandbox's stdout and stderr. 0 bytes: 10 MB; LogKeep 0: 1.
+	LogMaxBytes int64
+	LogKeep     int
+	// RecoveryTimeout is how long helpers live without an agent [recovery_timeout]; 0: 15 min.
+	RecoveryTimeout time.Duration
+	// ShutdownGrace is how long an executor has to end its tasks [executor_shutdown_grace_period]; 0: 5 s.
+	ShutdownGrace time.Duration
+	// EnforceDiskQuota ends containers that use more disk than they have [enforce_container_disk_quota].
+	EnforceDiskQuota bool
+	// DiskInterval is how often disk usage is measured [container_disk_watch_interval]; 0: 15 s.
+	DiskInterval time.Duration
+	// MaxLaunches bounds the launches under way at one time; 0: 64.
+	MaxLaunches int
+}
+
+// Fetcher brings a command's URIs into the sandbox.
+type Fetcher interface {
+	Fetch(ctx context.Context, r fetcher.Request) error
+}
+
+// Deps are what the containerizer needs from others.
+type Deps struct {
+	Log      *slog.Logger
+	Registry prometheus.Registerer
+	// Fetcher may be nil: then containers with URIs are refused.
+	Fetcher Fetcher
+}
+
+// Containerizer is the native containerizer.
+type Containerizer struct {
+	cfg     Config
+	log     *slog.Logger
+	fetcher Fetcher
+	metrics *metrics
+	launch  *launcher.Launcher
+	groups  *cgroup.Manager // nil: none to be had
+	iso     isolation
+	slots   chan struct{}
+	disk    *diskWatcher
+
+	mu         sync.Mutex
+	containers map[ids.Container]*container
+	// Ended containers that are remembered for late questions, oldest first: executors, and all others.
+	ended, endedNested []ids.Container
+	closed             bool
+
+	wg     sync.WaitGroup
+	ctx    context.Context // the life of this containerizer: ended by Close, and only then
+	cancel context.CancelFunc
+}
+
+var _ containerizer.Containerizer = (*Containerizer)(nil)
+
+// New finds out what the host gives, and prepares it. Recover must be called before anything else.
+func New(cfg Config, deps Deps) (*Containerizer, error) {
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&cfg.RecoveryTimeout, 15*time.Minute)
+	def(&cfg.ShutdownGrace, 5*time.Second)
+	def(&cfg.DiskInterval, 15*time.Second)
+	if cfg.LogMaxBytes == 0 {
+		cfg.LogMaxBytes = 10 << 20
+	}
+	if cfg.LogKeep == 0 {
+		cfg.LogKeep = 1
+	}
+	if cfg.MaxLaunches == 0 {
+		cfg.MaxLaunches = 64
+	}
+	for name, p := range map[string]*string{"work_dir": &cfg.WorkDir, "runtime_dir": &cfg.RuntimeDir} {
+		if *p == "" {
+			return nil, fmt.Errorf("native containerizer: %s is required", name)
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return nil, err
+		}
+		*p = abs
+	}
+	c := &Containerizer{
+		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, metrics: newMetrics(deps.Registry),
+		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container),
+	}
+	if err := os.MkdirAll(c.containersDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("make the runtime directory: %w", err)
+	}
+	binary, err := provideHelper(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c.launch, err = launcher.New(binary); err != nil {
+		return nil, err
+	}
+	if c.iso, c.groups, err = chooseIsolation(cfg); err != nil {
+		return nil, err
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.disk = newDiskWatcher(c)
+	c.wg.Go(func() { c.disk.run(c.ctx) })
+	return c, nil
+}
+
+// Close stops watching. Containers run on, but for sessions.
+func (c *Containerizer) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, ct := range c.containers {
+		if ct.helper != nil {
+			ct.helper.Close()
+		}
+	}
+	if c.groups != nil {
+		c.groups.Close()
+	}
+}
+
+// Isolation lists what isolates containers here, and what does not although it could elsewhere, with the reason.
+func (c *Containerizer) Isolation() (on []string, off map[string]string) { return c.iso.on, c.iso.off }
+
+// Token answers execlink's question of who a helper is.
+func (c *Containerizer) Token(id ids.Container) (execlink.Peer, string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ct := c.containers[id]
+	if ct == nil || ct.token == "" || ct.phase == gone {
+		return execlink.Peer{}, "", false
+	}
+	return execlink.Peer{ContainerID: id, FrameworkID: ct.cfg.FrameworkID, ExecutorID: ct.cfg.ExecutorID}, ct.token, true
+}
+
+// Containers implements containerizer.Containerizer.
+func (c *Containerizer) Containers() []containerizer.Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]containerizer.Info, 0, len(c.containers))
+	for _, ct := range c.containers {
+		if ct.phase == gone && !keptAfterEnd(ct.cfg.Kind) {
+			continue
+		}
+		out = append(out, containerizer.Info{Config: ct.cfg, Ended: ct.phase == gone})
+	}
+	slices.SortFunc(out, func(a, b containerizer.Info) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return out
+}
+
+// find gives a container by id.
+func (c *Containerizer) find(id ids.Container) (*container, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ct := c.containers[id]
+	if ct == nil {
+		return nil, fmt.Errorf("%w: %s", containerizer.ErrNotFound, id)
+	}
+	return ct, nil
+}
+
+func (c *Containerizer) containersDir() string { return filepath.Join(c.cfg.RuntimeDir, "containers") }
+
+// dir is the runtime directory of a container. Ids have been validated: they are names.
+func (c *Containerizer) dir(id ids.Container) string {
+	return filepath.Join(c.containersDir(), string(id))
+}
+
+// parts splits a container id into its levels, root first.
+func parts(id ids.Container) []string { return strings.Split(string(id), ".") }
+
+// parent gives the id of the container that this one is nested in.
+func parent(id ids.Container) (ids.Container, bool) {
+	i := strings.LastIndexByte(string(id), '.')
+	if i < 0 {
+		return "", false
+	}
+	return id[:i], true
+}
+
+// maxID is the greatest length of a container id as text (Mesos: MAX_CONTAINER_ID_LENGTH).
+const maxID = 242
+
+func validID(id ids.Container) error {
+	if len(id) > maxID {
+		return fmt.Errorf("container ID is %d characters long, limit %d", len(id), maxID)
+	}
+	for _, p := range parts(id) {
+		if err := ids.Validate(p); err != nil {
+			return fmt.Errorf("container ID %q: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// keptAfterEnd: the agent's API asks for these after their end, until they are removed.
+func keptAfterEnd(k containerizer.Kind) bool {
+	return k == containerizer.Nested || k == containerizer.Standalone || k == containerizer.Session || k == containerizer.Check
+}
+
+func newToken() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// provideHelper gives the path of the helper's binary: as configured, as embedded, or this program itself.
+func provideHelper(cfg Config) (string, error) {
+	if cfg.Helper != "" {
+		return cfg.Helper, nil
+	}
+	path, err := launcher.Unpack(filepath.Join(cfg.WorkDir, "helper"))
+	if errors.Is(err, launcher.ErrNotEmbedded) {
+		return os.Executable()
+	}
+	return path, err
+}
+
+var _ io.Closer = (*attachment)(nil)
