@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -257,15 +258,32 @@ func (g *Group) set2(l Limits, fresh bool) error {
 	return nil
 }
 
-// EnterThread puts the calling thread, which must be locked, into a v1 group: what it forks is born there. A thread that
-// moves itself takes no global lock, unlike moving a process, which waits for a grace period of the whole kernel.
+// EnterThread puts the calling thread, which must be one of osthread's, into a v1 group: what it forks is born there. A
+// thread that moves itself takes no global lock, unlike moving a process, which waits for a grace period of the whole
+// kernel. LeaveThread must follow at once, whatever happens: a group that holds a thread of ours can't be frozen.
 func (g *Group) EnterThread() error {
+	for _, b := range g.m.bases() {
+		if g.m.home[b] == "" {
+			return fmt.Errorf("the agent's own cgroup below %s is not known", b)
+		}
+	}
 	for _, d := range g.unique() {
 		if err := write(d, "tasks", "0"); err != nil {
 			return fmt.Errorf("enter cgroup %s: %w", d, err)
 		}
 	}
 	return nil
+}
+
+// LeaveThread puts the calling thread back where the process is.
+func (g *Group) LeaveThread() error {
+	var errs []error
+	for _, b := range g.m.bases() {
+		if err := write(g.m.home[b], "tasks", "0"); err != nil {
+			errs = append(errs, fmt.Errorf("leave cgroup %s: %w", g.name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // OpenLeaf opens the directory that processes are born into on v2; nil on v1.
@@ -287,10 +305,10 @@ func (g *Group) OOMFile() string {
 	return ""
 }
 
-// Procs lists the processes of the group and of those below it.
+// Procs lists the processes of the group and of those below it, never our own.
 func (g *Group) Procs() []int {
 	var out []int
-	seen := make(map[int]bool)
+	seen := map[int]bool{os.Getpid(): true}
 	for _, d := range g.unique() {
 		_ = filepath.WalkDir(d, func(p string, e fs.DirEntry, err error) error {
 			if err != nil || !e.IsDir() {
@@ -314,13 +332,22 @@ func (g *Group) Kill() {
 	if g.dir != "" && write(g.dir, "cgroup.kill", "1") == nil {
 		return
 	}
-	frozen := g.freeze(true)
+	frozen := !g.holdsUs() && g.freeze(true)
 	for _, pid := range g.Procs() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	if frozen {
 		g.freeze(false)
 	}
+}
+
+// holdsUs reports whether a thread of this process is in the group, which must not happen and would freeze us with it.
+func (g *Group) holdsUs() bool {
+	b, err := os.ReadFile(filepath.Join(g.dirs["freezer"], "cgroup.procs"))
+	if err != nil {
+		return false
+	}
+	return slices.Contains(strings.Fields(string(b)), strconv.Itoa(os.Getpid()))
 }
 
 // freeze freezes or thaws; false: there is no freezer, or it did not succeed in time, which the caller's repetition mends.

@@ -16,6 +16,8 @@ import (
 type Host struct {
 	// V1 maps a controller to its hierarchy's mount point.
 	V1 map[string]string
+	// roots maps a v1 mount point to the group that is visible there as its root: "/" but in containers.
+	roots map[string]string
 	// V2 is the mount point of the unified hierarchy when its memory controller is to be had there; else empty.
 	V2 string
 	// V2Controllers are those that V2 offers.
@@ -39,7 +41,7 @@ func Detect() (*Host, error) {
 }
 
 func detect(mountinfo io.Reader, controllers func(string) ([]string, error)) (*Host, error) {
-	h := &Host{V1: make(map[string]string)}
+	h := &Host{V1: make(map[string]string), roots: make(map[string]string)}
 	var unified []string
 	sc := bufio.NewScanner(mountinfo)
 	sc.Buffer(nil, 1<<20)
@@ -55,7 +57,7 @@ func detect(mountinfo io.Reader, controllers func(string) ([]string, error)) (*H
 		case "cgroup":
 			for _, c := range strings.Split(post[2], ",") {
 				if slices.Contains(v1Controllers, c) && h.V1[c] == "" {
-					h.V1[c] = dir
+					h.V1[c], h.roots[dir] = dir, unescape(pre[3])
 				}
 			}
 		case "cgroup2":
@@ -103,6 +105,7 @@ type Manager struct {
 	host Host
 	cfg  Config
 	oom  *oomWatcher
+	home map[string]string // v1 hierarchy -> the agent's own group in it
 }
 
 // New prepares the root in every hierarchy. Without the right to, the error says so, and containers run without groups.
@@ -141,7 +144,43 @@ func New(h *Host, cfg Config) (*Manager, error) {
 			return nil, fmt.Errorf("make the root cgroup: %w", err)
 		}
 	}
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	m.home = homes(h, string(b))
+	for _, base := range m.bases() {
+		if !exists(m.home[base], "tasks") {
+			return nil, fmt.Errorf("the agent's own cgroup %q below %s is not visible", m.home[base], base)
+		}
+	}
 	return m, nil
+}
+
+// homes finds this process's own group in every v1 hierarchy from /proc/self/cgroup ("id:controllers:path" lines).
+func homes(h *Host, self string) map[string]string {
+	out := make(map[string]string)
+	for _, line := range strings.Split(self, "\n") {
+		f := strings.SplitN(line, ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		for _, c := range strings.Split(f[1], ",") {
+			base := h.V1[c]
+			if base == "" {
+				continue
+			}
+			rel := f[2]
+			if root := h.roots[base]; root != "/" && root != "" {
+				var ok bool
+				if rel, ok = strings.CutPrefix(rel, root); !ok {
+					rel = "/" // a cgroup namespace: the visible root is as near as it gets
+				}
+			}
+			out[base] = filepath.Join(base, rel)
+		}
+	}
+	return out
 }
 
 // Close ends what watches for memory exhaustion.

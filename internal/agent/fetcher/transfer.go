@@ -9,12 +9,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/agent/osthread"
 )
 
 // transport is an HTTP client's, that refuses addresses after they have been resolved: a name that resolves to one does
@@ -131,33 +132,27 @@ func openAs(path string, r *Request) (*os.File, error) {
 	if r.UID < 0 || os.Geteuid() != 0 {
 		return os.Open(path)
 	}
-	type result struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	var f *os.File
+	var err error
+	osthread.Run(func() {
 		var groups unsafe.Pointer
 		if len(r.Groups) > 0 {
 			groups = unsafe.Pointer(&r.Groups[0])
 		}
 		// The raw call, unlike the library's, changes this thread alone.
 		if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(r.Groups)), uintptr(groups), 0); e != 0 {
-			done <- result{nil, os.NewSyscallError("setgroups", e)}
+			err = os.NewSyscallError("setgroups", e)
 			return
 		}
-		if err := errors.Join(unix.Setfsgid(r.GID), unix.Setfsuid(r.UID)); err != nil {
-			done <- result{nil, err}
+		if err = errors.Join(unix.Setfsgid(r.GID), unix.Setfsuid(r.UID)); err != nil {
 			return
 		}
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			done <- result{nil, &os.PathError{Op: "open", Path: path, Err: err}}
+		fd, oerr := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if oerr != nil {
+			err = &os.PathError{Op: "open", Path: path, Err: oerr}
 			return
 		}
-		done <- result{os.NewFile(uintptr(fd), path), nil}
-	}()
-	res := <-done
-	return res.f, res.err
+		f = os.NewFile(uintptr(fd), path)
+	})
+	return f, err
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/osthread"
 )
 
 // Request is one helper to start.
@@ -191,22 +191,25 @@ func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(leaf.Fd())
 		return l.forkExec(argv, attr, &pidfd, r.OOMScoreAdj)
 	}
-	type result struct {
-		h   *Helper
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here, and with it our presence in the group
-		if err := r.Group.EnterThread(); err != nil {
-			done <- result{nil, err}
-			return
+	var h *Helper
+	osthread.Run(func() {
+		if err = r.Group.EnterThread(); err == nil {
+			h, err = l.forkExec(argv, attr, &pidfd, r.OOMScoreAdj)
 		}
-		h, err := l.forkExec(argv, attr, &pidfd, r.OOMScoreAdj)
-		done <- result{h, err}
-	}()
-	res := <-done
-	return res.h, res.err
+		// Out again before anybody can freeze or kill the group: we must not be hit with it.
+		if lerr := r.Group.LeaveThread(); lerr != nil {
+			err = errors.Join(err, lerr)
+		}
+	})
+	if err != nil {
+		if h != nil {
+			h.Kill()
+			_ = h.Wait(context.Background())
+			h.Close()
+		}
+		return nil, err
+	}
+	return h, nil
 }
 
 func (l *Launcher) forkExec(argv []string, attr *syscall.ProcAttr, pidfd *int, oom int) (*Helper, error) {

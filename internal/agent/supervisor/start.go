@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/osthread"
 )
 
 // ExecSubcommand is the helper's mode that sets resource limits and the user, then becomes the process. Limits can't be set
@@ -60,28 +60,21 @@ func (r *Reaper) Start(p *spec.Process, join []spec.Namespace, io Stdio) (*Proc,
 		attr.Sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups}
 	}
 
-	type result struct {
-		proc *Proc
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		restore, err := prepareThread(p, join)
-		if err != nil {
-			done <- result{nil, err}
+	var proc *Proc
+	osthread.Run(func() {
+		var restore func()
+		if restore, err = prepareThread(p, join); err != nil {
 			return
 		}
-		pid, c, err := r.start(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
-		restore()
-		if err != nil {
-			done <- result{nil, fmt.Errorf("execute %s: %w", path, err)}
+		defer restore()
+		pid, c, ferr := r.start(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
+		if ferr != nil {
+			err = fmt.Errorf("execute %s: %w", path, ferr)
 			return
 		}
-		done <- result{&Proc{PID: pid, Done: c}, nil}
-	}()
-	res := <-done
-	return res.proc, res.err
+		proc = &Proc{PID: pid, Done: c}
+	})
+	return proc, err
 }
 
 // prepareThread gives the calling thread what the child shall inherit.

@@ -1,0 +1,115 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/ids"
+)
+
+// percentiles reports P50 and P99 of durations in milliseconds.
+func percentiles(b *testing.B, name string, ds []time.Duration) {
+	slices.Sort(ds)
+	at := func(p float64) float64 {
+		return float64(ds[min(int(p*float64(len(ds))), len(ds)-1)]) / float64(time.Millisecond)
+	}
+	b.ReportMetric(at(.50), name+"-p50-ms")
+	b.ReportMetric(at(.99), name+"-p99-ms")
+}
+
+// BenchmarkStart is GOALS row 8 without an image: until the process runs, in its own cgroup and mount and PID namespaces.
+func BenchmarkStart(b *testing.B) {
+	needRoot(b)
+	d := newHost(b).start(nil)
+	defer d.end()
+	var start, total []time.Duration
+	i := 0
+	for b.Loop() {
+		i++
+		cfg := d.plain(ids.Container(fmt.Sprintf("b%d", i)), "")
+		cfg.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/bin/true")}
+		t := time.Now()
+		d.launch(cfg)
+		start = append(start, time.Since(t))
+		d.wait(cfg.ID)
+		total = append(total, time.Since(t))
+	}
+	percentiles(b, "start", start)
+	percentiles(b, "start-to-gone", total)
+}
+
+// BenchmarkStartRate is GOALS row 9: command tasks started and ended per second, their executors' whole story included.
+func BenchmarkStartRate(b *testing.B) {
+	needRoot(b)
+	d := newHost(b).start(nil)
+	defer d.end()
+	for _, kind := range []string{"plain", "task"} {
+		b.Run(kind, func(b *testing.B) {
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					for {
+						n := next.Add(1)
+						if n > int64(b.N) {
+							return
+						}
+						id := ids.Container(fmt.Sprintf("%s%d-%d", kind, b.N, n))
+						cfg := d.plain(id, "")
+						cfg.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/bin/true")}
+						if kind == "task" {
+							cfg = d.task(id, &mesosv1.TaskInfo{Command: cfg.Command})
+						}
+						if err := d.Launch(context.Background(), cfg); err != nil {
+							b.Error(err)
+							return
+						}
+						if _, err := d.Wait(context.Background(), id); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "containers/s")
+		})
+	}
+}
+
+// BenchmarkPeerCrun is a bare `crun run` of the same program, for comparison in the same run.
+func BenchmarkPeerCrun(b *testing.B) {
+	needRoot(b)
+	if _, err := exec.LookPath("crun"); err != nil {
+		b.Skip("crun is not installed")
+	}
+	bundle := b.TempDir()
+	if out, err := exec.Command("crun", "spec", "--bundle", bundle).CombinedOutput(); err != nil {
+		b.Skipf("crun spec: %v %s", err, out)
+	}
+	if out, err := exec.Command("sh", "-c", fmt.Sprintf(
+		`sed -i 's|"terminal": true|"terminal": false|; s|"sh"|"/bin/true"|; s|"path": "rootfs"|"path": "/"|' %s`, filepath.Join(bundle, "config.json"))).CombinedOutput(); err != nil {
+		b.Fatalf("%v %s", err, out)
+	}
+	var ds []time.Duration
+	i := 0
+	for b.Loop() {
+		i++
+		t := time.Now()
+		cmd := exec.Command("crun", "run", "--bundle", bundle, fmt.Sprintf("orchestrator-bench-%d-%d", syscall.Getpid(), i))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Skipf("crun run: %v %s", err, out)
+		}
+		ds = append(ds, time.Since(t))
+	}
+	percentiles(b, "run", ds)
+}
