@@ -3,7 +3,11 @@ package archtest
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -80,7 +84,7 @@ func TestComponentsMeetOnlyOnTheWire(t *testing.T) {
 }
 
 func TestCoresArePure(t *testing.T) {
-	banned := []string{"net", "net/http", "os", "os/exec", "math/rand", "math/rand/v2", "crypto/rand", "syscall", "io/ioutil"}
+	banned := []string{"net", "net/http", "os", "os/exec", "math/rand", "crypto/rand", "syscall", "io/ioutil"}
 	for _, p := range load(t) {
 		if !strings.HasSuffix(p.ImportPath, "/core") && !strings.HasSuffix(p.ImportPath, "/allocator") || within(p.ImportPath, "api") {
 			continue
@@ -89,6 +93,37 @@ func TestCoresArePure(t *testing.T) {
 			if slices.Contains(banned, imp) {
 				t.Errorf("%s imports %s: core packages are pure (time, ids and choices arrive in events)", p.ImportPath, imp)
 			}
+		}
+	}
+}
+
+// A generator that is made from a seed is as pure as a counter: cores may have one. The package's own functions are not.
+func TestCoresSeedTheirRandomness(t *testing.T) {
+	made := []string{"New", "NewPCG", "NewChaCha8", "Rand", "PCG", "ChaCha8", "Source"}
+	for _, p := range load(t) {
+		if !strings.HasSuffix(p.ImportPath, "/core") && !strings.HasSuffix(p.ImportPath, "/allocator") || !slices.Contains(p.Imports, "math/rand/v2") {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join("../..", strings.TrimPrefix(p.ImportPath, module), "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no files found: %v", p.ImportPath, err)
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			tree, err := parser.ParseFile(token.NewFileSet(), f, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(tree, func(n ast.Node) bool {
+				if sel, ok := n.(*ast.SelectorExpr); ok {
+					if id, ok := sel.X.(*ast.Ident); ok && id.Name == "rand" && !slices.Contains(made, sel.Sel.Name) {
+						t.Errorf("%s uses rand.%s: cores draw from a seeded generator only", f, sel.Sel.Name)
+					}
+				}
+				return true
+			})
 		}
 	}
 }
