@@ -26,6 +26,7 @@ type Core struct {
 	timerSeq uint64
 
 	phase      Phase
+	session    uint64 // of the link
 	info       *mesosv1.AgentInfo
 	id         ids.Agent
 	master     *mesosv1.MasterInfo
@@ -89,6 +90,7 @@ func (c *Core) Step(now time.Time, ev Event) []Effect {
 		c.boot(ev)
 	case Tick:
 	case LinkUp:
+		c.session = ev.Session
 		c.linkUp()
 	case LinkDown:
 		c.linkDown()
@@ -110,6 +112,8 @@ func (c *Core) Step(now time.Time, ev Event) []Effect {
 		c.reconfigure(ev)
 	case Oversubscribe:
 		c.oversubscribe(ev)
+	case Collected:
+		c.collected(ev)
 	case Leave:
 		c.leave(ev.Message)
 	}
@@ -130,7 +134,9 @@ func (c *Core) note(level NoteLevel, message string, args ...any) {
 	c.emit(Note{Level: level, Message: message, Args: args})
 }
 
-func (c *Core) toMaster(m *linkv1.Message) { c.emit(ToMaster{Message: m}) }
+func (c *Core) toMaster(m *linkv1.Message) { c.emit(ToMaster{Session: c.session, Message: m}) }
+
+func (c *Core) relink(reason string) { c.emit(Relink{Session: c.session, Reason: reason}) }
 
 // draw makes a uuid. The same key and history give the same ones.
 func (c *Core) draw() [16]byte {

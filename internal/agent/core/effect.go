@@ -85,6 +85,14 @@ type (
 		// Last: no more records will follow.
 		Last bool
 	}
+	// ForgetRun drops what is kept of an ended run.
+	ForgetRun struct {
+		persist
+		Agent ids.Agent
+		Run   Run
+		// ExecutorInUse, FrameworkInUse: another run of the executor, or another executor, still needs what they share.
+		ExecutorInUse, FrameworkInUse bool
+	}
 	// RewriteUpdates replaces a task's updates, which had grown long, by those that still matter.
 	RewriteUpdates struct {
 		persist
@@ -102,15 +110,17 @@ func (then) effect() {}
 
 // The effects that are carried out when all before them is durable.
 type (
-	// ToMaster sends a message, if there is a link.
+	// ToMaster sends a message, if that connection still stands.
 	ToMaster struct {
 		then
+		Session uint64
 		Message *linkv1.Message
 	}
-	// Relink drops the link and looks for the leader again.
+	// Relink drops the connection and looks for the leader again.
 	Relink struct {
 		then
-		Reason string
+		Session uint64
+		Reason  string
 	}
 	// Admit accepts a subscription: the connection's stream is open from here on.
 	Admit struct {

@@ -66,8 +66,8 @@ type BootTask struct {
 // Tick lets timers run out. The owner sends it at the time that Next gives.
 type Tick struct{}
 
-// LinkUp: a connection to the leading master stands; nothing was said on it.
-type LinkUp struct{}
+// LinkUp: a connection to the leading master stands; nothing was said on it. What is meant for it carries its number.
+type LinkUp struct{ Session uint64 }
 
 // LinkDown: the connection is gone.
 type LinkDown struct{}
@@ -122,6 +122,12 @@ type Oversubscribe struct{ Revocable []*mesosv1.Resource }
 // Leave: the operator wants this agent out of the cluster (SIGUSR1): tasks are killed, then the agent unregisters.
 type Leave struct{ Message string }
 
+// Collected: the sandbox of an ended run was deleted; what the checkpoint has of it may go.
+type Collected struct {
+	Agent ids.Agent
+	Run   Run
+}
+
 // Look asks for a View; answered by Show.
 type Look struct{ Request uint64 }
 
@@ -140,6 +146,7 @@ func (Reconfigure) event()   {}
 func (Oversubscribe) event() {}
 func (Leave) event()         {}
 func (Look) event()          {}
+func (Collected) event()     {}
 
 // Config holds the numbers and choices of the flags that the core needs.
 type Config struct {

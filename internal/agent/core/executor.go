@@ -556,3 +556,16 @@ func (c *Core) shutdownFramework(id ids.Framework) {
 		c.shutdownExecutor(e, nil)
 	}
 }
+
+// collected lets the checkpoint of an ended run go with its sandbox, unless that id came to life again.
+func (c *Core) collected(ev Collected) {
+	if c.runs[ev.Run.Container] != nil {
+		return
+	}
+	f := ForgetRun{Agent: ev.Agent, Run: ev.Run}
+	if fw := c.frameworks[ev.Run.Framework]; fw != nil && ev.Agent == c.id {
+		f.FrameworkInUse = true
+		f.ExecutorInUse = fw.executors[ev.Run.Executor] != nil
+	}
+	c.emit(f)
+}

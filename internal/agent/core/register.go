@@ -16,7 +16,7 @@ func (c *Core) linkUp() {
 			return
 		}
 	case Recovering, Reconnecting:
-		c.emit(Relink{Reason: "recovery is not finished"})
+		c.relink("recovery is not finished")
 		return
 	}
 	if c.phase != Terminating {
@@ -28,7 +28,7 @@ func (c *Core) linkUp() {
 	}
 	c.stop(c.answerTimer)
 	c.answerTimer = c.after(c.cfg.RegisterTimeout, func() {
-		c.emit(Relink{Reason: "the master did not answer the registration"})
+		c.relink("the master did not answer the registration")
 	})
 	if c.id == "" {
 		c.toMaster(&linkv1.Message{Kind: &linkv1.Message_Register{Register: reg}})
@@ -110,7 +110,7 @@ func (c *Core) fromMaster(m *linkv1.Message) {
 		c.undrain()
 	case *linkv1.Message_Ping: // the link answers it; a master that does not hold us as registered says so here
 		if !k.Ping.GetConnected() {
-			c.emit(Relink{Reason: "the master does not hold this agent as registered"})
+			c.relink("the master does not hold this agent as registered")
 		}
 	default:
 		c.note(Warn, "ignoring a message of the master that this version does not know")
@@ -126,12 +126,12 @@ func (c *Core) onRegistered(r *linkv1.Registered) {
 	c.answerTimer = nil
 	id := ids.Agent(r.GetAgentId().GetValue())
 	if err := ids.Validate(string(id)); err != nil {
-		c.emit(Relink{Reason: "the master gave an invalid agent id: " + err.Error()})
+		c.relink("the master gave an invalid agent id: " + err.Error())
 		return
 	}
 	if c.id != "" && id != c.id {
 		c.note(Error, "the master answered with another agent id; is a second cluster behind --master?", "agent_id", c.id, "given", id)
-		c.emit(Relink{Reason: "the master answered with another agent id"})
+		c.relink("the master answered with another agent id")
 		return
 	}
 	c.master = r.GetMaster()
@@ -188,7 +188,7 @@ func (c *Core) onRefused(r *linkv1.Refused) {
 		return
 	}
 	c.note(Warn, "the master refused the registration; trying again", "message", r.GetMessage())
-	c.emit(Relink{Reason: "refused: " + r.GetMessage()})
+	c.relink("refused: " + r.GetMessage())
 }
 
 // leave kills every task, waits for that, and unregisters.
@@ -266,6 +266,6 @@ func (c *Core) reconfigure(ev Reconfigure) {
 	c.saveResources()
 	if c.phase == Running {
 		// Attributes travel with a registration only.
-		c.emit(Relink{Reason: "the agent's resources or attributes were changed"})
+		c.relink("the agent's resources or attributes were changed")
 	}
 }

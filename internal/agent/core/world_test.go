@@ -70,6 +70,8 @@ func (d *disk) write(e Persistent) {
 	case AppendUpdate:
 		t := d.runs[e.Run].tasks[e.Task]
 		t.updates = append(t.updates, e.Update)
+	case ForgetRun:
+		delete(d.runs, e.Run)
 	case RewriteUpdates:
 		d.runs[e.Run].tasks[e.Task].updates = e.Updates
 	default:
