@@ -48,6 +48,8 @@ type Deps struct {
 	Metrics *metrics.Registry
 	// Flags are the effective settings, for /flags.
 	Flags map[string]string
+	// LogFile is where Log goes, to be shown as /slave/log; empty: nowhere that can be shown.
+	LogFile string
 	// FS keeps the checkpoint.
 	FS checkpoint.FS
 	// Authorizer says who may do what; nil: everybody everything.
@@ -97,6 +99,7 @@ type Agent struct {
 	api     http.Handler
 	helpers *execlink.Server
 	extra   []func(context.Context) error // other servers that Run runs
+	closers []func()                      // what New opened and Run's end closes
 	levels  *logLevels
 	id      atomic.Pointer[ids.Agent] // for those who may not ask the core
 	volumes *volumes
@@ -149,9 +152,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		events: make(chan core.Event, cfg.EventQueue), batches: make(chan []core.Effect, 64),
 	}
 	if err := a.open(); err != nil {
-		if a.listener != nil {
-			a.listener.Close()
-		}
+		a.close()
 		return nil, err
 	}
 	return a, nil
@@ -212,8 +213,8 @@ func (a *Agent) open() error {
 	a.link = newMasterLink(a)
 	a.gc = newCollector(a)
 	a.metrics = newMetrics(a)
-	if a.cfg.LogDir != "" {
-		a.files.Attach(filepath.Join(a.cfg.LogDir, "agent.log"), "/slave/log", a.allow("access_mesos_logs", ""))
+	if a.deps.LogFile != "" {
+		a.files.Attach(a.deps.LogFile, "/slave/log", a.allow("access_mesos_logs", ""))
 	}
 	a.api = a.routes()
 	a.core = core.New(core.Config{
@@ -332,12 +333,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer cancel()
 	boot, known, err := a.recover()
 	if err != nil {
-		a.listener.Close()
+		a.close()
 		return err
 	}
 	defer a.store.Close()
 	if err := a.boxes.recover(ctx, boot, known); err != nil {
-		a.listener.Close()
+		a.close()
 		return err
 	}
 	if _, err := rand.Read(boot.Key[:]); err != nil {
@@ -376,10 +377,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	err = g.Wait()
 	a.boxes.close()
+	a.close()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
+}
+
+// close gives back what New opened.
+func (a *Agent) close() {
+	if a.listener != nil {
+		a.listener.Close()
+	}
+	for _, f := range a.closers {
+		f()
+	}
+	a.closers = nil
 }
 
 // Leave kills every task, unregisters the agent and ends Run (SIGUSR1).

@@ -83,7 +83,7 @@ type Containers struct {
 	CgroupsHierarchy string        `flag:"cgroups_hierarchy" default:"/sys/fs/cgroup" help:"Where control groups are mounted."`
 	CgroupsCFS       bool          `flag:"cgroups_enable_cfs" default:"false" help:"Limit the cpu of containers to what they have even when the host is idle."`
 	CgroupsSwap      bool          `flag:"cgroups_limit_swap" default:"false" help:"Count swap into the memory limit."`
-	PidsLimit        int64         `flag:"cgroups_pids_limit" env:"-" default:"0" help:"Processes and threads that a container may have; 0: the built-in limit."`
+	PidsLimit        int           `flag:"cgroups_pids_limit" env:"-" default:"0" help:"Processes and threads that a container may have; 0: the built-in limit."`
 	EnforceDiskQuota bool          `flag:"enforce_container_disk_quota" default:"false" help:"End containers that use more disk than they have."`
 	DiskInterval     time.Duration `flag:"container_disk_watch_interval" default:"15secs" help:"How often the disk usage of containers is measured."`
 	FetcherCacheSize config.Bytes  `flag:"fetcher_cache_size" default:"2GB" help:"Size of the cache of fetched URIs."`
@@ -206,7 +206,7 @@ func (c *Config) Validate() error {
 	p.Check("domain", err)
 	_, err = c.executorEnvironment()
 	p.Check("executor_environment_variables", err)
-	_, err = c.level()
+	_, err = c.Level()
 	p.Check("logging_level", err)
 	_, err = parseResources(c.Resources)
 	p.Check("resources", err)
@@ -241,8 +241,8 @@ func (c *Config) executorEnvironment() (map[string]string, error) {
 	return env, nil
 }
 
-// level is --logging_level. glog's FATAL is taken as ERROR.
-func (c *Config) level() (slog.Level, error) {
+// Level is --logging_level. glog's FATAL is taken as ERROR.
+func (c *Config) Level() (slog.Level, error) {
 	switch strings.ToUpper(c.LogLevel) {
 	case "DEBUG":
 		return slog.LevelDebug, nil

@@ -1,8 +1,66 @@
 package agent
 
-import "errors"
+import (
+	"context"
+	"fmt"
+	"path/filepath"
 
-// openContainerizers makes the containerizers of --containerizers.
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/native"
+	"github.com/orchestrator/orchestrator/internal/agent/execlink"
+	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
+)
+
+// openContainerizers makes the containerizers of --containerizers, and opens the socket that their helpers speak on.
 func (a *Agent) openContainerizers() error {
-	return errors.New("this build has no containerizer: one must be given to the agent")
+	c := &a.cfg
+	cache := c.FetcherCacheDir
+	if cache == "" {
+		cache = filepath.Join(c.WorkDir, "fetch")
+	}
+	fetch, err := fetcher.New(
+		fetcher.Config{FrameworksHome: string(c.FrameworksHome), CacheDir: cache, CacheBytes: int64(c.FetcherCacheSize), StallTimeout: c.FetcherStall},
+		fetcher.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer()},
+	)
+	if err != nil {
+		return fmt.Errorf("open the fetcher: %w", err)
+	}
+	socket := filepath.Join(c.RuntimeDir, "helpers.sock")
+	n, err := native.New(
+		native.Config{
+			WorkDir: c.WorkDir, RuntimeDir: c.RuntimeDir, LinkSocket: socket, Isolation: c.Isolation,
+			Cgroups:      cgroup.Config{Root: c.CgroupsRoot, EnableCFS: c.CgroupsCFS, LimitSwap: c.CgroupsSwap, PIDs: c.PidsLimit},
+			NoSwitchUser: !c.SwitchUser, LogMaxBytes: int64(c.LogMax), LogKeep: c.LogKeep, RecoveryTimeout: c.RecoveryTimeout,
+			ShutdownGrace: c.ShutdownGrace, EnforceDiskQuota: c.EnforceDiskQuota, DiskInterval: c.DiskInterval,
+		},
+		native.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer(), Fetcher: fetch},
+	)
+	if err != nil {
+		return fmt.Errorf("open the mesos containerizer: %w", err)
+	}
+	if a.helpers, err = execlink.New(execlink.Config{Path: socket}, execlink.Deps{
+		Log: a.log, Handler: helperHandler{a}, Token: n.Token, NotFound: containerizer.ErrNotFound,
+	}); err != nil {
+		n.Close()
+		return fmt.Errorf("listen for helpers: %w", err)
+	}
+	a.deps.Containerizer = n
+	a.closers = append(a.closers, n.Close)
+	a.extra = append(a.extra, func(ctx context.Context) error { return a.helpers.Run(ctx) })
+	for name, why := range a.isolationOf(n) {
+		a.log.Info("isolation is off", "isolation", name, "reason", why)
+	}
+	return nil
+}
+
+// isolationOf says what containers here do not get, and why.
+func (a *Agent) isolationOf(c containerizer.Containerizer) map[string]string {
+	if x, ok := c.(interface {
+		Isolation() ([]string, map[string]string)
+	}); ok {
+		_, off := x.Isolation()
+		return off
+	}
+	return nil
 }

@@ -61,8 +61,16 @@ func (c *containers) recover(ctx context.Context, boot *core.Boot, known []conta
 	if err != nil {
 		return fmt.Errorf("recover containers: %w", err)
 	}
+	completed := map[ids.Container]bool{}
+	for _, f := range boot.Frameworks {
+		for _, r := range f.Runs {
+			completed[r.Container] = r.Completed
+		}
+	}
 	for _, id := range orphans {
-		c.a.log.Warn("destroyed a container that no checkpoint speaks of", "container_id", id)
+		if !completed[rootOf(id)] {
+			c.a.log.Warn("destroyed a container that no checkpoint speaks of", "container_id", id)
+		}
 	}
 	alive := map[ids.Container]bool{}
 	for _, info := range c.boxes.Containers() {

@@ -35,7 +35,7 @@ func (a *Agent) statusPage(w http.ResponseWriter, r *http.Request) {
 	d := statusData{
 		ID: v.Info.GetId().GetValue(), Hostname: v.Info.GetHostname(), Address: a.address, Version: version.Version, Phase: v.Phase.String(),
 		Total: v.Total.String(), Used: v.Used.Unallocate().String(), Uptime: time.Since(v.Started).Round(time.Second).String(),
-		WorkDir: a.cfg.WorkDir, Draining: v.Drain != nil, Off: a.isolationOff(),
+		WorkDir: a.cfg.WorkDir, Draining: v.Drain != nil, Off: a.isolationOf(a.boxes.boxes),
 	}
 	if v.Master != nil {
 		d.Master = v.Master.GetHostname()
@@ -95,14 +95,3 @@ dt{color:#555;float:left;clear:left;width:9rem}dd{margin:0 0 0 9rem}</style>
 {{end}}</table>{{with .More}}<p>and {{.}} more: see /state</p>{{end}}{{else}}<p>None.</p>{{end}}
 </html>
 `))
-
-// isolationOff says what containers here do not get, and why.
-func (a *Agent) isolationOff() map[string]string {
-	if x, ok := a.boxes.boxes.(interface {
-		Isolation() ([]string, map[string]string)
-	}); ok {
-		_, off := x.Isolation()
-		return off
-	}
-	return nil
-}

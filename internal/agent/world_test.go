@@ -553,3 +553,5 @@ func (w testWriter) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+func pathOf(p string) config.Path { return config.Path(p) }
