@@ -10,7 +10,7 @@ import (
 	schedulerv1 "github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
 )
 
-// ConstraintLimits bound what a framework's offer constraints may cost.
+// ConstraintLimits bound what a framework's offer constraints may cost. A limit of 0 means the default.
 type ConstraintLimits struct {
 	// MaxProgramSize is the greatest number of instructions of a regular expression, RE2's measure
 	// (--offer_constraints_re2_max_program_size, 100 in Mesos).
@@ -51,11 +51,24 @@ func (c *Constraints) forRole(role string) *roleConstraints {
 	return c.roles[role]
 }
 
+func (l ConstraintLimits) orDefault() ConstraintLimits {
+	d := DefaultConstraintLimits()
+	for _, x := range []struct{ set, standard *int }{
+		{&l.MaxProgramSize, &d.MaxProgramSize}, {&l.MaxPattern, &d.MaxPattern}, {&l.MaxConstraints, &d.MaxConstraints},
+	} {
+		if *x.set == 0 {
+			*x.set = *x.standard
+		}
+	}
+	return l
+}
+
 // CompileConstraints checks and compiles offer constraints (scheduler::OfferConstraints); nil compiles to none.
 func CompileConstraints(p *schedulerv1.OfferConstraints, limits ConstraintLimits) (*Constraints, error) {
 	if p == nil || len(p.RoleConstraints) == 0 {
 		return nil, nil
 	}
+	limits = limits.orDefault()
 	out := &Constraints{roles: map[string]*roleConstraints{}}
 	n := 0
 	for _, role := range sortedKeys(p.RoleConstraints) {

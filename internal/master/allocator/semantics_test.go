@@ -263,7 +263,7 @@ func TestConstraints(t *testing.T) {
 	compile := func(s *schedulerv1.AttributeConstraint_Selector, p *schedulerv1.AttributeConstraint_Predicate) (*Constraints, error) {
 		return CompileConstraints(&schedulerv1.OfferConstraints{RoleConstraints: map[string]*schedulerv1.OfferConstraints_RoleConstraints{"a": {
 			Groups: []*schedulerv1.OfferConstraints_RoleConstraints_Group{{AttributeConstraints: []*schedulerv1.AttributeConstraint{{Selector: s, Predicate: p}}}},
-		}}}, DefaultConstraintLimits())
+		}}}, ConstraintLimits{MaxProgramSize: 100})
 	}
 	for i, c := range []struct {
 		s    *schedulerv1.AttributeConstraint_Selector
