@@ -89,6 +89,8 @@ func newRoot() *cobra.Command {
 		newAppCommand(),
 		newDeploymentCommand(),
 		newMarathonCommand(),
+		newMonitorCommand(),
+		newProbeCommand(),
 		newVersionCommand(),
 		newMasterCommand(),
 		newNodeCommand(),

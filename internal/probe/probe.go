@@ -327,7 +327,7 @@ func (p *Probe) readProcesses(now time.Time) error {
 	}
 	p.ns.refresh(live, now)
 	switch {
-	case p.table.denied:
+	case p.table.denied > 3: // a few are on their way out
 		p.setState("processes", "degraded", "may not see the network of other users' processes: run the probe as root (or with CAP_SYS_PTRACE)")
 	case p.table.capped > 0:
 		p.setState("processes", "degraded", fmt.Sprintf("%d processes are not looked at: there are more than %d", p.table.capped, p.table.maxProcs))

@@ -49,7 +49,7 @@ type processTable struct {
 	ioLast   int64
 	buf      []byte
 	capped   int
-	denied   bool
+	denied   int
 }
 
 func newProcessTable(root string) (*processTable, error) {
@@ -93,7 +93,7 @@ func (t *processTable) scan(now time.Time) error {
 	at := now.UnixMilli()
 	seconds := float64(at-t.last) / 1000
 	seen := make(map[int]struct{}, len(names))
-	t.capped, t.denied = 0, false
+	t.capped, t.denied = 0, 0
 	for _, name := range names {
 		if name[0] < '0' || name[0] > '9' {
 			continue
@@ -194,7 +194,7 @@ func (t *processTable) place(dir int, name string, p *process) {
 	n, err := unix.Readlinkat(dir, name+"/ns/net", t.buf)
 	if err != nil {
 		if errors.Is(err, unix.EACCES) {
-			t.denied = true
+			t.denied++
 		}
 		return
 	}

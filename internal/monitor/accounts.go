@@ -1,0 +1,520 @@
+package monitor
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Role says what somebody may do. A higher one may do all that a lower one may.
+type Role int
+
+// The roles.
+const (
+	RoleNone Role = iota
+	RoleViewer
+	RoleOperator
+	RoleAdmin
+)
+
+var roleNames = []string{"none", "viewer", "operator", "admin"}
+
+func (r Role) String() string { return roleNames[r] }
+
+func parseRole(s string) (Role, error) {
+	if i := slices.Index(roleNames, s); i > 0 {
+		return Role(i), nil
+	}
+	return RoleNone, fail("bad_request", fmt.Sprintf("role %q is none of viewer, operator, admin", s), "")
+}
+
+type user struct {
+	Name      string `json:"name"`
+	Role      string `json:"role"`
+	CreatedMs int64  `json:"created_ms"`
+	Hash      string `json:"hash,omitempty"`
+	// Epoch grows with every change: sessions of before are void.
+	Epoch int `json:"epoch,omitempty"`
+}
+
+type token struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Role      string `json:"role"`
+	Kind      string `json:"kind"` // user or probe
+	CreatedMs int64  `json:"created_ms"`
+	ExpiresMs int64  `json:"expires_ms"`
+	Hash      string `json:"hash,omitempty"` // SHA-256 of the secret, which has 256 random bits of its own
+}
+
+// Saved is a view that somebody keeps.
+type Saved struct {
+	ID        string          `json:"id"`
+	Name      string          `json:"name"`
+	Owner     string          `json:"owner"`
+	Shared    bool            `json:"shared"`
+	View      string          `json:"view"`
+	Options   json.RawMessage `json:"options"`
+	CreatedMs int64           `json:"created_ms"`
+	UpdatedMs int64           `json:"updated_ms"`
+}
+
+// accounts keeps users, tokens, saved views and the key of sessions, in one file that is replaced whole.
+type accounts struct {
+	path string // "" keeps it in memory
+	now  func() time.Time
+
+	mu   sync.Mutex
+	data struct {
+		Key    []byte            `json:"key"`
+		Users  map[string]*user  `json:"users"`
+		Tokens map[string]*token `json:"tokens"`
+		Saved  map[string]*Saved `json:"saved"`
+	}
+	fixed map[string]identity // hash of a secret from the configuration to who it is
+	tries map[string][]int64  // failed logins by address, ms
+	// nobody is a hash that makes an unknown name take as long as a wrong password.
+	nobody []byte
+}
+
+// Limits of what is kept.
+const (
+	maxUsers    = 1000
+	maxTokens   = 5000
+	maxSaved    = 200 // per owner
+	sessionLife = 12 * time.Hour
+	maxTries    = 10
+	tryWindow   = time.Minute
+)
+
+// identity is who makes a request.
+type identity struct {
+	name   string
+	role   Role
+	probe  bool
+	cookie bool // by a session cookie: changes need the CSRF token
+	csrf   string
+	expMs  int64
+}
+
+func openAccounts(dir string, now func() time.Time) (*accounts, error) {
+	a := &accounts{now: now, fixed: map[string]identity{}, tries: map[string][]int64{}}
+	a.data.Users, a.data.Tokens, a.data.Saved = map[string]*user{}, map[string]*token{}, map[string]*Saved{}
+	var err error
+	if a.nobody, err = bcrypt.GenerateFromPassword([]byte(secret("")[:32]), bcrypt.DefaultCost); err != nil {
+		return nil, err
+	}
+	if dir != "" {
+		a.path = filepath.Join(dir, "accounts.json")
+		b, err := os.ReadFile(a.path)
+		if err == nil {
+			err = json.Unmarshal(b, &a.data)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("read accounts (move %s away to begin anew): %w", a.path, err)
+		}
+	}
+	if len(a.data.Key) < 32 {
+		a.data.Key = make([]byte, 32)
+		_, _ = rand.Read(a.data.Key)
+		if err := a.save(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// save writes the file: new beside old, then in its place. The caller holds the lock, or is the only one.
+func (a *accounts) save() error {
+	if a.path == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(&a.data, "", " ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(a.path, b)
+}
+
+// replaceFile puts new content in a file's place so that either is there whole, whatever happens.
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if d, err := os.Open(filepath.Dir(path)); err == nil {
+		_ = d.Sync()
+		d.Close()
+	}
+	return nil
+}
+
+func secret(prefix string) string {
+	var b [32]byte
+	_, _ = rand.Read(b[:])
+	return prefix + base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func hashSecret(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:])
+}
+
+// fix accepts a secret from the configuration.
+func (a *accounts) fix(s string, id identity) {
+	if s != "" {
+		a.fixed[hashSecret(s)] = id
+	}
+}
+
+// bearer finds who a token belongs to. Tokens are looked up by hash, so the time it takes tells nothing about them.
+func (a *accounts) bearer(s string) (identity, bool) {
+	h := hashSecret(s)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if id, ok := a.fixed[h]; ok {
+		return id, true
+	}
+	for _, t := range a.data.Tokens {
+		if subtle.ConstantTimeCompare([]byte(t.Hash), []byte(h)) != 1 {
+			continue
+		}
+		if t.ExpiresMs > 0 && t.ExpiresMs < a.now().UnixMilli() {
+			return identity{}, false
+		}
+		role, _ := parseRole(t.Role)
+		return identity{name: "token:" + t.Name, role: role, probe: t.Kind == "probe"}, true
+	}
+	return identity{}, false
+}
+
+// throttle refuses an address that has failed too often. Every failure is noted with failed.
+func (a *accounts) throttle(addr string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	since := a.now().Add(-tryWindow).UnixMilli()
+	list := slices.DeleteFunc(a.tries[addr], func(at int64) bool { return at < since })
+	if len(list) == 0 {
+		delete(a.tries, addr)
+		return nil
+	}
+	a.tries[addr] = list
+	if len(list) < maxTries {
+		return nil
+	}
+	return &apiError{Code: "too_many", Message: "too many failed logins from this address", Hint: "wait a minute", retry: 60}
+}
+
+func (a *accounts) failed(addr string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.tries) > 10_000 {
+		clear(a.tries)
+	}
+	a.tries[addr] = append(a.tries[addr], a.now().UnixMilli())
+}
+
+// login checks a password.
+func (a *accounts) login(name, password string) (identity, bool) {
+	a.mu.Lock()
+	u := a.data.Users[name]
+	hash := a.nobody
+	if u != nil {
+		hash = []byte(u.Hash)
+	}
+	a.mu.Unlock()
+	err := bcrypt.CompareHashAndPassword(hash, []byte(password))
+	if u == nil || err != nil {
+		return identity{}, false
+	}
+	role, _ := parseRole(u.Role)
+	return identity{name: u.Name, role: role}, true
+}
+
+// session is what a cookie holds, signed: nothing is kept, so every replica with the same key knows it.
+type session struct {
+	Name  string `json:"n"`
+	Role  string `json:"r"`
+	Epoch int    `json:"e"`
+	Until int64  `json:"u"`
+	CSRF  string `json:"c"`
+}
+
+func (a *accounts) seal(id identity) (cookie string, s session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s = session{Name: id.name, Role: id.role.String(), Until: a.now().Add(sessionLife).UnixMilli(), CSRF: secret("")}
+	if u := a.data.Users[id.name]; u != nil {
+		s.Epoch = u.Epoch
+	}
+	b, _ := json.Marshal(s)
+	body := base64.RawURLEncoding.EncodeToString(b)
+	return body + "." + a.sign(body), s
+}
+
+func (a *accounts) sign(body string) string {
+	h := hmac.New(sha256.New, a.data.Key)
+	h.Write([]byte("session:" + body))
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+func (a *accounts) unseal(cookie string) (identity, bool) {
+	body, sig, ok := strings.Cut(cookie, ".")
+	if !ok || len(cookie) > 4096 {
+		return identity{}, false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if subtle.ConstantTimeCompare([]byte(sig), []byte(a.sign(body))) != 1 {
+		return identity{}, false
+	}
+	b, err := base64.RawURLEncoding.DecodeString(body)
+	var s session
+	if err != nil || json.Unmarshal(b, &s) != nil || s.Until < a.now().UnixMilli() {
+		return identity{}, false
+	}
+	if !strings.Contains(s.Name, ":") && s.Name != "link" { // a user: still there and unchanged
+		u := a.data.Users[s.Name]
+		if u == nil || u.Epoch != s.Epoch || u.Role != s.Role {
+			return identity{}, false
+		}
+	}
+	role, err := parseRole(s.Role)
+	if err != nil {
+		return identity{}, false
+	}
+	return identity{name: s.Name, role: role, cookie: true, csrf: s.CSRF, expMs: s.Until}, true
+}
+
+var reName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
+
+func (a *accounts) putUser(name, role, password string) (user, error) {
+	if !reName.MatchString(name) {
+		return user{}, fail("bad_request", "a user's name is 1 to 64 letters, digits or ._@-", "")
+	}
+	if _, err := parseRole(role); err != nil {
+		return user{}, err
+	}
+	if password != "" && (len(password) < 8 || len(password) > 72) {
+		return user{}, fail("bad_request", "a password has 8 to 72 bytes", "")
+	}
+	hash := ""
+	if password != "" {
+		b, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+		if err != nil {
+			return user{}, err
+		}
+		hash = string(b)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u := a.data.Users[name]
+	if u == nil {
+		if hash == "" {
+			return user{}, fail("bad_request", "a new user needs a password", "")
+		}
+		if len(a.data.Users) >= maxUsers {
+			return user{}, fail("too_many", "there are too many users", "")
+		}
+		u = &user{Name: name, CreatedMs: a.now().UnixMilli()}
+		a.data.Users[name] = u
+	} else if u.Role == "admin" && role != "admin" && a.admins() == 1 {
+		return user{}, fail("conflict", "this is the last admin", "make another one first")
+	}
+	u.Role = role
+	u.Epoch++
+	if hash != "" {
+		u.Hash = hash
+	}
+	shown := *u
+	shown.Hash, shown.Epoch = "", 0
+	return shown, a.save()
+}
+
+func (a *accounts) admins() (n int) {
+	for _, u := range a.data.Users {
+		if u.Role == "admin" {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *accounts) deleteUser(name string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u := a.data.Users[name]
+	switch {
+	case u == nil:
+		return fail("not_found", "no such user", "")
+	case u.Role == "admin" && a.admins() == 1:
+		return fail("conflict", "this is the last admin", "make another one first")
+	}
+	delete(a.data.Users, name)
+	return a.save()
+}
+
+func (a *accounts) users() []user {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := []user{}
+	for _, u := range a.data.Users {
+		shown := *u
+		shown.Hash, shown.Epoch = "", 0
+		out = append(out, shown)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+func (a *accounts) newToken(name, role, kind string, ttl int64) (token, string, error) {
+	if !reName.MatchString(name) {
+		return token{}, "", fail("bad_request", "a token's name is 1 to 64 letters, digits or ._@-", "")
+	}
+	switch kind {
+	case "", "user":
+		kind = "user"
+		if _, err := parseRole(role); err != nil {
+			return token{}, "", err
+		}
+	case "probe":
+		role = "none"
+	default:
+		return token{}, "", fail("bad_request", fmt.Sprintf("kind %q is neither user nor probe", kind), "")
+	}
+	if ttl < 0 || ttl > 10*365*86400 {
+		return token{}, "", fail("bad_request", "ttl_seconds is not between 0 and ten years", "")
+	}
+	s := secret("omt_")
+	t := &token{ID: secret("t-")[:14], Name: name, Role: role, Kind: kind, CreatedMs: a.now().UnixMilli(), Hash: hashSecret(s)}
+	if ttl > 0 {
+		t.ExpiresMs = t.CreatedMs + ttl*1000
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.data.Tokens) >= maxTokens {
+		return token{}, "", fail("too_many", "there are too many tokens", "delete some")
+	}
+	a.data.Tokens[t.ID] = t
+	shown := *t
+	shown.Hash = ""
+	return shown, s, a.save()
+}
+
+func (a *accounts) deleteToken(id string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.data.Tokens[id] == nil {
+		return fail("not_found", "no such token", "")
+	}
+	delete(a.data.Tokens, id)
+	return a.save()
+}
+
+func (a *accounts) tokens() []token {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := []token{}
+	for _, t := range a.data.Tokens {
+		shown := *t
+		shown.Hash = ""
+		out = append(out, shown)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		return out[i].CreatedMs < out[j].CreatedMs || out[i].CreatedMs == out[j].CreatedMs && out[i].ID < out[j].ID
+	})
+	return out
+}
+
+// saved lists the views that somebody may see.
+func (a *accounts) saved(name string) []Saved {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := []Saved{}
+	for _, s := range a.data.Saved {
+		if s.Shared || s.Owner == name {
+			out = append(out, *s)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool {
+		return out[i].Name < out[j].Name || out[i].Name == out[j].Name && out[i].ID < out[j].ID
+	})
+	return out
+}
+
+// putSaved makes (id "") or changes a saved view.
+func (a *accounts) putSaved(id string, who identity, in Saved) (Saved, error) {
+	if in.Name == "" || len(in.Name) > 200 || len(in.Options) > 16<<10 {
+		return Saved{}, fail("bad_request", "a saved view needs a name of at most 200 bytes and options of at most 16 KB", "")
+	}
+	if in.Shared && who.role < RoleOperator {
+		return Saved{}, fail("forbidden", "viewers save for themselves; operators may share", "")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now().UnixMilli()
+	s := a.data.Saved[id]
+	if id == "" {
+		n := 0
+		for _, x := range a.data.Saved {
+			if x.Owner == who.name {
+				n++
+			}
+		}
+		if n >= maxSaved {
+			return Saved{}, fail("too_many", fmt.Sprintf("at most %d saved views", maxSaved), "delete some")
+		}
+		s = &Saved{ID: secret("s-")[:12], Owner: who.name, CreatedMs: now}
+		a.data.Saved[s.ID] = s
+	} else if s == nil || !s.Shared && s.Owner != who.name && who.role < RoleAdmin {
+		return Saved{}, fail("not_found", "no such saved view", "")
+	} else if s.Owner != who.name && who.role < RoleAdmin {
+		return Saved{}, fail("forbidden", "only its owner and admins change a saved view", "")
+	}
+	s.Name, s.Shared, s.View, s.Options, s.UpdatedMs = in.Name, in.Shared, in.View, in.Options, now
+	return *s, a.save()
+}
+
+func (a *accounts) deleteSaved(id string, who identity) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.data.Saved[id]
+	if s == nil || !s.Shared && s.Owner != who.name && who.role < RoleAdmin {
+		return fail("not_found", "no such saved view", "")
+	}
+	if s.Owner != who.name && who.role < RoleAdmin {
+		return fail("forbidden", "only its owner and admins delete a saved view", "")
+	}
+	delete(a.data.Saved, id)
+	return a.save()
+}

@@ -1,0 +1,203 @@
+package estate
+
+import (
+	"testing"
+
+	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/topology"
+)
+
+func entity(ref uint32, id string, parents []string, attrs ...string) *probev1.Entity {
+	e := &probev1.Entity{Ref: ref, Id: id, Kind: topology.KindOf(id), Label: id, State: "running", Parents: parents}
+	for i := 0; i+1 < len(attrs); i += 2 {
+		e.Attrs = append(e.Attrs, &probev1.Attr{Key: attrs[i], Value: attrs[i+1]})
+	}
+	return e
+}
+
+// two makes an estate of hosts a (10.0.0.1) with a client container and b (10.0.0.2) with a server container on port 80.
+func two(t *testing.T) *Estate {
+	t.Helper()
+	s := New(NewEvents())
+	for id, d := range map[string]*probev1.Delta{
+		"a": {Seq: 1, Snapshot: true, Entities: []*probev1.Entity{entity(1, "host;a", nil, "addrs", "10.0.0.1 172.17.0.1"), entity(2, "container;a;client", []string{"host;a"}, "addrs", "172.17.0.2")}},
+		"b": {
+			Seq: 1, Snapshot: true, Entities: []*probev1.Entity{entity(1, "host;b", nil, "addrs", "10.0.0.2 172.17.0.1"), entity(2, "container;b;server", []string{"host;b"}, "addrs", "172.17.0.2")},
+			Listeners: []*probev1.Listener{{Ref: 9, Entity: 2, Port: 80}},
+		},
+	} {
+		s.Hello(id, "i", id, 0, 0)
+		if !s.Apply(id, d, 1000) {
+			t.Fatal("refused")
+		}
+	}
+	return s
+}
+
+// edges lists the edges after a flush as "src>dst:port evidence".
+func edges(s *Estate) map[string]uint32 {
+	out := map[string]uint32{}
+	s.Flush(2000, func(Changes) {
+		s.Reader().Edges(func(b *Edge) bool {
+			out[b.Src.ID+">"+b.Dst.ID+" "+[]string{"", "client", "server", "both"}[b.Evidence]] += b.Conns
+			return true
+		})
+	})
+	return out
+}
+
+func want(t *testing.T, s *Estate, list ...string) {
+	t.Helper()
+	got := edges(s)
+	if len(got) != len(list) {
+		t.Errorf("edges %v, want %v", got, list)
+	}
+	for _, w := range list {
+		if _, ok := got[w]; !ok {
+			t.Errorf("edges %v, want %v", got, list)
+		}
+	}
+}
+
+func TestHalvesOfTwoHostsBecomeOneEdge(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	server := &probev1.Edge{Ref: 5, Dst: 2, RemoteAddr: []byte{10, 0, 0, 1}, Port: 80, Conns: 3, Seen: 2}
+	s.Apply("b", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{server}}, 1)
+	want(t, s, "host;a>container;b;server server") // which container of a it was only a knows
+	client := &probev1.Edge{Ref: 5, Src: 2, RemoteAddr: []byte{10, 0, 0, 2}, Port: 80, Conns: 3, Seen: 1}
+	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{client}}, 1)
+	want(t, s, "container;a;client>container;b;server both")
+	s.Apply("b", &probev1.Delta{Seq: 3, GoneEdges: []uint32{5}}, 1)
+	want(t, s, "container;a;client>container;b;server client")
+	s.Apply("b", &probev1.Delta{Seq: 4, GoneListeners: []uint32{9}}, 1)
+	want(t, s, "container;a;client>host;b client")
+	s.Apply("a", &probev1.Delta{Seq: 3, GoneEdges: []uint32{5}}, 1)
+	want(t, s)
+}
+
+func TestAddressesThatSeveralHaveAreNobodys(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	// Both hosts have a bridge at 172.17.0.1 and a container at 172.17.0.2: a half that names one of these tells nothing.
+	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{{Ref: 5, Src: 1, RemoteAddr: []byte{172, 17, 0, 2}, Port: 80, Conns: 1, Seen: 1}}}, 1)
+	want(t, s, "host;a>unmanaged;172.17.0.2 client")
+	s.Forget("b", 1) // now it is the one's
+	want(t, s, "host;a>container;a;client client")
+}
+
+func TestOutside(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{
+		{Ref: 5, Src: 2, RemoteAddr: []byte{8, 8, 8, 8}, Port: 53, Udp: true, Conns: 1, Seen: 1}, {Ref: 6, Src: 2, RemoteAddr: []byte{1, 1, 1, 1}, Port: 443, Conns: 1, Seen: 1},
+		{Ref: 7, Dst: 2, RemoteAddr: []byte{192, 168, 1, 5}, Port: 22, Conns: 1, Seen: 2},
+	}}, 1)
+	want(t, s, "container;a;client>internet client", "unmanaged;192.168.1.5>container;a;client server")
+	s.Apply("a", &probev1.Delta{Seq: 3, GoneEdges: []uint32{5, 6, 7}}, 1)
+	want(t, s)
+	s.Read(func(r *Reader) {
+		if r.Entity(InternetID) != nil || r.Entity("unmanaged;192.168.1.5") != nil {
+			t.Error("stand-ins stay though nobody talks to them")
+		}
+	})
+}
+
+func TestASnapshotReplacesAndAGapIsNoticed(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	if s.Apply("a", &probev1.Delta{Seq: 5}, 1) {
+		t.Error("a gap was not noticed")
+	}
+	if have := s.Hello("a", "i", "a", 1, 1); have != 1 {
+		t.Errorf("same instance: have %d", have)
+	}
+	if have := s.Hello("a", "restarted", "a", 0, 0); have != 0 {
+		t.Errorf("another instance: have %d", have)
+	}
+	if s.Apply("a", &probev1.Delta{Seq: 2}, 1) {
+		t.Error("a delta of another instance was taken without a snapshot")
+	}
+	s.Read(func(r *Reader) {
+		if r.Entity("container;a;client") == nil {
+			t.Error("what was known went before the snapshot came: it would blink")
+		}
+	})
+	if !s.Apply("a", &probev1.Delta{Seq: 1, Snapshot: true, Entities: []*probev1.Entity{entity(7, "host;a", nil, "addrs", "10.0.0.1")}}, 1) {
+		t.Fatal("refused")
+	}
+	s.Read(func(r *Reader) {
+		if r.Entity("container;a;client") != nil || r.Entity("host;a") == nil || r.Count("container") != 1 {
+			t.Error("the snapshot did not replace")
+		}
+	})
+}
+
+func TestHealthHasReasonsAndDoesNotFlap(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	sample := func(v float32) Health {
+		s.Metrics("a", &probev1.Metrics{AtMs: 1000, Names: []string{"mem_used"}, Refs: []uint32{2}, NameIndex: []uint32{0}, Values: []float32{v}}, 1000)
+		var h Health
+		s.Flush(1000, func(Changes) {
+			e := s.Reader().Entity("container;a;client")
+			h = e.Health
+			if h == HealthWarn && (len(e.Reasons) != 1 || e.Reasons[0].Code != "mem_near_limit") {
+				t.Errorf("reasons %v", e.Reasons)
+			}
+		})
+		return h
+	}
+	for _, x := range []struct {
+		v    float32
+		want Health
+	}{{50, HealthOK}, {91, HealthWarn}, {89, HealthWarn}, {80, HealthOK}, {98, HealthCrit}, {96, HealthCrit}, {91, HealthWarn}} {
+		if got := sample(x.v); got != x.want {
+			t.Errorf("memory at %v %%: %v, want %v", x.v, got, x.want)
+		}
+	}
+	s.Stale("a", true, 1000)
+	if got := sample(10); got != HealthStale {
+		t.Errorf("unheard: %v", got)
+	}
+	s.Stale("a", false, 1000)
+	if got := sample(10); got != HealthOK {
+		t.Errorf("heard again: %v", got)
+	}
+}
+
+func TestReplayGivesThePast(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	r := NewRecorder()
+	flush := func(at int64) { s.Flush(at, func(c Changes) { r.Record(c, at) }) }
+	flush(1_000_000)
+	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{{Ref: 5, Src: 2, RemoteAddr: []byte{10, 0, 0, 2}, Port: 80, Conns: 1, Seen: 1}}}, 1)
+	flush(1_010_000)
+	e := entity(2, "container;b;server", []string{"host;b"})
+	e.State = "exited"
+	s.Apply("b", &probev1.Delta{Seq: 2, Entities: []*probev1.Entity{e}}, 1)
+	flush(1_020_000)
+	s.Apply("b", &probev1.Delta{Seq: 3, GoneEntities: []uint32{2}}, 1)
+	flush(1_020_000 + keyEvery)
+	for _, x := range []struct {
+		at    int64
+		state string
+		edges int
+	}{{1_000_000, "running", 0}, {1_010_500, "running", 1}, {1_020_000, "exited", 1}, {1_020_000 + keyEvery, "", 1}} {
+		past, ok := r.At(x.at)
+		if !ok {
+			t.Fatalf("%d is not recorded", x.at)
+		}
+		got := past.Reader().Entity("container;b;server")
+		if (got == nil) != (x.state == "") || got != nil && got.State != x.state {
+			t.Errorf("at %d: %+v, want %q", x.at, got, x.state)
+		}
+		if n := past.Reader().EdgeCount(); n != x.edges {
+			t.Errorf("at %d: %d edges, want %d", x.at, n, x.edges)
+		}
+	}
+	if _, ok := r.At(999_999); ok {
+		t.Error("a time before the recording")
+	}
+}

@@ -1,0 +1,317 @@
+package estate
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/orchestrator/orchestrator/internal/monitor/series"
+	"github.com/orchestrator/orchestrator/internal/topology"
+)
+
+// Health of an entity.
+type Health uint8
+
+// The numbers are those of the API.
+const (
+	HealthUnknown Health = 0
+	HealthOK      Health = 1
+	HealthWarn    Health = 2
+	HealthCrit    Health = 3
+	HealthStale   Health = 4
+)
+
+var healthNames = [...]string{"unknown", "ok", "warn", "crit", "stale"}
+
+func (h Health) String() string { return healthNames[h] }
+
+// Worse gives the one that a group of both shows.
+func Worse(a, b Health) Health {
+	rank := [...]int{0, 1, 3, 4, 2}
+	if rank[b] > rank[a] {
+		return b
+	}
+	return a
+}
+
+// Attr is one attribute; labels have the prefix "label.".
+type Attr struct{ Key, Value string }
+
+// Reason is a verdict about an entity.
+type Reason struct {
+	Code     string `json:"code"`
+	Severity int    `json:"severity"`
+	Text     string `json:"text"`
+	SinceMs  int64  `json:"since_ms"`
+}
+
+type metric struct {
+	name string
+	ring *series.Ring
+}
+
+// Entity is one thing of the estate.
+type Entity struct {
+	ID, Kind, Label, State string
+	StartedMs              int64
+	SinceMs                int64 // when State was last seen to change
+	ExitCode               int
+	Parents                []string
+	Attrs                  []Attr
+	Controls               []string
+	Health                 Health
+	Reasons                []Reason
+	Stale                  bool
+	Pseudo                 bool
+
+	probe    *Probe
+	ref      uint32
+	told     []Reason // what the probe itself said
+	metrics  []metric
+	parents  []*Entity // those of Parents that are known
+	children map[*Entity]struct{}
+	bases    map[*Edge]struct{}
+	failing  float32
+	dirty    Change
+	gone     bool
+}
+
+// Attr gives an attribute, "" when there is none.
+func (e *Entity) Attr(key string) string {
+	for i := range e.Attrs {
+		if e.Attrs[i].Key == key {
+			return e.Attrs[i].Value
+		}
+	}
+	return ""
+}
+
+// Probe is the probe that reports the entity; nil for what stands for the outside.
+func (e *Entity) Probe() *Probe { return e.probe }
+
+// Gone reports whether the entity has left the estate.
+func (e *Entity) Gone() bool { return e.gone }
+
+// Number gives a metric's newest value.
+func (e *Entity) Number(name string) (float64, bool) {
+	for i := range e.metrics {
+		if e.metrics[i].name == name {
+			return float64(e.metrics[i].ring.Now()), true
+		}
+	}
+	return 0, false
+}
+
+// NumberAt gives a metric's value at a time of the last hour.
+func (e *Entity) NumberAt(name string, ms int64) (float64, bool) {
+	if r := e.Ring(name); r != nil {
+		v := r.At(ms)
+		return v, v == v
+	}
+	return 0, false
+}
+
+// Ring gives a metric's last hour, nil when there is none.
+func (e *Entity) Ring(name string) *series.Ring {
+	for i := range e.metrics {
+		if e.metrics[i].name == name {
+			return e.metrics[i].ring
+		}
+	}
+	return nil
+}
+
+// MetricNames lists the metrics of the entity.
+func (e *Entity) MetricNames() []string {
+	out := make([]string, len(e.metrics))
+	for i := range e.metrics {
+		out[i] = e.metrics[i].name
+	}
+	return out
+}
+
+// Children calls yield with each entity that names this one as a parent.
+func (e *Entity) Children(yield func(*Entity) bool) {
+	for c := range e.children {
+		if !yield(c) {
+			return
+		}
+	}
+}
+
+// Edges calls yield with each edge from or to the entity itself.
+func (e *Entity) Edges(yield func(*Edge) bool) {
+	for b := range e.bases {
+		if !yield(b) {
+			return
+		}
+	}
+}
+
+// ParentID gives the first parent of a kind, also through the entity's container; "" when there is none.
+func (e *Entity) ParentID(kind string) string {
+	for _, p := range e.Parents {
+		if topology.KindOf(p) == kind {
+			return p
+		}
+	}
+	if e.Kind == topology.KindProcess {
+		if c := e.parentOf(topology.KindContainer); c != nil {
+			return c.ParentID(kind)
+		}
+	}
+	if (kind == topology.KindController || kind == topology.KindService || kind == topology.KindNamespace) && e.Kind == topology.KindContainer {
+		if pod := e.parentOf(topology.KindPod); pod != nil {
+			return pod.ParentID(kind)
+		}
+	}
+	return ""
+}
+
+// ParentIDs gives all parents of a kind.
+func (e *Entity) ParentIDs(kind string) []string {
+	var out []string
+	for _, p := range e.Parents {
+		if topology.KindOf(p) == kind {
+			out = append(out, p)
+		}
+	}
+	if len(out) == 0 {
+		if id := e.ParentID(kind); id != "" {
+			out = append(out, id)
+			if pod := e.parentOf(topology.KindPod); pod != nil {
+				if all := pod.ParentIDs(kind); len(all) > 1 {
+					return all
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (e *Entity) parentOf(kind string) *Entity {
+	for _, p := range e.parents {
+		if p.Kind == kind {
+			return p
+		}
+	}
+	return nil
+}
+
+// Container gives the container in which the entity is, or the entity itself when it is one; nil for neither.
+func (e *Entity) Container() *Entity {
+	if e.Kind == topology.KindContainer {
+		return e
+	}
+	return e.parentOf(topology.KindContainer)
+}
+
+// HostID gives the id of the host on which the entity is.
+func (e *Entity) HostID() string {
+	if e.Kind == topology.KindHost {
+		return e.ID
+	}
+	return e.ParentID(topology.KindHost)
+}
+
+// Hostname gives the name of the host on which the entity is.
+func (e *Entity) Hostname() string {
+	_, name, _ := strings.Cut(e.HostID(), ";")
+	return name
+}
+
+// Edge is who talks to whom on which port, as far as both halves tell.
+type Edge struct {
+	Src, Dst *Entity
+	Port     uint16
+	UDP      bool
+
+	Conns             uint32
+	New, Fail, Tx, Rx float32
+	RTTMicros         uint32
+	Retrans           float32
+	Evidence          uint8 // 1 client, 2 server, 3 both
+
+	key    edgeKey
+	halves map[*half]struct{}
+	dirty  bool
+	gone   bool
+}
+
+// Gone reports whether the edge has left the estate.
+func (b *Edge) Gone() bool { return b.gone }
+
+type edgeKey struct {
+	src, dst *Entity
+	port     uint16
+	udp      bool
+}
+
+// half is one edge as one probe reported it.
+type half struct {
+	probe            *Probe
+	src, dst         *Entity // nil: the side that remote is
+	remote           netip.Addr
+	port             uint16
+	udp              bool
+	conns            uint32
+	new, fail        float32
+	tx, rx, retrans  float32
+	rtt              uint32
+	seen             uint8
+	edge             *Edge
+	match            *match
+	dirty, forgotten bool
+}
+
+// match is where the client halves of one host and the server halves of one server meet.
+type match struct {
+	key              matchKey
+	clients, servers map[*half]struct{}
+}
+
+type matchKey struct {
+	server *Entity // container, else host
+	client string  // host id
+	port   uint16
+	udp    bool
+}
+
+// listener is a server address of a host.
+type listener struct {
+	probe  *Probe
+	entity *Entity
+	key    listenKey
+}
+
+type listenKey struct {
+	host string     // for listeners on every address
+	addr netip.Addr // for one address
+	port uint16
+	udp  bool
+}
+
+// Change says what of an entity has changed since the last flush.
+type Change uint8
+
+// The kinds of changes.
+const (
+	ChangedBody    Change = 1 << iota // anything that its probe says of it, its health, or that it came or went
+	ChangedPlace                      // its parents: nodes that it belongs to are others
+	ChangedNumbers                    // metrics
+)
+
+// Ancestors calls yield with each known parent, and theirs, nearest first.
+func (e *Entity) Ancestors(yield func(*Entity) bool) {
+	for _, p := range e.parents {
+		if !yield(p) {
+			return
+		}
+	}
+	for _, p := range e.parents {
+		for _, q := range p.parents {
+			if !yield(q) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,691 @@
+package monitor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/orchestrator/orchestrator/internal/topology"
+	"github.com/orchestrator/orchestrator/internal/topology/pipe"
+)
+
+const (
+	maxLogNodes = 20
+	maxLine     = 16 << 10
+	// logBatch is how long lines are gathered before they are sent.
+	logBatch = 100 * time.Millisecond
+	// logQueue is how many lines may wait for a slow reader; beyond it the source is held back.
+	logQueue = 2000
+)
+
+// logLine is one line as the page gets it.
+type logLine struct {
+	I   int    `json:"i"`
+	T   int64  `json:"t"`
+	S   string `json:"s"`
+	L   string `json:"l"`
+	M   string `json:"m"`
+	Cut bool   `json:"cut,omitempty"`
+}
+
+var (
+	reLevelWord = regexp.MustCompile(`(?i)(?:^|[^A-Za-z])(TRACE|DEBUG|DBG|INFO|NOTICE|WARN(?:ING)?|WRN|ERROR|ERR|FATAL|CRITICAL|CRIT|PANIC|EMERG|ALERT)(?:[^A-Za-z]|$)`)
+	reGlog      = regexp.MustCompile(`^([IWEF])\d{4} \d\d:\d\d:\d\d`)
+)
+
+// levelOf recognises the level of a line: of JSON's level key, of glog's first letter, or of a word near the beginning.
+func levelOf(s string) string {
+	if strings.HasPrefix(s, "{") {
+		var m struct {
+			Level    any    `json:"level"`
+			Severity string `json:"severity"`
+			Lvl      string `json:"lvl"`
+		}
+		if json.Unmarshal([]byte(s), &m) == nil {
+			for _, v := range []any{m.Level, m.Severity, m.Lvl} {
+				if t, ok := v.(string); ok && t != "" {
+					return levelName(t)
+				}
+			}
+		}
+	}
+	if m := reGlog.FindStringSubmatch(s); m != nil {
+		return map[string]string{"I": "info", "W": "warn", "E": "error", "F": "error"}[m[1]]
+	}
+	head := s[:min(len(s), 120)]
+	if m := reLevelWord.FindStringSubmatch(head); m != nil {
+		return levelName(m[1])
+	}
+	return ""
+}
+
+func levelName(s string) string {
+	switch strings.ToLower(s) {
+	case "trace", "debug", "dbg":
+		return "debug"
+	case "info", "notice":
+		return "info"
+	case "warn", "warning", "wrn":
+		return "warn"
+	case "error", "err", "fatal", "critical", "crit", "panic", "emerg", "alert":
+		return "error"
+	}
+	return ""
+}
+
+var levelRank = map[string]int{"": 1, "debug": 0, "info": 1, "warn": 2, "error": 3}
+
+// logFilter is what the reader wants of the lines.
+type logFilter struct {
+	text  string
+	re    *regexp.Regexp
+	level int
+}
+
+func (f *logFilter) keeps(l *logLine) bool {
+	if levelRank[l.L] < f.level {
+		return false
+	}
+	switch {
+	case f.re != nil:
+		return f.re.MatchString(l.M)
+	case f.text != "":
+		return strings.Contains(strings.ToLower(l.M), f.text)
+	}
+	return true
+}
+
+func filterOf(r *http.Request) (*logFilter, error) {
+	f := &logFilter{level: -1}
+	q := r.URL.Query().Get("q")
+	if len(q) > 1000 {
+		return nil, fail("bad_request", "q is too long", "")
+	}
+	if n := len(q); n > 2 && q[0] == '/' && q[n-1] == '/' {
+		re, err := regexp.Compile("(?i)" + q[1:n-1])
+		if err != nil {
+			return nil, fail("bad_request", "q is not a regular expression: "+err.Error(), "")
+		}
+		f.re = re
+	} else {
+		f.text = strings.ToLower(q)
+	}
+	if l := r.URL.Query().Get("level"); l != "" {
+		rank, ok := levelRank[l]
+		if !ok {
+			return nil, fail("bad_request", "level is none of debug, info, warn, error", "")
+		}
+		f.level = rank
+	}
+	return f, nil
+}
+
+// lineReader cuts a stream into lines and takes the time off each.
+type lineReader struct{ parts map[uint32][]byte }
+
+func (l *lineReader) take(i int, stream uint32, data []byte, each func(logLine) error) error {
+	part := append(l.parts[stream], data...)
+	for {
+		n := bytes.IndexByte(part, '\n')
+		if n < 0 {
+			if len(part) <= 2*maxLine {
+				break
+			}
+			n = len(part) - 1
+		}
+		if err := each(parseLine(i, stream, part[:n])); err != nil {
+			return err
+		}
+		part = part[n+1:]
+	}
+	l.parts[stream] = append([]byte(nil), part...)
+	return nil
+}
+
+func parseLine(i int, stream uint32, b []byte) logLine {
+	line := logLine{I: i, S: "stdout"}
+	if stream == pipe.Stderr {
+		line.S = "stderr"
+	}
+	if sp := bytes.IndexByte(b, ' '); sp > 0 && sp < 40 {
+		if t, err := time.Parse(time.RFC3339Nano, string(b[:sp])); err == nil {
+			line.T = t.UnixMilli()
+			b = b[sp+1:]
+		}
+	}
+	b = bytes.TrimSuffix(b, []byte("\r"))
+	line.Cut = len(b) > maxLine
+	line.M = topology.Clean(string(b[:min(len(b), maxLine)]), maxLine)
+	line.L = levelOf(line.M)
+	return line
+}
+
+// logs streams the lines of several nodes, merged.
+func (m *Monitor) logs(w http.ResponseWriter, r *http.Request, who identity) error {
+	if err := m.mayLog(who); err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	ids := q["id"]
+	if len(ids) == 0 || len(ids) > maxLogNodes {
+		return fail("bad_request", "1 to 20 ids are needed", "")
+	}
+	filter, err := filterOf(r)
+	if err != nil {
+		return err
+	}
+	if _, err := number(r, "tail", 200, 0, 10_000); err != nil {
+		return err
+	}
+	args := map[string]string{"tail": cmpOr(q.Get("tail"), "200"), "since": q.Get("since"), "until": q.Get("until"), "stream": q.Get("stream"), "follow": cmpOr(q.Get("follow"), "1")}
+	type source struct {
+		id, label, probe string
+	}
+	var sources []source
+	for _, id := range ids {
+		probe, label, _, _, err := m.target(id)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, source{id, label, probe})
+	}
+	conn, err := m.accept(w, r)
+	if conn == nil {
+		return err
+	}
+	defer m.sockets.Add(-1)
+	defer conn.CloseNow()
+	conn.SetReadLimit(64 << 10)
+	ctx, stop := m.streamContext(r)
+	defer stop()
+	m.record(r, who, "read.logs", strings.Join(ids, " "), "ok", "", 0)
+	send := func(v any) error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		wctx, wstop := context.WithTimeout(ctx, writeTimeout)
+		defer wstop()
+		return conn.Write(wctx, websocket.MessageText, b)
+	}
+	nodes := []map[string]any{}
+	for i, s := range sources {
+		nodes = append(nodes, map[string]any{"i": i, "id": s.id, "label": s.label})
+	}
+	if send(map[string]any{"type": "start", "nodes": nodes}) != nil {
+		return nil
+	}
+	type ended struct {
+		i   int
+		err error
+	}
+	lines, ends := make(chan logLine, logQueue), make(chan ended, len(sources))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	for i, s := range sources {
+		wg.Go(func() {
+			err := m.tail(ctx, s.probe, request{verb: "logs", node: s.id, who: who, args: args, piped: true}, i, func(l logLine) error {
+				if !filter.keeps(&l) {
+					return nil
+				}
+				select {
+				case lines <- l:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+			ends <- ended{i, err}
+		})
+	}
+	paused := make(chan bool, 1)
+	wg.Go(func() {
+		defer stop()
+		for {
+			_, data, err := conn.Read(ctx)
+			if err != nil {
+				return
+			}
+			var msg struct{ Type string }
+			if json.Unmarshal(data, &msg) == nil && (msg.Type == "pause" || msg.Type == "resume") {
+				select {
+				case paused <- msg.Type == "pause":
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	})
+	tick := time.NewTicker(logBatch)
+	defer tick.Stop()
+	var batch []logLine
+	held, left, bytesSent := false, len(sources), int64(0)
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		slices.SortStableFunc(batch, func(a, b logLine) int {
+			if a.T == 0 || b.T == 0 {
+				return 0
+			}
+			return int(max(-1, min(1, a.T-b.T)))
+		})
+		err := send(map[string]any{"type": "lines", "lines": batch})
+		batch = nil
+		return err
+	}
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	for {
+		in := lines
+		if held || len(batch) >= logQueue {
+			in = nil // the queue fills, and the source waits
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case held = <-paused:
+		case l := <-in:
+			batch = append(batch, l)
+			bytesSent += int64(len(l.M))
+		case <-tick.C:
+			if !held && flush() != nil {
+				return nil
+			}
+		case <-ping.C:
+			pctx, pstop := context.WithTimeout(ctx, writeTimeout)
+			err := conn.Ping(pctx)
+			pstop()
+			if err != nil {
+				return nil
+			}
+		case e := <-ends:
+			for drained := false; !drained; {
+				select {
+				case l := <-lines:
+					batch = append(batch, l)
+				default:
+					drained = true
+				}
+			}
+			if flush() != nil {
+				return nil
+			}
+			msg := map[string]any{"type": "end", "i": e.i, "error": nil}
+			if e.err != nil {
+				msg["error"] = asAPI(e.err)
+			}
+			if send(msg) != nil {
+				return nil
+			}
+			if left--; left == 0 {
+				_ = conn.Close(websocket.StatusNormalClosure, "")
+				return nil
+			}
+		}
+	}
+}
+
+// tail reads one node's log until it ends.
+func (m *Monitor) tail(ctx context.Context, probe string, req request, i int, each func(logLine) error) error {
+	c, err := m.probes.begin(ctx, probe, req)
+	if err != nil {
+		return err
+	}
+	defer c.end()
+	lr := lineReader{parts: map[uint32][]byte{}}
+	for {
+		stream, data, err := c.pipe.Recv(ctx)
+		if err != nil {
+			break
+		}
+		if err := lr.take(i, stream, data, each); err != nil {
+			return nil //nolint:nilerr // the reader has left
+		}
+	}
+	for stream, part := range lr.parts {
+		if len(part) > 0 {
+			if err := each(parseLine(i, stream, part)); err != nil {
+				return nil //nolint:nilerr // the reader has left
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	wctx, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
+	_, err = c.wait(wctx)
+	return err
+}
+
+// Terminals: the session outlives its socket for a while, so that a page that lost its network comes back to its shell.
+const (
+	detachedFor  = 60 * time.Second
+	idleFor      = 15 * time.Minute
+	missedBytes  = 64 << 10
+	maxTerminals = 500
+)
+
+type terminal struct {
+	id    string
+	who   identity
+	node  string
+	call  *call
+	cmd   []string
+	bytes int64
+	from  string
+
+	mu       sync.Mutex
+	missed   []byte // frames that no socket has had: stream byte, 4 bytes of length, data
+	socket   chan []byte
+	taken    chan struct{} // closed when another socket takes over
+	detached time.Time
+	active   time.Time
+	exit     json.RawMessage
+	err      error
+	over     chan struct{}
+}
+
+type terminals struct {
+	mu   sync.Mutex
+	byID map[string]*terminal
+	wg   sync.WaitGroup
+}
+
+func newTerminals() *terminals { return &terminals{byID: map[string]*terminal{}} }
+
+// run ends terminals that nobody has come back to, or that nobody uses.
+func (t *terminals) run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			t.mu.Lock()
+			for _, x := range t.byID {
+				x.call.end()
+			}
+			t.mu.Unlock()
+			t.wg.Wait()
+			return nil
+		case now := <-tick.C:
+			t.mu.Lock()
+			for _, x := range t.byID {
+				x.mu.Lock()
+				end := x.socket == nil && now.Sub(x.detached) > detachedFor || now.Sub(x.active) > idleFor
+				x.mu.Unlock()
+				if end {
+					x.call.end()
+				}
+			}
+			t.mu.Unlock()
+		}
+	}
+}
+
+// start opens a terminal and reads its output for as long as it lives.
+func (m *Monitor) startTerminal(r *http.Request, who identity) (*terminal, error) {
+	q := r.URL.Query()
+	id := q.Get("id")
+	probe, _, kind, offered, err := m.target(id)
+	if err != nil {
+		return nil, err
+	}
+	verb := "exec"
+	if kind == topology.KindHost {
+		verb = "host-exec"
+	}
+	if q.Get("attach") == "1" {
+		verb = "attach"
+	}
+	d := m.controlOf(verb)
+	switch {
+	case who.role < d.role:
+		err = fail("forbidden", "role "+who.role.String()+" may not open this shell", "it needs the role "+d.role.String())
+	case verb == "host-exec" && !slices.Contains(offered, verb):
+		err = fail("forbidden", "the probe on this host does not allow a host shell", "start the probe with --policy=…,host-exec to allow it")
+	case !slices.Contains(offered, verb):
+		err = fail("conflict", "this node does not offer a shell now", "its state or the probe's policy does not allow it")
+	}
+	m.terms.mu.Lock()
+	full := len(m.terms.byID) >= maxTerminals
+	m.terms.mu.Unlock()
+	if err == nil && full {
+		err = fail("too_many", "too many terminals are open", "close some")
+	}
+	argv := q["cmd"]
+	if err == nil && (len(argv) > 100 || len(strings.Join(argv, " ")) > 8192) {
+		err = fail("bad_request", "the command is too long", "")
+	}
+	if err != nil {
+		m.record(r, who, "exec", id, outcome(err), asAPI(err).Message, 0)
+		return nil, err
+	}
+	args := map[string]string{"tty": cmpOr(q.Get("tty"), "1"), "cols": q.Get("cols"), "rows": q.Get("rows")}
+	c, err := m.probes.begin(m.stopping, probe, request{verb: verb, node: id, who: who, args: args, argv: argv, piped: true})
+	if err != nil {
+		m.record(r, who, "exec", id, "failed", asAPI(err).Message, 0)
+		return nil, err
+	}
+	m.record(r, who, verb+".start", id, "ok", strings.Join(argv, " "), 0)
+	now := time.Now()
+	t := &terminal{id: secret("x-")[:24], who: who, node: id, call: c, cmd: argv, from: clientAddr(r), over: make(chan struct{}), active: now, detached: now}
+	m.terms.mu.Lock()
+	m.terms.byID[t.id] = t
+	m.terms.mu.Unlock()
+	m.terms.wg.Go(func() {
+		t.read(m.stopping)
+		m.terms.mu.Lock()
+		delete(m.terms.byID, t.id)
+		m.terms.mu.Unlock()
+		m.record(r, who, verb+".end", id, outcome(t.err), string(t.exit), t.bytes)
+	})
+	return t, nil
+}
+
+// read passes output to the socket, or keeps the newest of it while there is none.
+func (t *terminal) read(ctx context.Context) {
+	defer close(t.over)
+	for {
+		stream, data, err := t.call.pipe.Recv(ctx)
+		if err != nil {
+			break
+		}
+		frame := append([]byte{byte(stream)}, data...)
+		t.mu.Lock()
+		t.active = time.Now()
+		t.bytes += int64(len(data))
+		socket, taken := t.socket, t.taken
+		if socket == nil {
+			t.keep(frame)
+		}
+		t.mu.Unlock()
+		if socket != nil {
+			select {
+			case socket <- frame:
+			case <-taken:
+				t.mu.Lock()
+				t.keep(frame)
+				t.mu.Unlock()
+			case <-ctx.Done():
+			}
+		}
+	}
+	wctx, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	t.exit, t.err = t.call.wait(wctx)
+	t.call.end()
+}
+
+func (t *terminal) keep(frame []byte) {
+	t.missed = append(t.missed, frame[1:]...)
+	if n := len(t.missed) - missedBytes; n > 0 {
+		t.missed = append([]byte(nil), t.missed[n:]...)
+	}
+}
+
+// take makes a socket the terminal's own; one that has it gives way.
+func (t *terminal) take() (socket chan []byte, taken chan struct{}, missed []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.taken != nil {
+		close(t.taken)
+	}
+	t.socket, t.taken = make(chan []byte, 16), make(chan struct{})
+	missed, t.missed = t.missed, nil
+	t.active = time.Now()
+	return t.socket, t.taken, missed
+}
+
+func (t *terminal) leave(taken chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.taken != taken {
+		return
+	}
+	for drained := false; !drained; {
+		select {
+		case frame := <-t.socket:
+			t.keep(frame)
+		default:
+			drained = true
+		}
+	}
+	close(taken)
+	t.socket, t.taken, t.detached = nil, nil, time.Now()
+}
+
+func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) error {
+	var t *terminal
+	if id := r.URL.Query().Get("session"); id != "" {
+		m.terms.mu.Lock()
+		t = m.terms.byID[id]
+		m.terms.mu.Unlock()
+		if t == nil || t.who.name != who.name {
+			return fail("not_found", "this terminal has ended", "open a new one")
+		}
+	} else {
+		var err error
+		if t, err = m.startTerminal(r, who); err != nil {
+			return err
+		}
+	}
+	conn, err := m.accept(w, r)
+	if conn == nil {
+		return err
+	}
+	defer m.sockets.Add(-1)
+	defer conn.CloseNow()
+	conn.SetReadLimit(1 << 20)
+	ctx, stop := m.streamContext(r)
+	defer stop()
+	socket, taken, missed := t.take()
+	defer t.leave(taken)
+	cmd := t.cmd
+	if cmd == nil {
+		cmd = []string{}
+	}
+	hello, _ := json.Marshal(map[string]any{"type": "started", "session": t.id, "cmd": cmd})
+	if conn.Write(ctx, websocket.MessageText, hello) != nil {
+		return nil
+	}
+	if len(missed) > 0 && conn.Write(ctx, websocket.MessageBinary, append([]byte{pipe.Stdout}, missed...)) != nil {
+		return nil
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() {
+		defer stop()
+		t.input(ctx, conn)
+	})
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-taken:
+			_ = conn.Close(websocket.StatusGoingAway, "the terminal was opened elsewhere")
+			return nil
+		case frame := <-socket:
+			if conn.Write(ctx, websocket.MessageBinary, frame) != nil {
+				return nil
+			}
+		case <-ping.C:
+			pctx, pstop := context.WithTimeout(ctx, writeTimeout)
+			err := conn.Ping(pctx)
+			pstop()
+			if err != nil {
+				return nil
+			}
+		case <-t.over:
+			for drained := false; !drained; {
+				select {
+				case frame := <-socket:
+					if conn.Write(ctx, websocket.MessageBinary, frame) != nil {
+						return nil
+					}
+				default:
+					drained = true
+				}
+			}
+			msg := map[string]any{"type": "exit", "code": -1}
+			var body struct{ Code int }
+			switch {
+			case t.err != nil:
+				msg = map[string]any{"type": "error", "error": asAPI(t.err)}
+			case json.Unmarshal(t.exit, &body) == nil:
+				msg["code"] = body.Code
+			}
+			b, _ := json.Marshal(msg)
+			_ = conn.Write(ctx, websocket.MessageText, b)
+			_ = conn.Close(websocket.StatusNormalClosure, "")
+			return nil
+		}
+	}
+}
+
+// input passes what the page sends to the process.
+func (t *terminal) input(ctx context.Context, conn *websocket.Conn) {
+	for {
+		kind, data, err := conn.Read(ctx)
+		if err != nil {
+			return
+		}
+		t.mu.Lock()
+		t.active = time.Now()
+		t.mu.Unlock()
+		stream := uint32(pipe.Stdin)
+		if kind == websocket.MessageText {
+			var msg struct{ Type, Signal string }
+			if json.Unmarshal(data, &msg) != nil {
+				continue
+			}
+			if msg.Type == "signal" {
+				// A terminal turns these bytes into signals for whatever runs in front.
+				b, ok := map[string]byte{"SIGINT": 3, "SIGQUIT": 28, "SIGTSTP": 26}[msg.Signal]
+				if !ok {
+					continue
+				}
+				data = []byte{b}
+			} else {
+				stream = pipe.Control
+			}
+		}
+		if err := t.call.pipe.Send(ctx, stream, data); err != nil && !errors.Is(err, context.Canceled) {
+			return
+		}
+	}
+}
