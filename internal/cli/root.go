@@ -92,6 +92,7 @@ func newRoot() *cobra.Command {
 		newMonitorCommand(),
 		newProbeCommand(),
 		newVersionCommand(),
+		newUpCommand(),
 		newMasterCommand(),
 		newNodeCommand(),
 		newTaskCommand(),
