@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 
@@ -42,7 +41,7 @@ func (w *renderer) group(b []byte, g *spec.Group, e embeds, depth int) []byte {
 	if deps == nil {
 		deps = []string{}
 	}
-	x, _ := json.Marshal(deps)
+	x, _ := spec.Encode(deps)
 	b = append(b, x...)
 	b = fmt.Appendf(b, `,"version":%q,"enforceRole":%v,"apps":[`, g.Version, g.EnforceRole)
 	first := true
@@ -72,7 +71,7 @@ func (w *renderer) group(b []byte, g *spec.Group, e embeds, depth int) []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			x, _ := json.Marshal(w.podStatus(p))
+			x, _ := spec.Encode(w.podStatus(p))
 			b = append(b, x...)
 		}
 	}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -177,7 +176,7 @@ func (s *Server) ui(*request) (*answer, error) {
 
 // openapi is the description of the API, made from the table of routes.
 func (s *Server) openapi(*request) (*answer, error) {
-	b, err := json.Marshal(s.document())
+	b, err := spec.Encode(s.document())
 	if err != nil {
 		return nil, fmt.Errorf("encoding the document: %w", err)
 	}

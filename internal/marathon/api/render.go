@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -110,7 +109,7 @@ func (w *renderer) app(b []byte, s *spec.Spec, e embeds) []byte {
 	base := s.JSON()
 	b = append(b, base[:len(base)-1]...)
 	add := func(key string, v any) {
-		x, err := json.Marshal(v)
+		x, err := spec.Encode(v)
 		if err != nil {
 			return
 		}

@@ -4,7 +4,6 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -209,7 +208,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a *answer) {
 }
 
 func message(text string) []byte {
-	b, _ := json.Marshal(struct {
+	b, _ := spec.Encode(struct {
 		Message string `json:"message"`
 	}{text})
 	return b
@@ -230,13 +229,13 @@ func (s *Server) failure(r *http.Request, err error) *answer {
 	)
 	switch {
 	case errors.As(err, &syntax):
-		b, _ := json.Marshal(struct {
+		b, _ := spec.Encode(struct {
 			Message string `json:"message"`
 			Details string `json:"details"`
 		}{spec.MessageInvalidJSON, syntax.Details})
 		return &answer{status: http.StatusBadRequest, body: b}
 	case errors.As(err, &invalid):
-		b, _ := json.Marshal(invalid)
+		b, _ := spec.Encode(invalid)
 		return &answer{status: http.StatusUnprocessableEntity, body: b}
 	case errors.As(err, &noVersion):
 		return &answer{status: http.StatusUnprocessableEntity, body: message(noVersion.Error())}
@@ -255,7 +254,7 @@ func (s *Server) failure(r *http.Request, err error) *answer {
 		for _, d := range locked.Deployments {
 			body.Deployments = append(body.Deployments, ref{d})
 		}
-		b, _ := json.Marshal(body)
+		b, _ := spec.Encode(body)
 		return &answer{status: http.StatusConflict, body: b}
 	case errors.As(err, &many), errors.Is(err, spec.ErrTooManyApps):
 		return &answer{status: http.StatusForbidden, body: message(err.Error())}
@@ -304,7 +303,7 @@ func (r *request) flag(name string, def bool) bool {
 }
 
 func jsonAnswer(status int, v any) (*answer, error) {
-	b, err := json.Marshal(v)
+	b, err := spec.Encode(v)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the answer: %w", err)
 	}

@@ -39,11 +39,12 @@ func (b *builder) amounts(r spec.Resources) (out []*mesosv1.Resource, why []Reas
 	}{
 		{"cpus", r.CPUs, InsufficientCPUs}, {"mem", r.Mem, InsufficientMemory}, {"disk", r.Disk, InsufficientDisk}, {"gpus", float64(r.GPUs), InsufficientGPUs},
 	} {
+		left := b.purse.left(x.name, b.roles)
 		got, ok := b.purse.scalar(x.name, x.amount, b.roles)
 		if !ok {
 			why = append(why, x.reason)
 			if detail == "" {
-				detail = fmt.Sprintf("%s needs %s of %s, the offer has %s left for it", b.spec.ID, decimal(x.amount), x.name, decimal(b.purse.left(x.name, b.roles)))
+				detail = fmt.Sprintf("%s needs %s of %s, the offer has %s left for it", b.spec.ID, decimal(x.amount), x.name, decimal(left))
 			}
 			continue
 		}

@@ -9,7 +9,6 @@ package events
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -51,7 +50,7 @@ func NewHub(queue int, keepAlive time.Duration, now func() time.Time) *Hub {
 
 // Encode is the JSON object of an event: its own fields, then eventType and timestamp.
 func Encode(n core.Notice) ([]byte, error) {
-	b, err := json.Marshal(n.Fields)
+	b, err := spec.Encode(n.Fields)
 	if err != nil {
 		return nil, fmt.Errorf("encoding %s: %w", n.Type, err)
 	}

@@ -1,7 +1,5 @@
 package spec
 
-import "encoding/json"
-
 // App is a Marathon app in the canonical 1.5+ form. Its JSON encoding is what the API emits: optional and empty keys are
 // left out, the ones that clients rely on are always there.
 type App struct {
@@ -60,11 +58,11 @@ type EnvVar struct {
 // MarshalJSON emits the plain string, or {"secret": name}.
 func (e EnvVar) MarshalJSON() ([]byte, error) {
 	if e.Secret != "" {
-		return json.Marshal(struct {
+		return Encode(struct {
 			Secret string `json:"secret"`
 		}{e.Secret})
 	}
-	return json.Marshal(e.Value)
+	return Encode(e.Value)
 }
 
 // Secret names where the value of a secret comes from.
@@ -100,7 +98,7 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 	if l.Unlimited {
 		return []byte(`"unlimited"`), nil
 	}
-	return json.Marshal(l.Value)
+	return Encode(l.Value)
 }
 
 // ResourceLimits are Mesos' TaskInfo.limits.
@@ -335,7 +333,7 @@ func (u UnreachableStrategy) MarshalJSON() ([]byte, error) {
 	if u.Disabled {
 		return []byte(`"disabled"`), nil
 	}
-	return json.Marshal(struct {
+	return Encode(struct {
 		Inactive int `json:"inactiveAfterSeconds"`
 		Expunge  int `json:"expungeAfterSeconds"`
 	}{u.Inactive, u.Expunge})

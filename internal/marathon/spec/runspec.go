@@ -34,9 +34,9 @@ type emitted struct {
 func (s *Spec) JSON() []byte {
 	s.emitted.once.Do(func() {
 		if s.Pod != nil {
-			s.emitted.json, _ = json.Marshal(s.Pod)
+			s.emitted.json, _ = Encode(s.Pod)
 		} else {
-			s.emitted.json, _ = json.Marshal(s.App)
+			s.emitted.json, _ = Encode(s.App)
 		}
 	})
 	return s.emitted.json
@@ -117,12 +117,12 @@ func (s *Spec) definition() []byte {
 	if s.Pod != nil {
 		p := *s.Pod
 		p.Version, p.Scaling.Instances = 0, 0
-		b, _ = json.Marshal(&p)
+		b, _ = Encode(&p)
 		return append([]byte("pod "), b...)
 	}
 	a := *s.App
 	a.Version, a.VersionInfo, a.Instances = 0, nil, 0
-	b, _ = json.Marshal(&a)
+	b, _ = Encode(&a)
 	return b
 }
 
@@ -267,7 +267,7 @@ type stored struct {
 
 // Marshal is the stored form of a definition.
 func (s *Spec) Marshal() ([]byte, error) {
-	return json.Marshal(stored{App: s.App, Pod: s.Pod, ScaledAt: s.ScaledAt, ConfigAt: s.ConfigAt, Restarted: s.RestartedAt})
+	return Encode(stored{App: s.App, Pod: s.Pod, ScaledAt: s.ScaledAt, ConfigAt: s.ConfigAt, Restarted: s.RestartedAt})
 }
 
 // Unmarshal reads what Marshal wrote. A definition that is stored was valid when it was written, with the defaults of that

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -41,4 +42,15 @@ func (v *Version) UnmarshalJSON(b []byte) error {
 	p, err := ParseVersion(s)
 	*v = p
 	return err
+}
+
+// Encode is json.Marshal without the escapes that only matter inside HTML: `&&` in a command stays as it was written.
+func Encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
 }
