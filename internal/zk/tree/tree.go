@@ -107,18 +107,27 @@ func (t *Tree) untrack(n *Node) { t.sum -= uint64(n.digest) }
 
 // Apply replays a transaction. Operations that find the tree not as they expect are passed over as the server passes over
 // them; how many is returned: 0 in a tree that is exact.
-func (t *Tree) Apply(x *txn.Txn) (odd int) {
+func (t *Tree) Apply(x *txn.Txn) (odd int) { return t.ApplyEach(x, nil) }
+
+// ApplyEach is Apply with a call before each change, when the tree is as that change finds it. The end of a session is told as
+// deletions of its nodes.
+func (t *Tree) ApplyEach(x *txn.Txn, before func(*txn.Op)) (odd int) {
+	if before == nil {
+		before = func(*txn.Op) {}
+	}
 	switch x.Type {
 	case zk.OpCreateSession:
 		t.sessions[x.ClientID] = x.Timeout
 	case zk.OpCloseSession:
 		for _, p := range x.Paths {
+			before(&txn.Op{Type: zk.OpDelete, Path: p})
 			if !t.remove(p, x.Zxid) {
 				odd++
 			}
 		}
 		// What the list does not name, because the server is old or the snapshot fuzzy, goes too.
 		for n := range t.ephemerals[x.ClientID] {
+			before(&txn.Op{Type: zk.OpDelete, Path: n.Path})
 			t.remove(n.Path, x.Zxid)
 		}
 		delete(t.sessions, x.ClientID)
@@ -128,6 +137,7 @@ func (t *Tree) Apply(x *txn.Txn) (odd int) {
 			break
 		}
 		for i := range x.Ops {
+			before(&x.Ops[i])
 			if !t.apply(&x.Ops[i], x) {
 				odd++
 			}
@@ -209,6 +219,25 @@ func (t *Tree) insert(parent, n *Node) {
 		set[n] = struct{}{}
 	}
 }
+
+// Put inserts a node as it was read from somewhere; its parent must be there.
+func (t *Tree) Put(path string, data []byte, acl []zk.ACL, st Stat) error {
+	parent := t.nodes[zk.Parent(path)]
+	if path == "/" {
+		t.untrack(t.root)
+		t.root.Data, t.root.Stat, t.root.acl = data, st, t.acls.id(acl)
+		t.track(t.root)
+		return nil
+	}
+	if parent == nil || t.nodes[path] != nil {
+		return fmt.Errorf("node %s has no parent, or is there already", path)
+	}
+	t.insert(parent, &Node{Path: path, Data: data, Stat: st, acl: t.acls.id(acl)})
+	return nil
+}
+
+// Remove takes a node and all below it out of the tree; counters stay as they are.
+func (t *Tree) Remove(path string) bool { return t.remove(path, 0) }
 
 func (t *Tree) remove(path string, zxid int64) bool {
 	if path == "/" {

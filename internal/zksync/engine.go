@@ -1,0 +1,651 @@
+package zksync
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/learner"
+	"github.com/orchestrator/orchestrator/internal/zk/tree"
+	"github.com/orchestrator/orchestrator/internal/zk/txn"
+)
+
+// Endpoint is one ensemble.
+type Endpoint struct {
+	Servers []string // client ports
+	Quorum  []string // quorum ports; found through the client port when empty (3.5+)
+	Auth    []zk.Auth
+	SASL    *zk.SASLDigest
+}
+
+// Config says what to keep equal.
+type Config struct {
+	Name           string // of this link; several links into one target need different names. Default "default".
+	Source, Target Endpoint
+	Scope          Scope
+	// Overwrite permits a target that holds something already and has no state of this link: it is made equal to the
+	// source, and what the source does not have is deleted.
+	Overwrite bool
+	// SessionTimeout of the target's session: how long a dead engine blocks its standby. Default 6s.
+	SessionTimeout time.Duration
+	// MaxRequest is the target's jute.maxbuffer. Default 1,048,575.
+	MaxRequest int
+	// QueueBytes bounds what may wait for a slow target. Default 256 MB.
+	QueueBytes int
+}
+
+// Deps are the engine's effects; the zero value is the real world.
+type Deps struct {
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	ZK      zk.Deps
+	Learner learner.Deps
+}
+
+// Phase is what an engine is doing.
+type Phase string
+
+// Phases of an engine.
+const (
+	PhaseConnecting Phase = "connecting"
+	PhaseStandby    Phase = "standby"
+	PhaseSeeding    Phase = "seeding" // or reconciling after an interruption
+	PhaseLive       Phase = "live"
+	PhaseStopped    Phase = "stopped"
+)
+
+// Conflict is a place where the target was not as the source's history made it.
+type Conflict struct {
+	Time   time.Time `json:"time"`
+	Path   string    `json:"path"` // in the target
+	Op     string    `json:"op"`
+	Error  string    `json:"error"`
+	Target string    `json:"target"` // what the target held
+	Source string    `json:"source"` // what the source had, which won
+}
+
+// Status is what an engine says about itself. It is not changed once it was handed out.
+type Status struct {
+	Phase       Phase     `json:"phase"`
+	Engine      string    `json:"engine"`
+	Position    string    `json:"position"` // the source's last transaction that is in the target
+	Seen        string    `json:"seen"`     // the source's last transaction that was read
+	QueueEvents int       `json:"queue_events"`
+	QueueBytes  int       `json:"queue_bytes"`
+	LagMS       float64   `json:"lag_ms"` // read from the source → answered by the target, of the last batch
+	Txns        int64     `json:"transactions"`
+	Ops         int64     `json:"operations"`
+	Batches     int64     `json:"batches"`
+	Nodes       int       `json:"nodes"`
+	Digests     int64     `json:"digests_equal"`
+	DigestsBad  int64     `json:"digests_different"`
+	Conflicts   int64     `json:"conflicts"`
+	Reconciles  int64     `json:"reconciles"`
+	SourceError string    `json:"source_error,omitempty"`
+	Error       string    `json:"error,omitempty"`
+	Since       time.Time `json:"since"` // of the phase
+}
+
+// Engine is one link from a source to a target.
+type Engine struct {
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	id      string
+	root    string // of this link's own nodes in the target
+	metrics *metrics
+
+	ready     chan struct{}
+	readyOnce sync.Once
+	status    atomic.Pointer[Status]
+	mu        sync.Mutex
+	conflicts []Conflict // the last maxConflicts
+
+	// Owned by Run's goroutine.
+	c        *zk.Client
+	f        *follower
+	backlog  []event // taken from the follower and not worked on yet
+	shadow   *tree.Tree
+	exact    bool // the shadow is equal to the source at its zxid
+	w        *writer
+	ahead    map[string]int32
+	st       Status
+	planned  int64 // the position that everything planned will reach
+	position int64 // the position that the target has
+	seeded   bool
+	phase    Phase
+}
+
+const maxConflicts = 1000
+
+// New checks the configuration.
+func New(cfg Config, deps Deps) (*Engine, error) {
+	var err error
+	if cfg.Scope, err = cfg.Scope.normal(); err != nil {
+		return nil, err
+	}
+	cfg.Name = cmp.Or(cfg.Name, "default")
+	if err := zk.ValidatePath("/" + cfg.Name); err != nil || strings.Contains(cfg.Name, "/") {
+		return nil, fmt.Errorf("name %q of the link: want one path element", cfg.Name)
+	}
+	if len(cfg.Source.Servers)+len(cfg.Source.Quorum) == 0 || len(cfg.Target.Servers) == 0 {
+		return nil, errors.New("both --source and --target must be given")
+	}
+	cfg.SessionTimeout = cmp.Or(cfg.SessionTimeout, 6*time.Second)
+	cfg.MaxRequest = cmp.Or(cfg.MaxRequest, 0xfffff)
+	cfg.QueueBytes = cmp.Or(cfg.QueueBytes, 256<<20)
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	host, _ := os.Hostname()
+	e := &Engine{
+		cfg: cfg, deps: deps, log: deps.Log.With("link", cfg.Name), id: fmt.Sprintf("%s-%d-%x", host, os.Getpid(), time.Now().UnixNano()),
+		root: stateRoot + "/" + cfg.Name, ready: make(chan struct{}), ahead: map[string]int32{}, planned: freshStart, position: freshStart,
+	}
+	e.metrics = newMetrics(deps.Metrics, e)
+	e.st = Status{Engine: e.id}
+	e.setPhase(PhaseConnecting)
+	return e, nil
+}
+
+// Ready is closed when the target has been seeded and the stream is live.
+func (e *Engine) Ready() <-chan struct{} { return e.ready }
+
+// Status is the engine's state now.
+func (e *Engine) Status() Status { return *e.status.Load() }
+
+// Conflicts are the last conflicts, oldest first.
+func (e *Engine) Conflicts() []Conflict {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]Conflict(nil), e.conflicts...)
+}
+
+func zxidText(z int64) string {
+	if z == freshStart {
+		return ""
+	}
+	return fmt.Sprintf("0x%x", z)
+}
+
+// publish makes what the owner knows visible.
+func (e *Engine) publish() {
+	st := e.st
+	st.Phase = e.phase
+	st.Position = zxidText(e.position)
+	if e.shadow != nil {
+		st.Seen, st.Nodes = zxidText(e.shadow.Zxid()), e.shadow.Len()
+	}
+	if e.f != nil {
+		var err error
+		st.QueueEvents, st.QueueBytes, err = e.f.depth()
+		if err != nil {
+			st.SourceError = err.Error()
+		}
+	}
+	e.status.Store(&st)
+}
+
+func (e *Engine) setPhase(p Phase) {
+	if e.phase != p {
+		e.phase, e.st.Since = p, time.Now()
+		e.log.Info("phase", "phase", string(p), "position", zxidText(e.position))
+	}
+	e.publish()
+}
+
+// Run keeps the target equal until ctx ends (then nil, at a batch's edge) or something needs a person.
+func (e *Engine) Run(ctx context.Context) (err error) {
+	defer func() {
+		if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
+			err = nil
+		}
+		if err != nil {
+			e.st.Error = err.Error()
+		}
+		e.setPhase(PhaseStopped)
+	}()
+	e.deps.ZK.Log = e.log
+	e.c, err = zk.New(zk.Config{
+		Servers: e.cfg.Target.Servers, Auth: e.cfg.Target.Auth, SASL: e.cfg.Target.SASL, SessionTimeout: e.cfg.SessionTimeout, Renew: true, MaxRequest: e.cfg.MaxRequest,
+	}, e.deps.ZK)
+	if err != nil {
+		return err
+	}
+	defer e.c.Close()
+	if err := e.c.WaitConnected(ctx); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if err := e.discover(ctx); err != nil {
+		return err
+	}
+	fctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	e.f = newFollower(e.cfg.Source.Quorum, e.deps.Learner, learnerID(e.id), e.cfg.QueueBytes, e.log)
+	wg.Go(func() { e.f.run(fctx) })
+
+	for {
+		if err := e.lock(ctx); err != nil {
+			return err
+		}
+		err := e.active(ctx)
+		if !errors.Is(err, errFenced) {
+			return err
+		}
+		e.log.Warn("superseded", "error", err)
+		e.setPhase(PhaseStandby)
+	}
+}
+
+// learnerID is a server id for the follower that no person gives to a server and no other engine has.
+func learnerID(engine string) int64 {
+	h := int64(0)
+	for _, c := range []byte(engine) {
+		h = (h*131 + int64(c)) & 0xffffffff
+	}
+	return 1<<40 + 16 + h
+}
+
+// discover finds the quorum ports that were not given.
+func (e *Engine) discover(ctx context.Context) error {
+	if len(e.cfg.Source.Quorum) == 0 {
+		c, err := zk.New(zk.Config{Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL}, e.deps.ZK)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if e.cfg.Source.Quorum, err = learner.Discover(ctx, c); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+	}
+	if len(e.cfg.Target.Quorum) == 0 {
+		// Without it the target is read node by node: slower, and kinds are not compared.
+		addrs, err := learner.Discover(ctx, e.c)
+		if err != nil {
+			e.log.Info("target's quorum port unknown", "error", err)
+			return nil
+		}
+		for _, a := range addrs {
+			if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", a); err == nil {
+				conn.Close()
+				e.cfg.Target.Quorum = addrs
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// lock waits until this engine is the first in line. That is a courtesy between engines: what protects the target is the state
+// node's version.
+func (e *Engine) lock(ctx context.Context) error {
+	dir := e.root + "/engines"
+	if err := retry(ctx, func() error { return e.c.MakePath(ctx, dir, zk.OpenACL()) }); err != nil {
+		return fmt.Errorf("making the engine's nodes in the target (it needs to write below %s): %w", stateRoot, err)
+	}
+	mine := ""
+	for {
+		if mine != "" {
+			ok, st, err := e.c.Exists(ctx, mine)
+			if err != nil && !transient(err) {
+				return err
+			}
+			if err == nil && (!ok || st.EphemeralOwner != e.c.Session().ID) {
+				mine = ""
+			}
+		}
+		if mine == "" {
+			err := retry(ctx, func() (err error) {
+				if err := e.removeOwn(ctx, dir); err != nil {
+					return err
+				}
+				mine, err = e.c.Create(ctx, dir+"/e-", []byte(e.id), zk.OpenACL(), zk.EphemeralSequential)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		changed := make(chan struct{}, 1)
+		r, err := e.c.Do(ctx, zk.Children(dir).Watched(zk.NewWatch(func(zk.Event) {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})))
+		if err != nil && !transient(err) {
+			return err
+		}
+		if err == nil {
+			first := true
+			for _, n := range r.Children {
+				first = first && n >= zk.Name(mine)
+			}
+			if first {
+				return nil
+			}
+			e.setPhase(PhaseStandby)
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-changed:
+		case <-t.C:
+			e.idleFollow(ctx)
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+		t.Stop()
+	}
+}
+
+func (e *Engine) removeOwn(ctx context.Context, dir string) error {
+	names, _, err := e.c.Children(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if data, st, err := e.c.Get(ctx, dir+"/"+n); err == nil && (string(data) == e.id || st.EphemeralOwner == e.c.Session().ID) {
+			if err := e.c.Delete(ctx, dir+"/"+n, zk.AnyVersion); err != nil && !errors.Is(err, zk.ErrNoNode) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// idleFollow keeps a standby hot: it replays up to where the active engine is, and keeps the rest, so that it can continue with
+// the very next transaction.
+func (e *Engine) idleFollow(ctx context.Context) {
+	rec, _, err := e.readState(ctx)
+	if err != nil {
+		return
+	}
+	e.advance(rec.position())
+	e.publish()
+}
+
+// next is the oldest event that was not worked on.
+func (e *Engine) next() (event, bool) {
+	if len(e.backlog) == 0 {
+		e.backlog = e.f.take()
+	}
+	if len(e.backlog) == 0 {
+		return event{}, false
+	}
+	return e.backlog[0], true
+}
+
+// pop takes next off the backlog.
+func (e *Engine) pop() {
+	e.backlog[0] = event{}
+	e.backlog = e.backlog[1:]
+}
+
+// advance replays what the target has already.
+func (e *Engine) advance(position int64) {
+	for {
+		ev, ok := e.next()
+		if !ok || e.exact && ev.txn != nil && ev.txn.Zxid > position {
+			return
+		}
+		e.pop()
+		e.replay(ev, nil)
+	}
+}
+
+// record is the state node's content.
+type record struct {
+	Position string `json:"position"`
+	Engine   string `json:"engine"`
+	Source   string `json:"source"`
+	Scope    Scope  `json:"scope"`
+	Seeded   bool   `json:"seeded"`
+}
+
+func (r record) position() int64 {
+	z, err := strconv.ParseInt(r.Position, 0, 64)
+	if err != nil {
+		return freshStart
+	}
+	return z
+}
+
+func (e *Engine) readState(ctx context.Context) (record, int32, error) {
+	var rec record
+	data, st, err := e.c.Get(ctx, e.root+"/state")
+	if err != nil {
+		return rec, 0, err
+	}
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return rec, 0, fmt.Errorf("the state node %s/state in the target is not ours: %w; remove it, or choose another --name", e.root, err)
+	}
+	return rec, st.Version, nil
+}
+
+func (e *Engine) encode(zxid int64) []byte {
+	e.planned = max(e.planned, zxid)
+	b, err := json.Marshal(record{zxidText(e.planned), e.id, strings.Join(e.cfg.Source.Servers, ","), e.cfg.Scope, e.seeded})
+	if err != nil {
+		panic(err) // strings and booleans cannot fail
+	}
+	return b
+}
+
+// claim takes the state node over.
+func (e *Engine) claim(ctx context.Context) error {
+	path := e.root + "/state"
+	err := retry(ctx, func() error {
+		if err := e.c.Sync(ctx); err != nil {
+			return err
+		}
+		rec, version, err := e.readState(ctx)
+		if errors.Is(err, zk.ErrNoNode) {
+			_, err = e.c.Create(ctx, path, e.encode(0), zk.OpenACL(), zk.Persistent)
+			if errors.Is(err, zk.ErrNodeExists) {
+				return zk.ErrThrottled // look again
+			}
+			e.useWriter(path, 0)
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if rec.Seeded && (rec.Scope.Source != e.cfg.Scope.Source || rec.Scope.Target != e.cfg.Scope.Target) && !e.cfg.Overwrite {
+			return fmt.Errorf("this link kept %s equal to the source's %s before, now %s and %s are asked for: use another --name, or --overwrite",
+				rec.Scope.Target, rec.Scope.Source, e.cfg.Scope.Target, e.cfg.Scope.Source)
+		}
+		e.seeded, e.planned, e.position = rec.Seeded, rec.position(), rec.position()
+		// The new version fences every earlier engine: its batches expect the old one. And once it is written, the position
+		// that was read is final.
+		st, err := e.c.Set(ctx, path, e.encode(0), version)
+		if errors.Is(err, zk.ErrBadVersion) {
+			return zk.ErrThrottled
+		}
+		if err == nil {
+			e.useWriter(path, st.Version)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("claiming the link in the target: %w", err)
+	}
+	return nil
+}
+
+func (e *Engine) useWriter(path string, version int32) {
+	e.w = newWriter(e.c, path, version, e.cfg.MaxRequest, e.encode, e.applied)
+}
+
+// applied notes what a batch has done.
+func (e *Engine) applied(b *batch) {
+	e.st.Batches++
+	e.position = max(e.position, b.zxid)
+	e.st.Ops += int64(len(b.ops))
+	e.st.Txns += int64(b.txns)
+	if !b.arrived.IsZero() {
+		lag := time.Since(b.arrived)
+		e.st.LagMS = float64(lag.Microseconds()) / 1000
+		e.metrics.lag.Observe(lag.Seconds())
+	}
+	e.metrics.ops.Add(float64(len(b.ops)))
+	e.metrics.batches.Inc()
+}
+
+// active does the engine's work while it is the first in line. A snapshot that replaces the shadow leads to a reconcile of
+// everything; what did not go as planned, to a reconcile of the nodes concerned.
+func (e *Engine) active(ctx context.Context) error {
+	if err := e.claim(ctx); err != nil {
+		return err
+	}
+	whole := true
+	if e.seeded && e.exact && e.shadow.Zxid() <= e.position {
+		e.advance(e.position)
+		// Hot: the shadow is where the target is, so the stream just goes on.
+		whole = e.shadow.Zxid() > e.position
+	}
+	for {
+		if whole {
+			e.setPhase(PhaseSeeding)
+			if err := e.awaitShadow(ctx); err != nil {
+				return err
+			}
+			if err := e.reconcileAll(ctx); err != nil {
+				return err
+			}
+		}
+		e.setPhase(PhaseLive)
+		e.readyOnce.Do(func() { close(e.ready) })
+		err := e.stream(ctx)
+		var m *mismatch
+		switch {
+		case errors.Is(err, errNewShadow):
+			whole = true
+		case errors.As(err, &m):
+			if whole, err = e.repair(ctx, m); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// awaitShadow replays until the shadow is exact.
+func (e *Engine) awaitShadow(ctx context.Context) error {
+	for {
+		for {
+			ev, ok := e.next()
+			if !ok {
+				break
+			}
+			e.pop()
+			e.replay(ev, nil)
+		}
+		e.publish()
+		if e.exact {
+			return nil
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-e.f.wake:
+		case <-t.C: // shows why there is no connection
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+		t.Stop()
+	}
+}
+
+// replay takes one event into the shadow; before is called ahead of every change.
+func (e *Engine) replay(ev event, before func(*txn.Op)) {
+	switch {
+	case ev.snapshot != nil:
+		e.shadow, e.exact = ev.snapshot, false
+	case ev.live:
+		e.exact = e.shadow != nil
+	case ev.txn != nil && e.shadow != nil:
+		e.shadow.ApplyEach(ev.txn, before)
+		if !e.exact {
+			return
+		}
+		switch equal, known := e.shadow.Verify(ev.txn); {
+		case known && equal:
+			e.st.Digests++
+		case known:
+			e.st.DigestsBad++
+			e.metrics.digestsBad.Inc()
+			if e.st.DigestsBad == 1 {
+				e.log.Error("the shadow differs from the source's own digest: run zk verify, and restart the engine to read the source anew", "zxid", zxidText(ev.txn.Zxid))
+			}
+		}
+	}
+}
+
+// errNewShadow says that the source sent a snapshot: what happened in between is not known one by one.
+var errNewShadow = errors.New("the source sent a snapshot")
+
+// stream plans and writes until something else has to be done.
+func (e *Engine) stream(ctx context.Context) error {
+	publish := time.NewTicker(200 * time.Millisecond)
+	defer publish.Stop()
+	for {
+		for {
+			ev, ok := e.next()
+			if !ok {
+				break
+			}
+			if ev.snapshot != nil {
+				if err := e.w.drain(ctx); err != nil {
+					return err
+				}
+				return errNewShadow
+			}
+			e.pop()
+			if err := e.plan(ctx, ev); err != nil {
+				return err
+			}
+			if e.w.idle() && len(e.backlog) == 0 {
+				break
+			}
+		}
+		if e.w.idle() && e.w.dirty() {
+			if err := e.w.flush(ctx); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-e.f.wake:
+		case o := <-e.w.results:
+			if err := e.w.finish(ctx, o); err != nil {
+				return err
+			}
+		case <-publish.C:
+			e.publish()
+		case <-ctx.Done():
+			// At a batch's edge: what was read is written, if the target answers soon.
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+			defer cancel()
+			if err := e.w.drain(last); err != nil {
+				e.log.Warn("stopped before the last batch was answered: it is continued at the next start", "error", err)
+			}
+			return context.Cause(ctx)
+		}
+	}
+}

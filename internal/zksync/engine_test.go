@@ -1,0 +1,387 @@
+package zksync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/tree"
+	"github.com/orchestrator/orchestrator/internal/zk/zktest"
+)
+
+func super() []zk.Auth {
+	return []zk.Auth{{Scheme: "digest", Data: []byte("super:" + zktest.SuperPassword)}}
+}
+
+func config(a, b *zktest.Ensemble) Config {
+	cfg := Config{SessionTimeout: 2 * time.Second}
+	cfg.Source.Servers, cfg.Target.Servers = a.Servers(), b.Servers()
+	cfg.Target.Auth = super()
+	return cfg
+}
+
+func testLog(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(logWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
+type logWriter struct{ t testing.TB }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// start runs an engine until the returned function is called, which returns what Run returned.
+func start(t testing.TB, cfg Config) (*Engine, func() error) {
+	t.Helper()
+	e, err := New(cfg, Deps{Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	stop := sync.OnceValue(func() error { cancel(); return <-done })
+	t.Cleanup(func() { _ = stop() })
+	return e, stop
+}
+
+func ready(t testing.TB, e *Engine) {
+	t.Helper()
+	select {
+	case <-e.Ready():
+	case <-time.After(60 * time.Second):
+		t.Fatalf("the engine is not ready: %+v", e.Status())
+	}
+}
+
+// equal waits until the target has everything that the source had committed, and compares both by snapshots of their own.
+func equal(t testing.TB, a, b *zktest.Ensemble, s Scope) {
+	t.Helper()
+	var diffs []tree.Difference
+	deadline := time.Now().Add(40 * time.Second)
+	for {
+		va, err := Side{Quorum: quorum(a)}.Read(context.Background(), "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		vb, err := Side{Quorum: quorum(b)}.Read(context.Background(), "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		diffs, err = Diff(va, vb, s, 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(diffs) == 0 {
+			t.Logf("equal: %d nodes", va.Tree.Len())
+			return
+		}
+		if time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond) // between polls of a condition with a deadline
+	}
+	t.Fatalf("source and target differ: %s", cmp.Diff([]tree.Difference(nil), diffs))
+}
+
+func quorum(e *zktest.Ensemble) []string {
+	var q []string
+	for _, n := range e.Nodes {
+		q = append(q, n.Quorum)
+	}
+	return q
+}
+
+func pair(t testing.TB) (a, b *zktest.Ensemble) {
+	t.Helper()
+	var wg sync.WaitGroup
+	wg.Go(func() { a = zktest.Start(t, zktest.Options{}) })
+	b = zktest.Start(t, zktest.Options{})
+	wg.Wait()
+	return a, b
+}
+
+// Seed, stream, stop, restart, source and target connections that break, somebody else's writes in the target: after each,
+// everything is equal: data, ACLs, versions, kinds, counters.
+func TestOneWay(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	a.Churn(t, a.Base(t), 1, 800)
+	cfg := config(a, b)
+	proxy := zktest.NewProxy(t, b.Nodes[0].Client)
+	cfg.Target.Servers = []string{proxy.Addr()}
+	cfg.Target.Quorum = quorum(b)
+	source := zktest.NewProxy(t, a.Nodes[0].Quorum)
+	cfg.Source.Quorum = []string{source.Addr()}
+	e, stop := start(t, cfg)
+	ready(t, e)
+	equal(t, a, b, cfg.Scope)
+	t.Log("live churn")
+	a.Churn(t, a.Base(t), 2, 800)
+	equal(t, a, b, cfg.Scope)
+
+	t.Log("connections break")
+	var wg sync.WaitGroup
+	base := a.Base(t)
+	wg.Go(func() { a.Churn(t, base, 3, 1500) })
+	for i := range 10 {
+		time.Sleep(50 * time.Millisecond) // faults at intervals
+		if i%2 == 0 {
+			proxy.Break()
+		} else {
+			source.Break()
+		}
+	}
+	wg.Wait()
+	equal(t, a, b, cfg.Scope)
+	st := e.Status()
+	if st.DigestsBad != 0 || st.Digests < 200 || st.Conflicts != 0 {
+		t.Errorf("status %+v", st)
+	}
+	t.Logf("%+v", st)
+
+	t.Log("stopped and started")
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	a.Churn(t, a.Base(t), 4, 300)
+	e, stop = start(t, cfg)
+	ready(t, e)
+	equal(t, a, b, cfg.Scope)
+
+	t.Log("foreign writes in the target")
+	src, tgt := a.Client(t, zk.Config{}), b.Client(t, zk.Config{Auth: super()})
+	ctx := t.Context()
+	for _, p := range []string{"/leaf", "/dir", "/dir/x", "/gone", "/kept"} {
+		if _, err := src.Create(ctx, p, []byte("1"), zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, a, b, cfg.Scope)
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(tgt.Set(ctx, "/leaf", []byte("foreign"), -1))
+	must(nil, tgt.Delete(ctx, "/gone", -1))
+	must(tgt.Create(ctx, "/new", []byte("foreign"), zk.OpenACL(), zk.Persistent))
+	must(src.Set(ctx, "/leaf", []byte("2"), -1))
+	must(src.Set(ctx, "/gone", []byte("2"), -1))
+	must(src.Create(ctx, "/new", []byte("mine"), zk.OpenACL(), zk.Persistent))
+	must(src.Set(ctx, "/kept", []byte("2"), -1))
+	equal(t, a, b, cfg.Scope)
+	if c := e.Conflicts(); len(c) == 0 {
+		t.Error("no conflict was recorded")
+	} else {
+		t.Logf("conflicts: %+v", c)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	src, tgt := a.Client(t, zk.Config{}), b.Client(t, zk.Config{})
+	for _, c := range []*zk.Client{src, tgt} {
+		if _, err := c.Create(t.Context(), "/x", []byte(fmt.Sprint(c == src)), zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := config(a, b)
+	e, _ := start(t, cfg)
+	run := func(e *Engine) string {
+		zktest.Eventually(t, 30*time.Second, "the engine stops", func() bool { return e.Status().Phase == PhaseStopped })
+		return e.Status().Error
+	}
+	if err := run(e); !strings.Contains(err, "/x") || !strings.Contains(err, "--overwrite") {
+		t.Errorf("a target that is not empty: %s", err)
+	}
+	if d, _, err := tgt.Get(t.Context(), "/x"); err != nil || string(d) != "false" {
+		t.Errorf("the target was touched: %q %v", d, err)
+	}
+	// Without super, a node of somebody else's cannot be kept.
+	cfg.Overwrite = true
+	cfg.Target.Auth = nil
+	if _, err := src.Create(t.Context(), "/locked", nil, zk.ReadACL(), zk.Persistent); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Scope.Source, cfg.Name = "/locked", "locked"
+	e, _ = start(t, cfg)
+	ready(t, e)
+	super := a.Client(t, zk.Config{Auth: super()})
+	if _, err := super.Create(t.Context(), "/locked/child", nil, zk.ReadACL(), zk.Persistent); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(e); !strings.Contains(err, "super") {
+		t.Errorf("without permission: %s", err)
+	}
+	// Another root in the target, with an excluded subtree.
+	must := func(p string) {
+		if _, err := src.Create(t.Context(), p, nil, zk.OpenACL(), zk.PersistentSequential); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []string{"/app", "/app/in", "/app/in/seq-", "/app/out", "/app/out/x"} {
+		if strings.HasSuffix(p, "-") {
+			for range 5 {
+				must(p)
+			}
+			continue
+		}
+		if _, err := src.Create(t.Context(), p, nil, zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg = config(a, b)
+	cfg.Name, cfg.Scope = "app", Scope{Source: "/app", Target: "/copy/of/app", Exclude: []string{"/app/out"}}
+	e, _ = start(t, cfg)
+	ready(t, e)
+	must("/app/in/seq-")
+	if _, err := src.Create(t.Context(), "/app/out/y", nil, zk.OpenACL(), zk.Persistent); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, a, b, cfg.Scope)
+	// The next sequential name is what it would be in the source, where six were made.
+	p, err := tgt.Create(t.Context(), "/copy/of/app/in/next-", nil, zk.OpenACL(), zk.EphemeralSequential)
+	if err != nil || zk.Name(p) != "next-0000000006" {
+		t.Errorf("%q %v", p, err)
+	}
+	if ok, _, _ := tgt.Exists(t.Context(), "/copy/of/app/out"); ok {
+		t.Error("the excluded subtree is in the target")
+	}
+}
+
+// The engine as a process of its own, for kill -9.
+func TestMain(m *testing.M) {
+	if os.Getenv("ZKSYNC_TEST_CHILD") == "" {
+		os.Exit(m.Run())
+	}
+	cfg := Config{SessionTimeout: time.Second, Scope: Scope{Source: "/hot"}}
+	cfg.Source.Servers, cfg.Target.Servers = strings.Split(os.Getenv("SOURCE"), ","), strings.Split(os.Getenv("TARGET"), ",")
+	cfg.Target.Auth = super()
+	e, err := New(cfg, Deps{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err == nil {
+		err = e.Run(context.Background())
+	}
+	fmt.Fprintln(os.Stderr, "ended:", err)
+	os.Exit(1)
+}
+
+func child(t *testing.T, a, b *zktest.Ensemble, out *os.File) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "ZKSYNC_TEST_CHILD=1", "SOURCE="+strings.Join(a.Servers(), ","), "TARGET="+strings.Join(b.Servers(), ","))
+	cmd.Stderr = out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// Two engine processes, one of which is killed again and again while counters are incremented: the version of every counter
+// in the target says that each increment was applied once.
+func TestKill9(t *testing.T) {
+	t.Parallel()
+	kills := 6
+	if os.Getenv("ZK_LONG") != "" {
+		kills = 150
+	}
+	a, b := pair(t)
+	c := a.Client(t, zk.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const counters = 50
+	for _, p := range []string{"/hot", "/hot/seq"} {
+		if _, err := c.Create(ctx, p, nil, zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range counters {
+		if _, err := c.Create(ctx, fmt.Sprintf("/hot/%d", i), nil, zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := os.Create(filepath.Join(t.TempDir(), "engines.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(out.Name())
+			t.Logf("engines: %s", log[max(0, len(log)-6000):])
+		}
+	})
+	engines := []*exec.Cmd{child(t, a, b, out), child(t, a, b, out)}
+	var wg sync.WaitGroup
+	updates := 0
+	wg.Go(func() {
+		w := c.NewWindow(50)
+		for i := 0; ctx.Err() == nil; i++ {
+			op := zk.Set(fmt.Sprintf("/hot/%d", i%counters), fmt.Append(nil, i), zk.AnyVersion)
+			if i%20 == 0 {
+				op = zk.Create("/hot/seq/n-", nil, zk.OpenACL(), zk.PersistentSequential)
+			}
+			if err := w.Send(ctx, op, nil); err != nil && ctx.Err() == nil {
+				t.Error(err)
+				return
+			}
+			updates++
+			if i%50 == 0 {
+				time.Sleep(10 * time.Millisecond) // the pace of the load
+			}
+		}
+		_ = w.Wait(context.Background())
+	})
+	tgt := b.Client(t, zk.Config{})
+	moved := func() {
+		_, st, _ := tgt.Get(context.Background(), "/hot/1")
+		zktest.Eventually(t, 60*time.Second, "the target moves on", func() bool {
+			_, now, err := tgt.Get(context.Background(), "/hot/1")
+			return err == nil && now.Version > st.Version+3
+		})
+	}
+	moved()
+	for i := range kills {
+		k := i % 2
+		_ = engines[k].Process.Kill()
+		_ = engines[k].Wait()
+		engines[k] = child(t, a, b, out)
+		moved()
+	}
+	cancel()
+	wg.Wait()
+	defer func() {
+		for _, e := range engines {
+			_ = e.Process.Kill()
+			_ = e.Wait()
+		}
+	}()
+	equal(t, a, b, Scope{Source: "/hot"})
+	t.Logf("%d kills, %d updates: every version is equal", kills, updates)
+	log, err := os.ReadFile(out.Name())
+	if err != nil || strings.Contains(string(log), "ended:") || strings.Contains(string(log), "conflict:") {
+		t.Errorf("an engine ended or saw a conflict (%v)", err)
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		t.Error("too slow")
+	}
+}

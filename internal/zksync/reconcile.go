@@ -1,0 +1,434 @@
+package zksync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/tree"
+)
+
+// reconciler makes the target equal to the shadow. Its operations carry expected versions, so that a target that changes
+// meanwhile makes it fail rather than lie; it is then begun again with a fresh view.
+type reconciler struct {
+	scope  Scope
+	shadow *tree.Tree
+	have   View
+	w      *writer
+	ahead  map[string]int32 // by how much a node's version in the target is ahead of the source's, where that can't be mended
+	done   func(n int)      // progress: nodes looked at
+	// What was found and done.
+	created, deleted, changed, padded int
+	foreign                           []string // nodes of the target left alone: ephemeral nodes of its own clients
+}
+
+// bump is the name of the child that is made and removed to raise a parent's counter.
+const bump = "zksync-counter"
+
+// all reconciles everything in scope and leaves the target at position zxid.
+func (r *reconciler) all(ctx context.Context, zxid int64) error {
+	if err := r.way(ctx); err != nil {
+		return err
+	}
+	if err := r.removals(ctx); err != nil {
+		return err
+	}
+	n := 0
+	for want := range r.shadow.Walk(r.scope.Source) {
+		if !r.scope.Has(want.Path) {
+			continue
+		}
+		if err := r.node(ctx, want); err != nil {
+			return err
+		}
+		if n++; n%1000 == 0 && r.done != nil {
+			r.done(n)
+		}
+	}
+	if r.done != nil {
+		r.done(n)
+	}
+	r.w.current.zxid = zxid
+	return r.w.drain(ctx)
+}
+
+// way makes what is missing above the scope's root in the target.
+func (r *reconciler) way(ctx context.Context) error {
+	if r.scope.Target == "/" {
+		return nil
+	}
+	return retry(ctx, func() error { return r.w.c.MakePath(ctx, zk.Parent(r.scope.Target), zk.OpenACL()) })
+}
+
+// removals deletes what the source does not have, children first, and what must be made anew because its kind is another, or
+// its version ahead, which no write can take back.
+func (r *reconciler) removals(ctx context.Context) error {
+	root := r.have.Tree.Get(r.scope.Target)
+	if root == nil {
+		return nil
+	}
+	var order []*tree.Node
+	for have := range r.have.Tree.Walk(r.scope.Target) {
+		order = append(order, have)
+	}
+	// The walk has parents first, so backwards it has children first.
+	kept := map[*tree.Node]bool{}
+	for _, have := range slices.Backward(order) {
+		path := r.scope.ToSource(have.Path)
+		if !r.scope.Has(path) || have == root && r.scope.Target == "/" {
+			kept[have] = true
+			markAbove(kept, have)
+			continue
+		}
+		want := r.shadow.Get(path)
+		switch {
+		case have.Kind() == zk.KindEphemeral:
+			// It belongs to a session of the target's own.
+			r.foreign = append(r.foreign, have.Path)
+			kept[have] = true
+		case want != nil && !r.anew(want, have):
+			kept[have] = true
+		case kept[have]:
+			if want == nil {
+				r.foreign = append(r.foreign, have.Path) // something below it is not ours to delete
+			}
+		default:
+			if err := r.emit(ctx, zk.Delete(have.Path, have.Version)); err != nil {
+				return err
+			}
+			r.deleted++
+			continue
+		}
+		markAbove(kept, have)
+	}
+	// What stays is what is there from now on.
+	for _, have := range order {
+		if !kept[have] {
+			r.forget(have)
+		}
+	}
+	return nil
+}
+
+func markAbove(kept map[*tree.Node]bool, n *tree.Node) {
+	for p := n.Parent(); p != nil && !kept[p]; p = p.Parent() {
+		kept[p] = true
+	}
+}
+
+// forget takes a deleted node out of the view. Deeper nodes come later in the order and are gone with it.
+func (r *reconciler) forget(n *tree.Node) { r.have.Tree.Remove(n.Path) }
+
+// anew reports whether a node can only be made right by deleting and creating it, which is done to leaves alone.
+func (r *reconciler) anew(want, have *tree.Node) bool {
+	if have.NumChildren() > 0 {
+		return false
+	}
+	switch {
+	case r.have.Exact && !sameKind(want, have):
+		return true
+	case have.Version > want.Version || have.Aversion > want.Aversion || have.Creations > want.Creations:
+		return true
+	case have.Version == want.Version && string(have.Data) != string(want.Data):
+		return true
+	}
+	return have.Aversion == want.Aversion && !slices.Equal(r.have.Tree.ACL(have), r.shadow.ACL(want))
+}
+
+func (r *reconciler) emit(ctx context.Context, ops ...zk.Op) error {
+	return r.w.add(ctx, ops, 0, time.Time{}, 0)
+}
+
+// modeOf is how a node of the source is created in the target.
+func modeOf(owner int64) (zk.CreateMode, time.Duration) {
+	switch zk.KindOf(owner) {
+	case zk.KindContainer:
+		return zk.Container, 0
+	case zk.KindTTL:
+		return zk.PersistentTTL, zk.TTLOf(owner)
+	default:
+		return zk.Persistent, 0 // an ephemeral node's mirror is persistent
+	}
+}
+
+func createOp(path string, data []byte, acl []zk.ACL, owner int64) zk.Op {
+	mode, ttl := modeOf(owner)
+	if mode == zk.PersistentTTL {
+		return zk.CreateTTL(path, data, acl, mode, ttl)
+	}
+	return zk.Create(path, data, acl, mode)
+}
+
+// node makes one node of the target right: there, with this data, ACL, versions and counter.
+func (r *reconciler) node(ctx context.Context, want *tree.Node) error {
+	path := r.scope.ToTarget(want.Path)
+	have := r.have.Tree.Get(path)
+	acl := r.shadow.ACL(want)
+	version, aversion, creations := int32(0), int32(0), int32(0)
+	switch {
+	case have == nil:
+		data := want.Data
+		if want.Version > 0 {
+			data = nil // the last of the sets that follow brings it
+		}
+		if err := r.emit(ctx, createOp(path, data, acl, want.Owner)); err != nil {
+			return err
+		}
+		r.created++
+		delete(r.ahead, path)
+	default:
+		version, aversion, creations = have.Version, have.Aversion, have.Creations
+		if version == want.Version && string(have.Data) != string(want.Data) {
+			version-- // not a leaf, so it cannot be made anew: one set too many
+		}
+	}
+	if version < want.Version || have != nil && string(have.Data) != string(want.Data) {
+		sets := max(want.Version-version, 1)
+		at := int32(0)
+		if have != nil {
+			at = have.Version
+		}
+		for i := range sets {
+			data := []byte(nil)
+			if i == sets-1 {
+				data = want.Data
+			}
+			if err := r.emit(ctx, zk.Set(path, data, at)); err != nil {
+				return err
+			}
+			at++
+		}
+		r.changed++
+		r.padded += int(sets) - 1
+		r.offset(path, at-want.Version)
+	} else if have != nil {
+		r.offset(path, have.Version-want.Version)
+	}
+	// Children come after this node, so their creations raise the counter on top of this.
+	missing := want.Creations - creations - r.toCome(want, path)
+	if path != "/" {
+		for range missing {
+			child := zk.Join(path, bump)
+			if err := r.emit(ctx, zk.Create(child, nil, zk.OpenACL(), zk.Persistent), zk.Delete(child, 0)); err != nil {
+				return err
+			}
+			r.padded++
+		}
+	}
+	if aversion < want.Aversion || have != nil && !slices.Equal(r.have.Tree.ACL(have), acl) {
+		if err := r.w.drain(ctx); err != nil {
+			return err
+		}
+		for range max(want.Aversion-aversion, 1) {
+			if err := setACL(ctx, r.w.c, path, acl, zk.AnyVersion); err != nil {
+				return &mismatch{path: path, op: "setACL", err: err, paths: []string{path}}
+			}
+		}
+	}
+	return nil
+}
+
+func (r *reconciler) offset(path string, by int32) {
+	if by != 0 {
+		r.ahead[path] = by
+	} else {
+		delete(r.ahead, path)
+	}
+}
+
+// toCome is the number of children that will be created below a node.
+func (r *reconciler) toCome(want *tree.Node, path string) int32 {
+	n := int32(0)
+	for c := range want.Children() {
+		if r.scope.Has(c.Path) && r.have.Tree.Get(zk.Join(path, c.Name())) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// setACL sets an ACL; an answer that was lost is asked for again.
+func setACL(ctx context.Context, c *zk.Client, path string, acl []zk.ACL, version int32) error {
+	unsure := false
+	return retry(ctx, func() error {
+		if unsure {
+			have, _, err := c.GetACL(ctx, path)
+			if err != nil {
+				return err
+			}
+			if slices.Equal(have, acl) {
+				return nil
+			}
+		}
+		_, err := c.SetACL(ctx, path, acl, version)
+		unsure = unsure || err != nil && transient(err)
+		return err
+	})
+}
+
+// look reads the given nodes of the target and what hangs on them: all below those that the source does not have, and the
+// nodes above, so that the view can be reconciled as if it were whole.
+func look(ctx context.Context, c *zk.Client, scope Scope, shadow *tree.Tree, paths []string) (View, []string, error) {
+	view := View{Tree: tree.New()}
+	want := map[string]bool{}
+	for _, p := range paths {
+		for ; zk.Within(p, scope.Target); p = zk.Parent(p) {
+			want[p] = true
+			if p == scope.Target || p == "/" {
+				break
+			}
+		}
+	}
+	sorted := make([]string, 0, len(want))
+	for p := range want {
+		sorted = append(sorted, p)
+	}
+	slices.Sort(sorted)
+	for p := zk.Parent(scope.Target); p != "/"; p = zk.Parent(p) {
+		sorted = append([]string{p}, sorted...)
+	}
+	seen := map[string]bool{}
+	for len(sorted) > 0 {
+		path := sorted[0]
+		sorted = sorted[1:]
+		if seen[path] {
+			continue
+		}
+		seen[path] = true
+		var data []byte
+		var st zk.Stat
+		var acl []zk.ACL
+		var children []string
+		err := retry(ctx, func() (err error) {
+			if data, st, err = c.Get(ctx, path); err != nil {
+				return err
+			}
+			if acl, _, err = c.GetACL(ctx, path); err != nil {
+				return err
+			}
+			children, _, err = c.Children(ctx, path)
+			return err
+		})
+		if errors.Is(err, zk.ErrNoNode) {
+			continue
+		}
+		if err != nil {
+			return view, nil, err
+		}
+		_ = view.Tree.Put(path, data, acl, tree.Stat{
+			Czxid: st.Czxid, Mzxid: st.Mzxid, Pzxid: st.Pzxid, Ctime: st.Ctime, Mtime: st.Mtime, Version: st.Version,
+			Creations: (st.Cversion + st.NumChildren) / 2, Aversion: st.Aversion, Owner: st.EphemeralOwner,
+		})
+		if sn := shadow.Get(scope.ToSource(path)); (sn == nil || sn.NumChildren() == 0) && path != "/" && zk.Within(path, scope.Target) {
+			for _, name := range children {
+				sorted = append(sorted, zk.Join(path, name))
+			}
+		}
+	}
+	slices.Sort(paths)
+	var list []string
+	for p := range want {
+		list = append(list, p)
+	}
+	slices.Sort(list)
+	return view, list, nil
+}
+
+// some reconciles a few nodes; have holds them. A node that is missing is made with all that is below it in the source.
+func (r *reconciler) some(ctx context.Context, paths []string, zxid int64) error {
+	// What is read here is a part: a node counts as a leaf only when the source's is one too.
+	sub := map[string]bool{}
+	for _, p := range paths {
+		sub[r.scope.ToSource(p)] = true
+	}
+	var order []*tree.Node
+	for have := range r.have.Tree.Walk(r.scope.Target) {
+		order = append(order, have)
+	}
+	for _, have := range slices.Backward(order) {
+		path := r.scope.ToSource(have.Path)
+		if !r.scope.Has(path) || have.Path == "/" || have.Path == r.scope.Target {
+			continue
+		}
+		want := r.shadow.Get(path)
+		if want != nil && (want.NumChildren() > 0 || !r.anew(want, have)) {
+			continue
+		}
+		if have.Kind() == zk.KindEphemeral {
+			r.foreign = append(r.foreign, have.Path)
+			continue
+		}
+		if err := r.emit(ctx, zk.Delete(have.Path, have.Version)); err != nil {
+			return err
+		}
+		r.deleted++
+		r.forget(have)
+	}
+	for _, p := range paths {
+		want := r.shadow.Get(r.scope.ToSource(p))
+		if want == nil || !r.scope.Has(want.Path) {
+			continue
+		}
+		if r.have.Tree.Get(p) != nil {
+			if err := r.existing(ctx, want, sub); err != nil {
+				return err
+			}
+			continue
+		}
+		if above := zk.Parent(p); sub[r.scope.ToSource(above)] && r.have.Tree.Get(above) == nil && p != r.scope.Target {
+			continue // made with the node above
+		}
+		for n := range r.shadow.Walk(want.Path) {
+			if r.scope.Has(n.Path) {
+				if err := r.node(ctx, n); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	r.w.current.zxid = zxid
+	return r.w.drain(ctx)
+}
+
+// existing makes a node right whose children may not have been read: of those only the ones that were looked for count.
+func (r *reconciler) existing(ctx context.Context, want *tree.Node, sub map[string]bool) error {
+	path := r.scope.ToTarget(want.Path)
+	have := r.have.Tree.Get(path)
+	toCome := int32(0)
+	for c := range want.Children() {
+		if sub[c.Path] && r.have.Tree.Get(zk.Join(path, c.Name())) == nil {
+			toCome++
+		}
+	}
+	// node counts every child that is not in the view as one to come; here most were just not read.
+	st := have.Stat
+	all := r.toCome(want, path)
+	st.Creations += toCome - all
+	saved := have.Stat
+	have.Stat = st
+	err := r.node(ctx, want)
+	have.Stat = saved
+	return err
+}
+
+// describe says what was done, for the log.
+func (r *reconciler) describe() string {
+	return fmt.Sprintf("created %d, deleted %d, changed %d, padded %d versions, left alone %d", r.created, r.deleted, r.changed, r.padded, len(r.foreign))
+}
+
+// within reports whether any of the view is in the scope's part of the target, beside its root.
+func occupied(v View, s Scope) (string, bool) {
+	for n := range v.Tree.Walk(s.Target) {
+		if n.Path == s.Target || !s.Has(s.ToSource(n.Path)) {
+			continue
+		}
+		if !strings.HasPrefix(n.Path, stateRoot) {
+			return n.Path, true
+		}
+	}
+	return "", false
+}
