@@ -101,6 +101,7 @@ func newRoot() *cobra.Command {
 		newRoleCommand(),
 		newExecuteCommand(),
 		newConfigCommand(),
+		newZKCommand(),
 	)
 	return root
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -145,8 +148,31 @@ func TestOneWay(t *testing.T) {
 			source.Break()
 		}
 	}
+	// At a barrier, in the middle of it all, both are equal.
+	proof, err := Compare(t.Context(), Side{Quorum: quorum(a)}, Side{Quorum: quorum(b)}, Scope{}, "default", 20)
+	if err != nil || proof.Barrier == 0 || len(proof.Differences) != 0 {
+		t.Errorf("at a barrier under load: %+v, %v", proof, err)
+	}
 	wg.Wait()
 	equal(t, a, b, cfg.Scope)
+	// Read node by node, through client ports, they are equal as far as clients can see.
+	proof, err = Compare(t.Context(), Side{Client: a.Client(t, zk.Config{Auth: super()})}, Side{Client: b.Client(t, zk.Config{Auth: super()})}, Scope{}, "", 20)
+	if err != nil || proof.Exact || len(proof.Differences) != 0 {
+		t.Errorf("read by clients: %+v, %v", proof, err)
+	}
+	srv := httptest.NewServer(Handler(e, nil))
+	defer srv.Close()
+	for path, want := range map[string]string{"/api/v1/sync/status": `"phase": "live"`, "/conflicts": "[]", "/healthz": "live"} {
+		resp, err := http.Get(srv.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+	}
 	st := e.Status()
 	if st.DigestsBad != 0 || st.Digests < 200 || st.Conflicts != 0 {
 		t.Errorf("status %+v", st)

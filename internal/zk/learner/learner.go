@@ -338,3 +338,16 @@ func Discover(ctx context.Context, c *zk.Client) ([]string, error) {
 	}
 	return addrs, nil
 }
+
+// Reachable leaves out the addresses where nothing listens; a follower's quorum port is closed, the leader's is open.
+func Reachable(ctx context.Context, addrs []string) []string {
+	var out []string
+	for _, a := range addrs {
+		conn, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "tcp", a)
+		if err == nil {
+			conn.Close()
+			out = append(out, a)
+		}
+	}
+	return out
+}

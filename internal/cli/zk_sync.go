@@ -1,0 +1,307 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zksync"
+)
+
+func contextWithTimeout(cmd *cobra.Command, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(cmd.Context(), d)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line
+}
+
+// parseSrvr reads the "key: value" lines of the four-letter word srvr.
+func parseSrvr(text string) map[string]string {
+	m := map[string]string{}
+	for line := range strings.Lines(text) {
+		if k, v, ok := strings.Cut(line, ": "); ok {
+			m[k] = strings.TrimSpace(v)
+		}
+	}
+	if v, _, ok := strings.Cut(m["Zookeeper version"], "-"); ok {
+		m["Zookeeper version"] = v
+	}
+	return m
+}
+
+// zkSyncConfig is what `zk sync` can be told.
+type zkSyncConfig struct {
+	Source       string        `flag:"source" help:"Servers of the source, host:port[,host:port…]."`
+	Target       string        `flag:"target" help:"Servers of the target, host:port[,host:port…]."`
+	SourceQuorum []string      `flag:"source_quorum" help:"Quorum ports of the source; found through its client port when not given (servers 3.5+)."`
+	TargetQuorum []string      `flag:"target_quorum" help:"Quorum ports of the target; with them it is read at one moment, kinds of nodes included."`
+	Path         string        `flag:"path" default:"/" help:"The subtree to keep equal."`
+	TargetPath   string        `flag:"target_path" help:"Where it lies in the target; the same path when not given."`
+	Exclude      []string      `flag:"exclude" help:"Subtrees of the path that are left out."`
+	Home         string        `flag:"home" default:"source" help:"The side where the subtree is written to: source keeps the target equal to the source, target the other way round."`
+	Name         string        `flag:"name" default:"default" help:"Name of this link; several links into one ensemble need different names. Engines of one name stand by for each other."`
+	Overwrite    bool          `flag:"overwrite" help:"Make a target equal that holds something else already; what the source does not have is deleted."`
+	SourceAuth   string        `flag:"source_auth" secret:"true" help:"Identity at the source, scheme:data."`
+	TargetAuth   string        `flag:"target_auth" secret:"true" help:"Identity at the target, scheme:data; ACLs are copied verbatim, which only digest:super:PASSWORD may do for all."`
+	Session      time.Duration `flag:"session_timeout" default:"6secs" help:"How long a dead engine blocks its standby."`
+	MaxRequest   int           `flag:"max_request" default:"1048575" help:"jute.maxbuffer of the target, in bytes."`
+	Queue        config.Bytes  `flag:"queue" default:"256MB" help:"What may wait in memory for a slow target; beyond it the source is left alone until half of it is written."`
+	Listen       string        `flag:"listen" help:"Serve status, conflicts, health and Prometheus metrics here, host:port."`
+	ReadyFile    string        `flag:"ready_file" help:"Written, as JSON, when the seed is done and the stream is live."`
+}
+
+func newZKSyncCommand() *cobra.Command {
+	var cfg zkSyncConfig
+	cmd := &cobra.Command{
+		Use:   "sync",
+		Short: "Keep a subtree of one ensemble equal to another's, live and exact",
+		Long: `Keep a subtree of the target equal to the source's: data, ACLs, versions, kinds, and the counters behind sequential names,
+in order, each change once. The source is followed as an observer through its quorum port and never written to; the position
+stands in the target (/zksync/NAME), in the same transactions as the changes, so the engine may be killed at any moment.
+
+Start the same command on another machine as well: it stands by, and takes over where the first one was.`,
+		Args: cobra.NoArgs,
+	}
+	set := config.Bind(cmd.Flags(), &cfg, config.Options{EnvPrefix: []string{"ORCHESTRATOR_ZKSYNC_"}, Hyphens: true})
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := set.Load(os.LookupEnv); err != nil {
+			return usageError{err}
+		}
+		return runZKSync(cmd, &cfg)
+	}
+	return cmd
+}
+
+func endpoint(servers string, quorum []string, auth string) (zksync.Endpoint, error) {
+	ep := zksync.Endpoint{Quorum: quorum}
+	cs, err := zk.ParseConnectString(servers)
+	if err != nil {
+		return ep, usageError{err}
+	}
+	if cs.Chroot != "" {
+		return ep, usagef("%s: name the path by --path, not behind the servers", servers)
+	}
+	ep.Servers = cs.Servers
+	if ep.Auth, err = parseAuth([]string{auth}); err != nil {
+		return ep, err
+	}
+	if cs.User != "" {
+		ep.Auth = append(ep.Auth, zk.Auth{Scheme: "digest", Data: []byte(cs.User + ":" + cs.Password)})
+	}
+	return ep, nil
+}
+
+func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
+	if cfg.Source == "" || cfg.Target == "" {
+		return usagef("both --source and --target must be given")
+	}
+	source, err := endpoint(cfg.Source, cfg.SourceQuorum, cfg.SourceAuth)
+	if err != nil {
+		return err
+	}
+	target, err := endpoint(cfg.Target, cfg.TargetQuorum, cfg.TargetAuth)
+	if err != nil {
+		return err
+	}
+	scope := zksync.Scope{Source: cfg.Path, Target: cfg.TargetPath, Exclude: cfg.Exclude}
+	switch cfg.Home {
+	case "source":
+	case "target":
+		source, target = target, source
+		scope.Source, scope.Target = cmp.Or(cfg.TargetPath, cfg.Path), cfg.Path
+	default:
+		return usagef("--home: %q is neither source nor target", cfg.Home)
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	e, err := zksync.New(zksync.Config{
+		Name: cfg.Name, Source: source, Target: target, Scope: scope, Overwrite: cfg.Overwrite, SessionTimeout: cfg.Session,
+		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue),
+	}, zksync.Deps{Log: log, Metrics: reg})
+	if err != nil {
+		return usageError{err}
+	}
+	listening := ""
+	if cfg.Listen != "" {
+		l, err := net.Listen("tcp", cfg.Listen)
+		if err != nil {
+			return err
+		}
+		listening = "http://" + l.Addr().String()
+		srv := &http.Server{Handler: zksync.Handler(e, reg), ReadHeaderTimeout: 10 * time.Second}
+		go func() { _ = srv.Serve(l) }()
+		defer srv.Close()
+	}
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		select {
+		case <-e.Ready():
+		case <-ctx.Done():
+			return
+		}
+		st := e.Status()
+		log.Info("live", "position", st.Position, "nodes", st.Nodes)
+		if cfg.ReadyFile == "" {
+			return
+		}
+		b, err := json.Marshal(map[string]any{"pid": os.Getpid(), "position": st.Position, "nodes": st.Nodes, "http": listening})
+		if err == nil {
+			err = writeWhole(cfg.ReadyFile, append(b, '\n'))
+		}
+		if err != nil {
+			failed <- fmt.Errorf("ready file: %w", err)
+			cancel()
+		}
+	}()
+	err = e.Run(ctx)
+	select {
+	case ferr := <-failed:
+		return ferr
+	default:
+		return err
+	}
+}
+
+// writeWhole writes a file so that nobody sees half of it.
+func writeWhole(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// exitUnknown is the exit code of diff when it could not tell, as with diff(1).
+const exitUnknown = 2
+
+func newZKDiffCommand(o *zkOptions, name string) *cobra.Command {
+	var path, targetPath, link, quorumA, quorumB string
+	var exclude []string
+	limit := 100
+	cmd := &cobra.Command{
+		Use:   name + " A B",
+		Short: "Compare two ensembles: exit code 0 equal, 1 different, 2 could not tell",
+		Args:  cobra.ExactArgs(2),
+		Long: `Compare two ensembles by data, ACLs, versions, kinds and counters, and name every difference.
+
+When B is fed from A by "zk sync", they are compared at a barrier: B's own snapshot says which of A's transactions it has, and A
+is replayed to exactly that one. So the answer is exact while both are being written to. Otherwise both are read as they are.
+Where a quorum port cannot be reached, nodes are read one by one: that is not one moment, and does not tell kinds.`,
+	}
+	if name == "verify" {
+		cmd.Short = "The same as diff"
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		unknown := func(err error) error {
+			fmt.Fprintf(cmd.ErrOrStderr(), "orchestrator: %v\n", err)
+			return exitCode(exitUnknown)
+		}
+		var sides [2]zksync.Side
+		for i, servers := range args {
+			c, err := o.connect(cmd.Context(), servers)
+			if err != nil {
+				return unknown(err)
+			}
+			defer c.Close()
+			sides[i] = zksync.Side{Client: c, Quorum: quorumOf(cmd.Context(), c, []string{quorumA, quorumB}[i])}
+		}
+		proof, err := zksync.Compare(cmd.Context(), sides[0], sides[1], zksync.Scope{Source: path, Target: targetPath, Exclude: exclude}, link, limit)
+		if err != nil {
+			return unknown(err)
+		}
+		if o.output == "json" {
+			if err := printJSON(cmd.OutOrStdout(), proof); err != nil {
+				return unknown(err)
+			}
+		} else {
+			rows := [][]string{}
+			for _, d := range proof.Differences {
+				rows = append(rows, []string{d.Path, d.What, d.A, d.B})
+			}
+			if len(rows) > 0 {
+				if err := printZKTable(cmd.OutOrStdout(), slices.Insert(rows, 0, []string{"PATH", "WHAT", "A", "B"})); err != nil {
+					return unknown(err)
+				}
+			}
+			how := "node by node, not at one moment, kinds not compared"
+			switch {
+			case proof.Barrier != 0:
+				how = "at the barrier " + proof.BarrierText
+			case proof.Exact:
+				how = "by snapshots"
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "%d nodes compared %s: %d differences\n", proof.Nodes, how, len(proof.Differences))
+		}
+		if len(proof.Differences) > 0 {
+			return exitCode(exitFailed)
+		}
+		return nil
+	}
+	f := cmd.Flags()
+	f.StringVar(&path, "path", "/", "The subtree to compare.")
+	f.StringVar(&targetPath, "target-path", "", "Where it lies in B; the same path when not given.")
+	f.StringSliceVar(&exclude, "exclude", nil, "Subtrees that are left out.")
+	f.StringVar(&link, "name", "default", "The link that feeds B.")
+	f.StringVar(&quorumA, "a-quorum", "", "Quorum ports of A; found through its client port when not given.")
+	f.StringVar(&quorumB, "b-quorum", "", "Quorum ports of B.")
+	f.IntVar(&limit, "limit", 100, "How many differences to name; 0 is all.")
+	return cmd
+}
+
+func newZKStatusCommand(o *zkOptions) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the links that feed this ensemble: position, engines, which one is active",
+		Args:  cobra.NoArgs,
+		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, _ []string) error {
+			links, err := zksync.Links(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			if o.output == "json" {
+				return printJSON(cmd.OutOrStdout(), links)
+			}
+			rows := [][]string{{"LINK", "SOURCE", "PATH", "SEEDED", "POSITION", "WRITTEN", "ACTIVE", "STANDBY"}}
+			for _, l := range links {
+				active, standby := "-", 0
+				if len(l.Engines) > 0 {
+					active, standby = l.Engines[0], len(l.Engines)-1
+				}
+				path := l.Scope.Source
+				if l.Scope.Target != path {
+					path += " → " + l.Scope.Target
+				}
+				rows = append(rows, []string{l.Name, l.Source, path, fmt.Sprint(l.Seeded), l.Position, time.Since(l.Written).Round(time.Millisecond).String() + " ago", active, fmt.Sprint(standby)})
+			}
+			return printZKTable(cmd.OutOrStdout(), rows)
+		}),
+	}
+}
