@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -157,15 +156,6 @@ func quorumOf(ctx context.Context, c *zk.Client, given string) []string {
 		return nil
 	}
 	return learner.Reachable(ctx, addrs)
-}
-
-func printJSON(w io.Writer, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(append(b, '\n'))
-	return err
 }
 
 // progress shows a count on a terminal once a second has passed; elsewhere it is silent.

@@ -220,7 +220,7 @@ numbers are far above this one's, so that clients that move there do not find it
 				}
 			}
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"file": path, "zxid": fmt.Sprintf("0x%x", v.Tree.Zxid()), "nodes": v.Tree.Len()})
+				return printJSON(cmd, map[string]any{"file": path, "zxid": fmt.Sprintf("0x%x", v.Tree.Zxid()), "nodes": v.Tree.Len()})
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d nodes at 0x%x\n", path, v.Tree.Len(), v.Tree.Zxid())
 			return err
@@ -331,7 +331,7 @@ func newZKEnsembleCommand(o *zkOptions) *cobra.Command {
 				out.Quorum = learner.Reachable(cmd.Context(), learner.QuorumAddrs(out.Config))
 			}
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), out)
+				return printJSON(cmd, out)
 			}
 			rows := [][]string{{"SERVER", "MODE", "VERSION", "NODES", "CONNECTIONS", "LATENCY (min/avg/max)", "ZXID"}}
 			for _, s := range out.Servers {

@@ -29,7 +29,7 @@ func newZKGetCommand(o *zkOptions) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"path": args[0], "data": string(data), "stat": st})
+				return printJSON(cmd, map[string]any{"path": args[0], "data": string(data), "stat": st})
 			}
 			if _, err = cmd.OutOrStdout().Write(data); err == nil && (len(data) == 0 || data[len(data)-1] != '\n') {
 				_, err = fmt.Fprintln(cmd.OutOrStdout())
@@ -58,7 +58,7 @@ func newZKStatCommand(o *zkOptions) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"path": args[0], "stat": st, "acl": acl})
+				return printJSON(cmd, map[string]any{"path": args[0], "stat": st, "acl": acl})
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			row := func(k string, v any) { fmt.Fprintf(w, "%s\t%v\n", k, v) }
@@ -214,7 +214,7 @@ func newZKLsCommand(o *zkOptions) *cobra.Command {
 					if names == nil {
 						names = []string{}
 					}
-					return printJSON(cmd.OutOrStdout(), names)
+					return printJSON(cmd, names)
 				}
 				for _, n := range names {
 					fmt.Fprintln(cmd.OutOrStdout(), n)
@@ -238,7 +238,7 @@ func newZKLsCommand(o *zkOptions) *cobra.Command {
 				return nil
 			})
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), nodes)
+				return printJSON(cmd, nodes)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
 			if long {
@@ -287,7 +287,7 @@ func newZKTreeCommand(o *zkOptions) *cobra.Command {
 			}
 			defer warnDenied(cmd, denied)
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), nested(top))
+				return printJSON(cmd, nested(top))
 			}
 			var b strings.Builder
 			b.WriteString(top.Path + "\n")
@@ -375,7 +375,7 @@ func newZKDuCommand(o *zkOptions) *cobra.Command {
 			}
 			sum(top, 0)
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), rows)
+				return printJSON(cmd, rows)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
 			fmt.Fprintln(w, "NODES\tBYTES\t PATH")

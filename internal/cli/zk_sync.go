@@ -238,7 +238,7 @@ Where a quorum port cannot be reached, nodes are read one by one: that is not on
 			return unknown(err)
 		}
 		if o.output == "json" {
-			if err := printJSON(cmd.OutOrStdout(), proof); err != nil {
+			if err := printJSON(cmd, proof); err != nil {
 				return unknown(err)
 			}
 		} else {
@@ -287,7 +287,7 @@ func newZKStatusCommand(o *zkOptions) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), links)
+				return printJSON(cmd, links)
 			}
 			rows := [][]string{{"LINK", "SOURCE", "PATH", "SEEDED", "POSITION", "WRITTEN", "ACTIVE", "STANDBY"}}
 			for _, l := range links {

@@ -14,23 +14,23 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
 
-type result struct {
+type zkResult struct {
 	code     int
 	out, err string
 }
 
-func run(stdin string, args ...string) result {
+func runZK(stdin string, args ...string) zkResult {
 	var out, errs bytes.Buffer
 	code := Main(args, strings.NewReader(stdin), &out, &errs)
-	return result{code, out.String(), errs.String()}
+	return zkResult{code, out.String(), errs.String()}
 }
 
 func TestZKTools(t *testing.T) {
 	t.Parallel()
 	e := zktest.Shared(t)
 	server := strings.Join(e.Servers(), ",") + e.Base(t)
-	zkRun := func(stdin string, args ...string) result {
-		return run(stdin, append([]string{"zk", "--server", server}, args...)...)
+	zkRun := func(stdin string, args ...string) zkResult {
+		return runZK(stdin, append([]string{"zk", "--server", server}, args...)...)
 	}
 	dir := t.TempDir()
 	for _, c := range []struct {
@@ -82,14 +82,14 @@ func TestZKTools(t *testing.T) {
 			t.Errorf("zk %s: exit %d\nstdout %q\nstderr %q\nwant %d, %q, %q", c.args, r.code, r.out, r.err, c.code, c.out, c.err)
 		}
 	}
-	if r := run("", "zk", "--server", "127.0.0.1:1", "--timeout", "300ms", "ls"); r.code != 1 || !strings.Contains(r.err, "127.0.0.1:1") {
+	if r := runZK("", "zk", "--server", "127.0.0.1:1", "--timeout", "300ms", "ls"); r.code != 1 || !strings.Contains(r.err, "127.0.0.1:1") {
 		t.Errorf("no server: %+v", r)
 	}
-	if r := run("", "zk", "--server", "", "ls"); r.code != 2 || !strings.Contains(r.err, "ORCHESTRATOR_ZK") {
+	if r := runZK("", "zk", "--server", "", "ls"); r.code != 2 || !strings.Contains(r.err, "ORCHESTRATOR_ZK") {
 		t.Errorf("no servers given: %+v", r)
 	}
 	// watch, while something changes.
-	watched := make(chan result)
+	watched := make(chan zkResult)
 	go func() { watched <- zkRun("", "watch", "/x", "--count", "2") }()
 	zktest.Eventually(t, 20*time.Second, "the watch prints two changes", func() bool {
 		zkRun("", "create", "-s", "/x/w-")
@@ -111,22 +111,22 @@ func TestZKBackupAndRestore(t *testing.T) {
 	server := e.Servers()[0]
 	e.Churn(t, e.Base(t), 5, 300)
 	dir := filepath.Join(t.TempDir(), "backup")
-	r := run("", "zk", "--server", server, "backup", dir, "--epoch-ahead", "1000")
+	r := runZK("", "zk", "--server", server, "backup", dir, "--epoch-ahead", "1000")
 	if r.code != 0 {
 		t.Fatal(r.err)
 	}
 	file, _, _ := strings.Cut(r.out, ":")
 	auth := "digest:super:" + zktest.SuperPassword
-	r = run("", "zk", "--server", server, "--auth", auth, "restore", file, "--path", "/TestZKBackupAndRestore", "--to", "/restored")
+	r = runZK("", "zk", "--server", server, "--auth", auth, "restore", file, "--path", "/TestZKBackupAndRestore", "--to", "/restored")
 	if r.code != 0 || !strings.Contains(r.err, "nodes restored") {
 		t.Fatal(r.err)
 	}
-	a := run("", "zk", "--server", server, "--auth", auth, "-o", "json", "ls", "-R", "/TestZKBackupAndRestore")
-	b := run("", "zk", "--server", server, "--auth", auth, "-o", "json", "ls", "-R", "/restored")
+	a := runZK("", "zk", "--server", server, "--auth", auth, "-o", "json", "ls", "-R", "/TestZKBackupAndRestore")
+	b := runZK("", "zk", "--server", server, "--auth", auth, "-o", "json", "ls", "-R", "/restored")
 	if n, m := strings.Count(a.out, `"path"`), strings.Count(b.out, `"path"`); n != m || n < 20 {
 		t.Errorf("%d nodes became %d", n, m)
 	}
-	if r := run("", "zk", "--server", server, "restore", file, "--path", "/", "--to", "/restored"); r.code != 1 || !strings.Contains(r.err, "there already") {
+	if r := runZK("", "zk", "--server", server, "restore", file, "--path", "/", "--to", "/restored"); r.code != 1 || !strings.Contains(r.err, "there already") {
 		t.Errorf("restoring over something: %+v", r)
 	}
 	for _, f := range []string{"currentEpoch", "acceptedEpoch"} {
@@ -171,13 +171,13 @@ func TestZKSync(t *testing.T) {
 		t.Errorf("ready file %q, %v", text, err)
 	}
 	a.Churn(t, base, 7, 300)
-	diff := func() result {
-		return run("", "zk", "--auth", auth, "diff", a.Servers()[0], b.Servers()[0], "--path", base)
+	diff := func() zkResult {
+		return runZK("", "zk", "--auth", auth, "diff", a.Servers()[0], b.Servers()[0], "--path", base)
 	}
 	if r := diff(); r.code != 0 || !strings.Contains(r.err, "at the barrier") {
 		t.Errorf("diff: %+v", r)
 	}
-	if r := run("", "zk", "--server", b.Servers()[0], "status"); r.code != 0 || !strings.Contains(r.out, base) || !strings.Contains(r.out, "true") {
+	if r := runZK("", "zk", "--server", b.Servers()[0], "status"); r.code != 0 || !strings.Contains(r.out, base) || !strings.Contains(r.out, "true") {
 		t.Errorf("status: %+v", r)
 	}
 	tgt := b.Client(t, zk.Config{Auth: []zk.Auth{{Scheme: "digest", Data: []byte("super:" + zktest.SuperPassword)}}})
@@ -191,11 +191,11 @@ func TestZKSync(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if r := run("", "zk", "--timeout", "300ms", "diff", a.Servers()[0], "127.0.0.1:1"); r.code != 2 {
+	if r := runZK("", "zk", "--timeout", "300ms", "diff", a.Servers()[0], "127.0.0.1:1"); r.code != 2 {
 		t.Errorf("diff with nobody: %+v", r)
 	}
 	for _, args := range []string{"sync", "sync --source h --target h --home nowhere", "sync --sorce h", "diff a", "sync --source h/x --target h"} {
-		if r := run("", append([]string{"zk"}, strings.Fields(args)...)...); r.code != 2 {
+		if r := runZK("", append([]string{"zk"}, strings.Fields(args)...)...); r.code != 2 {
 			t.Errorf("zk %s: %+v", args, r)
 		}
 	}

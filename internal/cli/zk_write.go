@@ -49,7 +49,7 @@ func newZKSetCommand(o *zkOptions) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"path": args[0], "stat": st})
+				return printJSON(cmd, map[string]any{"path": args[0], "stat": st})
 			}
 			return nil
 		}),
@@ -113,7 +113,7 @@ func newZKCreateCommand(o *zkOptions) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), map[string]any{"path": r.Path})
+				return printJSON(cmd, map[string]any{"path": r.Path})
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), r.Path)
 			return err
@@ -269,7 +269,7 @@ func newZKLatencyCommand(o *zkOptions) *cobra.Command {
 			}
 			p.end()
 			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), rows)
+				return printJSON(cmd, rows)
 			}
 			table := [][]string{{"SERVER", "OPERATION", "P50", "P95", "P99", "MAX"}}
 			for _, r := range rows {
