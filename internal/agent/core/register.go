@@ -44,7 +44,8 @@ func (c *Core) linkUp() {
 		}
 		re.Frameworks = append(re.Frameworks, fw.info)
 		for _, e := range inOrder(fw.executors) {
-			if e.phase != ExecutorTerminated {
+			// A generated executor is the agent's own affair: what it needs is not the framework's to pay for.
+			if e.phase != ExecutorTerminated && !e.generated() {
 				re.Executors = append(re.Executors, &linkv1.Executor{FrameworkId: frameworkID(fw.id), Info: e.info})
 			}
 			for _, t := range inOrder(e.tasks) {

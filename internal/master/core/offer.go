@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,11 +23,8 @@ type offer struct {
 	role      string
 	res       resources.Resources // allocated to role
 	page      *OfferPage
-}
-
-type offerDeadline struct {
-	when time.Time
-	id   ids.Offer
+	// Outstanding offers are a list in the order they were made, which is the order in which they time out.
+	older, newer *offer
 }
 
 type inverseOffer struct {
@@ -60,7 +56,7 @@ func (s *State) newOfferID() ids.Offer {
 
 // allocate asks the allocator for what can be offered now and sends one OFFERS event per framework.
 func (s *State) allocate() {
-	offers, inverse := s.alloc.Allocate(s.now, s.rng.Uint64())
+	offers, inverse := s.alloc.Allocate(s.now, s.draw())
 	if len(offers) > 0 || len(inverse) > 0 {
 		s.counters.AllocationRuns++
 	}
@@ -121,9 +117,12 @@ func (s *State) makeOffer(f *framework, a *agent, role string, res resources.Res
 	s.offers[o.id] = o
 	f.offers[o.id] = o
 	a.offers[o.id] = o
-	if s.cfg.OfferTimeout > 0 {
-		s.offerQueue = append(s.offerQueue, offerDeadline{s.now.Add(s.cfg.OfferTimeout), o.id})
+	if s.newest == nil {
+		s.oldest = o
+	} else {
+		s.newest.newer, o.older = o, s.newest
 	}
+	s.newest = o
 	s.touchFramework(f)
 	s.touchAgent(a)
 	return o
@@ -151,6 +150,17 @@ func cutPort(address string) (host string, port int, ok bool) {
 
 // forgetOffer takes an offer off the books; what it held is the caller's.
 func (s *State) forgetOffer(o *offer) {
+	if o.older != nil {
+		o.older.newer = o.newer
+	} else {
+		s.oldest = o.newer
+	}
+	if o.newer != nil {
+		o.newer.older = o.older
+	} else {
+		s.newest = o.older
+	}
+	o.older, o.newer = nil, nil
 	delete(s.offers, o.id)
 	delete(o.framework.offers, o.id)
 	delete(o.agent.offers, o.id)
@@ -214,15 +224,8 @@ func (s *State) dropOffers(f *framework, tell bool) {
 
 // expireOffers rescinds what was not answered in time.
 func (s *State) expireOffers() {
-	n := 0
-	for n < len(s.offerQueue) && !s.offerQueue[n].when.After(s.now) {
-		if o := s.offers[s.offerQueue[n].id]; o != nil {
-			s.rescind(o)
-		}
-		n++
-	}
-	if n > 0 {
-		s.offerQueue = slices.Delete(s.offerQueue, 0, n)
+	for s.cfg.OfferTimeout > 0 && s.oldest != nil && !s.oldest.page.Time.Add(s.cfg.OfferTimeout).After(s.now) {
+		s.rescind(s.oldest)
 	}
 }
 

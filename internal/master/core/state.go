@@ -3,7 +3,6 @@ package core
 import (
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -76,7 +75,7 @@ type State struct {
 	cfg     Config
 	now     time.Time
 	elected time.Time
-	rng     *rand.Rand
+	draws   uint64 // state of the generator; see draw
 	alloc   *allocator.Allocator
 
 	out      []Effect
@@ -103,7 +102,8 @@ type State struct {
 
 	offers       map[ids.Offer]*offer
 	inverse      map[ids.Offer]*inverseOffer
-	offerQueue   []offerDeadline // offers time out in the order they were made
+	oldest       *offer // of the outstanding ones
+	newest       *offer
 	nextOffer    uint64
 	inverseInfos map[inverseKey]InverseStatus
 
@@ -130,7 +130,7 @@ func New(cfg Config, registry Registry, now time.Time) (*State, error) {
 		now:          now,
 		elected:      now,
 		nextOffer:    cfg.FirstOffer,
-		rng:          rand.New(rand.NewPCG(cfg.Seed, 0x6f7263686573)),
+		draws:        cfg.Seed,
 		alloc:        allocator.New(cfg.Allocator),
 		storing:      map[Token]func(error){},
 		frameworks:   map[ids.Framework]*framework{},
@@ -216,10 +216,13 @@ func (s *State) NextTimer() (time.Time, bool) {
 	if len(s.timers) > 0 {
 		earlier(s.timers[0].when)
 	}
-	if len(s.offerQueue) > 0 {
-		earlier(s.offerQueue[0].when)
+	if s.cfg.OfferTimeout > 0 && s.oldest != nil {
+		earlier(s.oldest.page.Time.Add(s.cfg.OfferTimeout))
 	}
 	if t, ok := s.alloc.NextTimer(); ok {
+		if t.IsZero() {
+			t = s.now // agents wait to be visited
+		}
 		earlier(t)
 	}
 	return next, !next.IsZero()
@@ -287,11 +290,20 @@ func (s *State) authorized(principal string, action Action, object string) bool 
 	return s.cfg.Authorizer == nil || s.cfg.Authorizer.Authorized(principal, action, object)
 }
 
+// draw is the next number of a splitmix64 generator: all that looks random here comes from the seed.
+func (s *State) draw() uint64 {
+	s.draws += 0x9e3779b97f4a7c15
+	z := s.draws
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
 // newUUID makes a version 4 UUID from the seeded generator.
 func (s *State) newUUID() []byte {
 	var b [16]byte
 	for i := range 2 {
-		v := s.rng.Uint64()
+		v := s.draw()
 		for j := range 8 {
 			b[i*8+j] = byte(v >> (8 * j))
 		}
