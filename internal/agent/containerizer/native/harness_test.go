@@ -27,6 +27,10 @@ var helperPath string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if os.Getenv(victimEnv) != "" {
+		victim()
+		return
+	}
 	dir, err := os.MkdirTemp("", "native-test-")
 	if err != nil {
 		panic(err)

@@ -1,0 +1,187 @@
+package native
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
+	"github.com/orchestrator/orchestrator/internal/ids"
+)
+
+// victimEnv makes the test binary an agent process that launches and destroys containers until it is killed.
+const victimEnv = "ORCHESTRATOR_TEST_VICTIM"
+
+type victimPlan struct {
+	Config Config
+	Dir    string
+	Round  int
+}
+
+// victim writes down what it is about to launch, as an agent does, then launches; some it destroys again.
+func victim() {
+	var p victimPlan
+	if err := json.Unmarshal([]byte(os.Getenv(victimEnv)), &p); err != nil {
+		panic(err)
+	}
+	f, err := fetcher.New(fetcher.Config{}, fetcher.Deps{})
+	if err != nil {
+		panic(err)
+	}
+	c, err := New(p.Config, Deps{Fetcher: f})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	if _, err := c.Recover(ctx, knownOf(p.Dir)); err != nil {
+		panic(err)
+	}
+	fmt.Println("ready")
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for w := range 3 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				id := ids.Container(fmt.Sprintf("k%d-%d-%d", p.Round, w, i))
+				dir := filepath.Join(p.Dir, "work", string(id))
+				if os.MkdirAll(dir, 0o755) != nil {
+					return
+				}
+				mu.Lock()
+				appendLine(filepath.Join(p.Dir, "known"), string(id))
+				mu.Unlock()
+				cfg := victimContainer(p.Dir, id)
+				if err := c.Launch(ctx, cfg); err != nil {
+					fmt.Println("launch:", err)
+					return
+				}
+				if i%2 == 0 {
+					_ = c.Destroy(ctx, id)
+				}
+				if i%4 == 0 {
+					_, _ = c.Wait(ctx, id)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func victimContainer(dir string, id ids.Container) containerizer.Config {
+	return containerizer.Config{ID: id, Kind: containerizer.CustomExecutor, FrameworkID: "f", ExecutorID: ids.Executor(id),
+		Directory: filepath.Join(dir, "work", string(id)), Command: shell("(setsid sleep 1000 &) ; sleep 1000"), Checkpoint: true}
+}
+
+func appendLine(path, line string) {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		panic(err)
+	}
+	defer f.Close()
+	_, _ = f.WriteString(line + "\n")
+}
+
+func knownOf(dir string) []containerizer.Config {
+	f, err := os.Open(filepath.Join(dir, "known"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var out []containerizer.Config
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		out = append(out, victimContainer(dir, ids.Container(sc.Text())))
+	}
+	return out
+}
+
+// helpersUnder counts the living helpers of a runtime directory, known or not.
+func helpersUnder(dir string) (n int) {
+	es, _ := os.ReadDir("/proc")
+	for _, e := range es {
+		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err == nil && strings.Contains(string(b), "__executor\x00"+dir) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestKillAtAnyMoment kills the agent process at seeded moments of starting and ending containers. Afterwards every
+// container is running and known, or gone; and at the end nothing is left of any of them.
+func TestKillAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	seed := uint64(20261123)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	h := newHost(t)
+	cfg := Config{WorkDir: filepath.Join(h.dir, "work"), RuntimeDir: filepath.Join(h.dir, "run"), LinkSocket: filepath.Join(h.dir, "run", "exec.sock"),
+		Helper: helperPath, Cgroups: cgroup.Config{Root: h.root}}
+	for round := range 6 {
+		plan, err := json.Marshal(victimPlan{Config: cfg, Dir: h.dir, Round: round})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^$")
+		cmd.Env = append(os.Environ(), victimEnv+"="+string(plan))
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var errs strings.Builder
+		cmd.Stderr = &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		sc := bufio.NewScanner(out)
+		if !sc.Scan() || sc.Text() != "ready" {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			t.Fatalf("the victim said %q: %s", sc.Text(), errs.String())
+		}
+		time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond) // the random moment, not a wait for something
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	ks := knownOf(h.dir)
+	if len(ks) < 6 {
+		t.Fatalf("only %d containers were tried: this test would prove little", len(ks))
+	}
+	d := h.start(ks)
+	for _, k := range ks {
+		ct, err := d.find(k.ID)
+		if err != nil {
+			t.Errorf("seed %d: %s is unknown", seed, k.ID)
+			continue
+		}
+		d.Containerizer.mu.Lock()
+		p := ct.phase
+		d.Containerizer.mu.Unlock()
+		if p == running && len(marked(string(k.ID))) == 0 {
+			select {
+			case <-ct.ended: // just now
+			case <-time.After(5 * time.Second):
+				t.Errorf("seed %d: %s runs, but has no process", seed, k.ID)
+			}
+		}
+		if p == gone && len(marked(string(k.ID))) > 0 {
+			t.Errorf("seed %d: %s is gone, but has processes", seed, k.ID)
+		}
+	}
+	d.end()
+	eventually(t, "no helper is left", func() bool { return helpersUnder(h.dir) == 0 })
+	for _, k := range ks {
+		if left := marked(string(k.ID)); len(left) > 0 {
+			t.Errorf("seed %d: %s left processes %v", seed, k.ID, left)
+		}
+	}
+}
