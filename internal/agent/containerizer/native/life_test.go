@@ -367,9 +367,11 @@ func TestLaunchFailuresReleaseEverything(t *testing.T) {
 		"no such program": func(c *containerizer.Config) {
 			c.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/no/such/program")}
 		},
-		"no such user":  func(c *containerizer.Config) { c.User = "nobody-by-this-name" },
-		"no sandbox":    func(c *containerizer.Config) { c.Directory += "-missing" },
-		"unfetchable":   func(c *containerizer.Config) { c.Command.Uris = []*mesosv1.CommandInfo_URI{{Value: ptr("/no/such/file")}} },
+		"no such user": func(c *containerizer.Config) { c.User = "nobody-by-this-name" },
+		"no sandbox":   func(c *containerizer.Config) { c.Directory += "-missing" },
+		"unfetchable": func(c *containerizer.Config) {
+			c.Command.Uris = []*mesosv1.CommandInfo_URI{{Value: ptr("/no/such/file")}}
+		},
 		"foreign image": func(c *containerizer.Config) { c.Container = image("busybox") },
 		"network":       func(c *containerizer.Config) { c.Container = network("weave") },
 	} {
