@@ -296,7 +296,7 @@ func (s *Estate) removeEntity(e *Entity) {
 	s.own(e, e.Attr(topology.AttrAddrs), false)
 	// Halves that lead to it are resolved again; those of its own probe go with the delta that removes it.
 	for b := range e.bases {
-		for h := range b.halves {
+		for _, h := range b.halves {
 			if h.src == e || h.dst == e {
 				s.dropHalf(h)
 			} else {

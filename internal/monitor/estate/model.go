@@ -232,7 +232,7 @@ type Edge struct {
 	Evidence          uint8 // 1 client, 2 server, 3 both
 
 	key    edgeKey
-	halves map[*half]struct{}
+	halves []*half
 	dirty  bool
 	gone   bool
 }
@@ -266,7 +266,7 @@ type half struct {
 // match is where the client halves of one host and the server halves of one server meet.
 type match struct {
 	key              matchKey
-	clients, servers map[*half]struct{}
+	clients, servers []*half
 }
 
 type matchKey struct {

@@ -2,6 +2,7 @@ package estate
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/orchestrator/orchestrator/internal/topology"
 )
@@ -55,7 +56,7 @@ func (s *Estate) resolve(h *half) {
 	key := edgeKey{src, dst, h.port, h.udp}
 	b := s.edges[key]
 	if b == nil {
-		b = &Edge{Src: src, Dst: dst, Port: h.port, UDP: h.udp, key: key, halves: map[*half]struct{}{}}
+		b = &Edge{Src: src, Dst: dst, Port: h.port, UDP: h.udp, key: key}
 		s.edges[key] = b
 		for _, e := range []*Entity{src, dst} {
 			if e.bases == nil {
@@ -67,9 +68,20 @@ func (s *Estate) resolve(h *half) {
 	if h.edge != b {
 		s.leaveEdge(h)
 		h.edge = b
-		b.halves[h] = struct{}{}
+		b.halves = append(b.halves, h)
 	}
 	s.sum(b)
+}
+
+// without takes one half out of a short list; order does not matter.
+func without(list []*half, h *half) []*half {
+	i := slices.Index(list, h)
+	if i < 0 {
+		return list
+	}
+	last := len(list) - 1
+	list[i], list[last] = list[last], nil
+	return list[:last]
 }
 
 // anchor is what a server is for matching: its container, or its host; processes of one server share a listener.
@@ -86,7 +98,7 @@ func anchor(e *Entity) *Entity {
 func (s *Estate) joinMatch(h *half, key matchKey, client bool) {
 	m := s.matches[key]
 	if m == nil {
-		m = &match{key: key, clients: map[*half]struct{}{}, servers: map[*half]struct{}{}}
+		m = &match{key: key}
 		s.matches[key] = m
 	}
 	if h.match == m {
@@ -94,13 +106,13 @@ func (s *Estate) joinMatch(h *half, key matchKey, client bool) {
 	}
 	s.leaveMatch(h)
 	h.match = m
-	mine, theirs := m.clients, m.servers
+	mine, theirs := &m.clients, m.servers
 	if !client {
-		mine, theirs = m.servers, m.clients
+		mine, theirs = &m.servers, m.clients
 	}
-	mine[h] = struct{}{}
-	if len(mine) == 1 {
-		for o := range theirs {
+	*mine = append(*mine, h)
+	if len(*mine) == 1 {
+		for _, o := range theirs {
 			s.redo(o)
 		}
 	}
@@ -112,13 +124,13 @@ func (s *Estate) leaveMatch(h *half) {
 		return
 	}
 	h.match = nil
-	mine, theirs := m.clients, m.servers
-	if _, ok := mine[h]; !ok {
-		mine, theirs = m.servers, m.clients
+	mine, theirs := &m.clients, m.servers
+	if !slices.Contains(*mine, h) {
+		mine, theirs = &m.servers, m.clients
 	}
-	delete(mine, h)
-	if len(mine) == 0 {
-		for o := range theirs {
+	*mine = without(*mine, h)
+	if len(*mine) == 0 {
+		for _, o := range theirs {
 			s.redo(o)
 		}
 	}
@@ -133,7 +145,7 @@ func (s *Estate) leaveEdge(h *half) {
 		return
 	}
 	h.edge = nil
-	delete(b.halves, h)
+	b.halves = without(b.halves, h)
 	if len(b.halves) > 0 {
 		s.sum(b)
 		return
@@ -165,7 +177,7 @@ func (s *Estate) touchEdge(b *Edge) {
 func (s *Estate) sum(b *Edge) {
 	fail := b.Fail
 	b.Conns, b.New, b.Fail, b.Tx, b.Rx, b.Retrans, b.RTTMicros, b.Evidence = 0, 0, 0, 0, 0, 0, 0, 0
-	for h := range b.halves {
+	for _, h := range b.halves {
 		b.Conns += h.conns
 		b.New += h.new
 		b.Fail += h.fail

@@ -39,7 +39,7 @@ func TestNodesAreApartAndSameInputGivesSamePicture(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		mode := rapid.SampledFrom([]string{Grid, Layered, Force}).Draw(t, "mode")
-		nodes, edges := drawn(t, 260)
+		nodes, edges := drawn(t, 90)
 		again := slices.Clone(nodes)
 		Arrange(mode, nodes, edges)
 		Arrange(mode, again, edges)
@@ -53,7 +53,7 @@ func TestNodesAreApartAndSameInputGivesSamePicture(t *testing.T) {
 func TestWhatIsPlacedStays(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		nodes, edges := drawn(t, 100)
+		nodes, edges := drawn(t, 60)
 		Arrange(Force, nodes, edges)
 		was := slices.Clone(nodes)
 		for range rapid.IntRange(1, len(nodes)).Draw(t, "new") {
