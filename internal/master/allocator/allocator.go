@@ -71,6 +71,7 @@ type Allocator struct {
 	compatible  [classes]bitmap // clients that may be offered agents of a class
 	constrained bitmap          // clients with offer constraints
 	ownMinimum  bitmap          // clients whose minimum is not the global one
+	revocable   bitmap          // clients that can use revocable resources
 	exhausted   bitmap          // clients whose role's limit leaves no room for the global minimum
 	fresh       bitmap          // clients that became able to take offers since the last cycle
 	whitelist   map[string]bool // nil: every hostname

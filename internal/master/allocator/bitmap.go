@@ -5,11 +5,16 @@ import "math/bits"
 // bitmap is a set of dense client ids. It grows as needed; ids beyond its end are not in it.
 type bitmap []uint64
 
-func (b *bitmap) set(i int32) {
-	w := int(i >> 6)
+// grow makes room for a word.
+func (b *bitmap) grow(w int) {
 	for len(*b) <= w {
 		*b = append(*b, 0)
 	}
+}
+
+func (b *bitmap) set(i int32) {
+	w := int(i >> 6)
+	b.grow(w)
 	(*b)[w] |= 1 << (i & 63)
 }
 

@@ -90,7 +90,7 @@ func (c *cursor) next() int32 {
 		}
 		id := c.list[n-1]
 		c.list = c.list[:n-1]
-		return id
+		return c.found(id)
 	}
 	for c.depth > 0 {
 		f := &c.stack[c.depth-1]
@@ -126,7 +126,7 @@ func (c *cursor) next() int32 {
 	return -1
 }
 
-// found takes a client that the walk returns out of the mask.
+// found takes a client that the walk returns out of the mask, which so holds those that are still to come.
 func (c *cursor) found(client int32) int32 {
 	c.mask.unset(client)
 	c.steps = 0

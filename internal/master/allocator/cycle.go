@@ -12,6 +12,7 @@ type cycleState struct {
 	swap    []visit
 	ids     []int32
 	mask    bitmap
+	able    bitmap
 	unmet   bitmap // clients whose top-level role has an unmet guarantee
 	cursor  cursor
 	pending []pendingCharge

@@ -105,6 +105,7 @@ func (a *Allocator) UpdateFramework(id ids.Framework, info FrameworkInfo) error 
 			cl.minimum = a.minimums(alternatives)
 		}
 		a.ownMinimum.put(c, own)
+		a.revocable.put(c, info.Capabilities.Revocable)
 		a.constrained.put(c, cl.constraint != nil)
 		for k := range a.compatible {
 			a.compatible[k].put(c, class(k).admits(info.Capabilities, name))
@@ -244,10 +245,10 @@ func (a *Allocator) clientFor(id ids.Framework, name string) int32 {
 	a.clientNode[c] = node
 	f.clients[name] = c
 	r.clients = append(r.clients, c)
-	if r.top.quota != nil {
-		r.top.subtree = append(r.top.subtree, c)
-		a.exhausted.put(c, r.top.exhausted)
+	for x := r; x != nil; x = x.parent {
+		x.subtree = append(x.subtree, c)
 	}
+	a.exhausted.put(c, r.top.exhausted)
 	return c
 }
 
@@ -263,13 +264,15 @@ func (a *Allocator) tidy(c int32) {
 		a.forgetConstraint(c)
 	}
 	a.updateEligible(c)
-	for _, b := range []bitmap{a.eligible, a.constrained, a.ownMinimum, a.fresh, a.exhausted} {
+	for _, b := range []bitmap{a.eligible, a.constrained, a.ownMinimum, a.fresh, a.exhausted, a.revocable} {
 		b.unset(c)
 	}
 	a.tree.remove(cl.node)
 	delete(f.clients, r.name)
 	r.clients = without(r.clients, c)
-	r.top.subtree = without(r.top.subtree, c)
+	for x := r; x != nil; x = x.parent {
+		x.subtree = without(x.subtree, c)
+	}
 	*cl = client{}
 	a.freeClient = append(a.freeClient, c)
 	if len(r.clients) == 0 && r.leaf >= 0 {

@@ -58,7 +58,7 @@ func (a *Allocator) SetQuota(name string, q *Quota) error {
 	for _, c := range r.subtree {
 		a.exhausted.unset(c)
 	}
-	r.subtree, r.exhausted = nil, false
+	r.exhausted = false
 	if q == nil || q.Guarantees.IsEmpty() && q.Limits.IsEmpty() {
 		a.tidyRole(r)
 		return nil
@@ -79,12 +79,6 @@ func (a *Allocator) SetQuota(name string, q *Quota) error {
 	}
 	r.quota = n
 	a.quota.roles = append(a.quota.roles, r)
-	r.exhausted = false
-	for c := range a.clients {
-		if cl := &a.clients[c]; cl.fw != nil && cl.role.top == r {
-			r.subtree = append(r.subtree, int32(c))
-		}
-	}
 	a.requireOf(r, 1)
 	a.updateExhausted(r)
 	return nil

@@ -17,14 +17,14 @@ type role struct {
 	leaf     int32 // the node of its own clients, -1 when it has none
 	kids     int
 	clients  []int32 // of this very role, in no order
+	subtree  []int32 // of this role and those below it, in no order
 	weighted bool
 	reserved vec // reservations of the subtree on all agents, used or not
 
 	// Of top-level roles only.
 	quota     *quota
-	consumed  vec     // reserved, and unreserved non-revocable scalars that the subtree uses
-	subtree   []int32 // clients of the subtree, kept while there is a quota
-	exhausted bool    // the limit leaves no room for the global minimum
+	consumed  vec  // reserved, and unreserved non-revocable scalars that the subtree uses
+	exhausted bool // the limit leaves no room for the global minimum
 }
 
 // ensureRole returns the role, making it and those above it as needed.

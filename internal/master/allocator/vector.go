@@ -118,6 +118,9 @@ func (n *names) measure(r resources.Resources, all, free *vec) (f flags) {
 		}
 		if !shared {
 			f |= hasUnshared
+			if !reserved && !revocable {
+				f |= hasOpen
+			}
 		}
 		if !x.IsScalar() || shared {
 			continue
@@ -143,6 +146,7 @@ const (
 	hasRevocable
 	hasShared
 	hasUnshared
+	hasOpen // neither reserved nor revocable: for everybody
 )
 
 // special are the kinds that make what one client may take differ from what another may.

@@ -16,20 +16,43 @@ func (a *Allocator) visit(ag *agent, full bool, stage int) {
 	if mask == nil {
 		return
 	}
-	start := ag.free
-	if len(ag.rejected) > 0 && !ag.rejectedOf.Same(start) && !ag.rejectedOf.Contains(start) {
+	free := ag.free
+	if len(ag.rejected) > 0 && !ag.rejectedOf.Same(free) && !ag.rejectedOf.Contains(free) {
 		ag.rejected = ag.rejected[:0]
 	}
 	if len(ag.rejected) == 0 {
-		ag.rejectedOf = start
+		ag.rejectedOf = free
 	} else {
 		mask.andNot(ag.rejected)
 	}
-	learns := ag.rejectedOf.Same(start) || ag.rejectedOf.Equal(start)
+	learns := ag.rejectedOf.Same(free) || ag.rejectedOf.Equal(free)
 	if mask.empty() {
 		return
 	}
-	cy.cursor.start(&a.tree, a.clientNode, mask, a.nEligible)
+	var now reach
+	for start := true; start || now != a.reach(ag, stage); start = false {
+		if now = a.reach(ag, stage); now == reachNobody {
+			break
+		}
+		a.narrow(ag, mask, now)
+		if mask.empty() {
+			break
+		}
+		cy.cursor.start(&a.tree, a.clientNode, mask, a.nEligible)
+		a.walk(ag, stage, now, startOf{free, learns})
+	}
+	a.settle()
+}
+
+// startOf is what was free on an agent when a visit began, and whether rejections of all of it may be remembered.
+type startOf struct {
+	free   resources.Resources
+	learns bool
+}
+
+// walk offers to clients in order until nothing is left, or until what is left reaches fewer clients than before.
+func (a *Allocator) walk(ag *agent, stage int, now reach, start startOf) {
+	cy := &a.cycle
 	for c := cy.cursor.next(); c >= 0; c = cy.cursor.next() {
 		if stage == 1 && !cy.unmet.has(c) {
 			continue
@@ -42,17 +65,73 @@ func (a *Allocator) visit(ag *agent, full bool, stage int) {
 			a.setHeldBack(ag, true)
 		}
 		if p.none {
-			if learns && !p.cut && !p.withheld && stage == 2 && ag.free.Same(start) {
+			if start.learns && !p.cut && !p.withheld && stage == 2 && ag.free.Same(start.free) {
 				ag.rejected.set(c)
 			}
 			continue
 		}
 		a.offer(ag, c, p.offer)
-		if !a.worthMore(ag) {
-			break
+		if a.reach(ag, stage) != now {
+			return
 		}
 	}
-	a.settle()
+}
+
+// reach says whom what is free on an agent may go to at all. It only ever shrinks during a visit.
+type reach uint8
+
+const (
+	reachAll   reach = iota
+	reachLess        // only those with a minimum of their own, or those for whom it is reserved or who take revocable resources
+	reachLeast       // both
+	reachNobody
+)
+
+// reach looks at the kinds and sums of what is free.
+func (a *Allocator) reach(ag *agent, stage int) reach {
+	switch small, closed := !a.worthwhile(ag, stage), ag.freeFlags&hasOpen == 0; {
+	case ag.freeFlags&hasUnshared == 0, small && a.ownMinimum.empty():
+		return reachNobody
+	case small && closed:
+		return reachLeast
+	case small || closed:
+		return reachLess
+	default:
+		return reachAll
+	}
+}
+
+// narrow takes those clients out of the mask whom what is free can't reach.
+func (a *Allocator) narrow(ag *agent, mask bitmap, now reach) {
+	if now == reachAll {
+		return
+	}
+	if now == reachLeast || ag.freeFlags&hasOpen != 0 {
+		mask.and(a.ownMinimum)
+	}
+	if ag.freeFlags&hasOpen != 0 {
+		return
+	}
+	able := &a.cycle.able
+	clear(*able)
+	last := ""
+	for x := range ag.free.All() {
+		switch role := x.Role(); {
+		case role == "":
+			for i, w := range a.revocable {
+				able.grow(i)
+				(*able)[i] |= w
+			}
+		case role != last:
+			last = role
+			if r := a.roles[role]; r != nil {
+				for _, c := range r.subtree {
+					able.set(c)
+				}
+			}
+		}
+	}
+	mask.and(*able)
 }
 
 // candidates returns the clients that may be offered the agent, in memory that the next visit uses again; nil for none.
@@ -71,9 +150,6 @@ func (a *Allocator) candidates(ag *agent, full bool, stage int) bitmap {
 		if s := &ag.refused[i]; s.res.Same(ag.free) || s.res.Contains(ag.free) {
 			mask.andNot(s.clients)
 		}
-	}
-	if !a.worthwhile(ag, stage) {
-		mask.and(a.ownMinimum)
 	}
 	if stage == 2 && len(a.exhausted) > 0 && ag.freeFlags&(hasReserved|hasRevocable) == 0 {
 		a.passOver(ag, mask)
@@ -127,11 +203,6 @@ func (a *Allocator) worthwhile(ag *agent, stage int) bool {
 	}
 	a.setHeldBack(ag, true)
 	return false
-}
-
-// worthMore reports whether a visit should go on with what is left on the agent.
-func (a *Allocator) worthMore(ag *agent) bool {
-	return ag.freeFlags&hasUnshared != 0 && (!a.ownMinimum.empty() || satisfied(a.minGlobal, ag.freeAll))
 }
 
 // proposal is what a client would be offered on an agent.
