@@ -10,8 +10,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/orchestrator/orchestrator/internal/agent"
 	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/marathon"
 	"github.com/orchestrator/orchestrator/internal/master"
+	"github.com/orchestrator/orchestrator/internal/up"
 )
 
 // configurable is a component whose settings can be checked and listed.
@@ -23,7 +26,10 @@ type configurable struct {
 // configurables are the components by the name of their command; one a line.
 func configurables() map[string]configurable {
 	return map[string]configurable{
-		"master": {func() any { return &master.Config{} }, master.BindOptions()},
+		"agent":    {func() any { return &agent.Config{} }, agent.BindOptions()},
+		"marathon": {func() any { return &marathon.Config{} }, config.Options{EnvPrefix: []string{marathon.EnvPrefix}}},
+		"master":   {func() any { return &master.Config{} }, master.BindOptions()},
+		"up":       {func() any { return &up.Config{} }, config.Options{EnvPrefix: []string{"ORCHESTRATOR_"}, Hyphens: true}},
 	}
 }
 

@@ -17,6 +17,7 @@ func newFrameworkCommand() *cobra.Command {
 		newFrameworkLsCommand(),
 		newFrameworkInspectCommand(),
 		newFrameworkTeardownCommand(),
+		newFrameworkWhyCommand(),
 	)
 }
 

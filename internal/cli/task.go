@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
-	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 )
 
@@ -204,35 +202,29 @@ func adviceFor(t *mesosv1.Task) string {
 }
 
 func newTaskKillCommand() *cobra.Command {
-	var signal int
+	var grace string
 	conn, runE := withCluster(func(ctx context.Context, cmd *cobra.Command, c *cluster, args []string) error {
-		p, err := c.place(ctx, args[0])
+		t, err := c.task(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		call := &agentv1.Call{Type: agentv1.Call_KILL_CONTAINER.Enum(), KillContainer: &agentv1.Call_KillContainer{ContainerId: p.container}}
-		if signal != 0 {
-			call.KillContainer.Signal = proto.Int32(int32(signal))
+		form := url.Values{"framework_id": {t.GetFrameworkId().GetValue()}, "task_id": {t.GetTaskId().GetValue()}}
+		if grace != "" {
+			form.Set("grace", grace)
 		}
-		if p.container == nil {
-			return fmt.Errorf("task %s has not said which container it runs in; is it %s?", p.task.GetTaskId().GetValue(), taskState(p.task.GetState()))
-		}
-		if err := c.askAgent(ctx, p.agent, call, nil); err != nil {
+		if err := c.plain(ctx, "/api/orchestrator/v1/kill", form, nil); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "signal sent to task %s on %s; its framework decides whether it is started again\n",
-			printable(p.task.GetTaskId().GetValue()), p.agent.GetAgentInfo().GetHostname())
+		fmt.Fprintf(cmd.OutOrStdout(), "task %s is being killed; its framework decides whether it is started again\n", printable(t.GetTaskId().GetValue()))
 		return nil
 	})
 	cmd := &cobra.Command{
-		Use: "kill TASK", Short: "Send a signal to a task's container, past its framework", Args: cobra.ExactArgs(1), RunE: runE,
-		Long: `Send a signal (SIGKILL unless --signal says otherwise) to a task's container.
-
-There is no call for an operator to kill a task: tasks belong to their framework, which sees this one fail and may start it again. To
-end an app for good use its own framework (for services: orchestrator app scale, app rm).`,
+		Use: "kill TASK", Short: "Kill a task, past its framework", Args: cobra.ExactArgs(1), RunE: runE,
+		Long: `Kill a task as if its framework had asked for it: SIGTERM, and SIGKILL once the grace period is over. The framework hears of it and may start
+another one. To end a service for good use its framework (orchestrator app scale, app rm).`,
 	}
 	conn.bind(cmd)
-	cmd.Flags().IntVar(&signal, "signal", 0, "Number of the signal to send; 0 is the node's default, SIGKILL.")
+	cmd.Flags().StringVar(&grace, "grace", "", "Time to end by itself, such as 5secs. Unset: what the task asks for.")
 	return cmd
 }
 

@@ -86,6 +86,7 @@ type Server struct {
 	opened     uint64 // counts operator streams, so that the oldest is known
 	sessions   map[ids.Framework]core.Session
 	waiting    map[core.Token]chan<- core.Reply
+	asking     map[core.Token]chan<- *core.Explanation
 }
 
 // New makes the edge.
@@ -108,6 +109,7 @@ func New(opts Options) *Server {
 		operators:  map[core.StreamID]*operatorStream{},
 		sessions:   map[ids.Framework]core.Session{},
 		waiting:    map[core.Token]chan<- core.Reply{},
+		asking:     map[core.Token]chan<- *core.Explanation{},
 		disabled:   map[string]bool{},
 	}
 	for _, p := range opts.DisabledPaths {
@@ -148,6 +150,14 @@ func (s *Server) Apply(e core.Effect) {
 			s.sessions[e.Framework] = *e
 		}
 		s.mu.Unlock()
+	case *core.Explanation:
+		s.mu.Lock()
+		answer := s.asking[e.Token]
+		delete(s.asking, e.Token)
+		s.mu.Unlock()
+		if answer != nil {
+			answer <- e // has room for one
+		}
 	case *core.SendOperator:
 		s.sendOperators(e.Event)
 	case *core.StartOperator:
@@ -177,6 +187,10 @@ func (s *Server) Reset() {
 	for t, answer := range s.waiting {
 		delete(s.waiting, t)
 		answer <- core.Reply{Token: t, Status: http.StatusServiceUnavailable, Message: "This master has stopped leading: ask the new leader"}
+	}
+	for t, answer := range s.asking {
+		delete(s.asking, t)
+		close(answer)
 	}
 	clear(s.sessions)
 	s.state.forget()

@@ -190,6 +190,10 @@ func (s *State) Step(now time.Time, ev Event) {
 		s.emit(&StartOperator{Stream: e.Stream, Snapshot: s.Publish()})
 	case *Whitelist:
 		s.alloc.SetWhitelist(e.Hostnames)
+	case *Explain:
+		s.explain(e)
+	case *KillTask:
+		s.killTask(e)
 	}
 }
 
