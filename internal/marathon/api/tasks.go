@@ -72,12 +72,7 @@ func (s *Server) tasksText(r *request, specs []*spec.Spec) (*answer, error) {
 		if sp.App == nil {
 			continue
 		}
-		var running []*core.Instance
-		for _, i := range r.snap.Instances(sp.ID) {
-			if i.Condition == core.Running && len(i.Tasks) > 0 && i.Tasks[0].State == mesosv1.TaskState_TASK_RUNNING.String() {
-				running = append(running, i)
-			}
-		}
+		running := reachable(r.snap, sp)
 		safe := spec.SafeID(sp.ID)
 		ports := sp.App.Ports()
 		if len(ports) == 0 {
@@ -113,6 +108,25 @@ func (s *Server) tasksText(r *request, specs []*spec.Spec) (*answer, error) {
 		}
 	}
 	return &answer{status: http.StatusOK, body: b, kind: "text/plain"}, nil
+}
+
+// reachable lists the instances that proxies may send requests to: those that run and that nobody is about to kill. Of an
+// app with health checks only the healthy ones, unless none is: then a proxy is better off trying than with nothing.
+func reachable(snap *core.Snapshot, sp *spec.Spec) []*core.Instance {
+	var running, healthy []*core.Instance
+	for _, i := range snap.Instances(sp.ID) {
+		if i.Condition != core.Running || i.KillAt != 0 || i.Goal != core.GoalRunning || len(i.Tasks) == 0 || i.Tasks[0].State != mesosv1.TaskState_TASK_RUNNING.String() {
+			continue
+		}
+		running = append(running, i)
+		if i.Healthy != nil && *i.Healthy {
+			healthy = append(healthy, i)
+		}
+	}
+	if sp.HasHealthChecks() && len(healthy) > 0 {
+		return healthy
+	}
+	return running
 }
 
 // appsOf are the apps that a path names: one, or all beneath a group when it ends in "/*".
