@@ -185,6 +185,10 @@ func (s *Server) killAppTasks(r *request) (*answer, error) {
 }
 
 func (s *Server) killAppTask(r *request) (*answer, error) {
+	// go-marathon makes the app's id of everything before the task id's last dot, which was right for task ids up to 1.7.
+	if at := strings.Index(r.id, ".instance-"); at > 0 && r.snap.Root.Get(r.id) == nil {
+		r.id = r.id[:at]
+	}
 	sp, err := r.app(r.id)
 	if err != nil {
 		return nil, err

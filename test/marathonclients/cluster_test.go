@@ -1,0 +1,105 @@
+// Package marathonclients runs programs that nobody here wrote, unmodified, against the services of a whole cluster.
+package marathonclients
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+type cluster struct {
+	Marathon string `json:"marathon"`
+	Master   string `json:"master"`
+}
+
+// startCluster runs `orchestrator up` on free ports until the test ends.
+func startCluster(t *testing.T, resources string) cluster {
+	t.Helper()
+	bin := os.Getenv("ORCHESTRATOR_BIN")
+	if bin == "" {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("ORCHESTRATOR_BIN is not set")
+		}
+		t.Skip("ORCHESTRATOR_BIN names no binary to test: run make test-clients")
+	}
+	dir := t.TempDir()
+	ready := filepath.Join(dir, "ready.json")
+	log, err := os.Create(filepath.Join(dir, "out.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, "up", "--data-dir", filepath.Join(dir, "d"), "--master-port", "0", "--agent-port", "0", "--marathon-port", "0", "--monitor-port", "0", "--ready-file", ready, "--resources", resources)
+	if help, err := exec.Command(bin, "up", "--help").Output(); err == nil && !containsFlag(help, "--monitor-port") {
+		cmd.Args = append(cmd.Args[:9], cmd.Args[11:]...)
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			_ = cmd.Process.Kill()
+			<-done
+		}
+		if t.Failed() {
+			out, _ := os.ReadFile(log.Name())
+			t.Logf("orchestrator up said:\n%s", tail(out, 4000))
+			out, _ = os.ReadFile(filepath.Join(dir, "d", "up.log"))
+			t.Logf("and logged:\n%s", tail(out, 8000))
+		}
+		_ = log.Close()
+	})
+	var c cluster
+	await(t, 60*time.Second, "the cluster is up", func() bool {
+		select {
+		case <-done:
+			t.Fatal("orchestrator up ended")
+		default:
+		}
+		b, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(b, &c) == nil
+	})
+	return c
+}
+
+func containsFlag(help []byte, flag string) bool {
+	for i := 0; i+len(flag) <= len(help); i++ {
+		if string(help[i:i+len(flag)]) == flag {
+			return true
+		}
+	}
+	return false
+}
+
+func tail(b []byte, n int) []byte {
+	if len(b) > n {
+		return b[len(b)-n:]
+	}
+	return b
+}
+
+// await polls until the condition holds.
+func await(t *testing.T, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("not within %v: %s", limit, what)
+		case <-tick.C:
+		}
+	}
+}
