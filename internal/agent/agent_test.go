@@ -209,12 +209,10 @@ func TestRebootIsNoticed(t *testing.T) {
 
 func TestRegistrationIsRepeated(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		refusals := 0
 		h := newHarness(t, nil)
 		h.registered()
 		h.stop()
-		h.master.registry = func(*linkv1.Register) *linkv1.Message {
-			refusals++
+		h.master.registry = func(*linkv1.Message) *linkv1.Message {
 			return &linkv1.Message{Kind: &linkv1.Message_Refused{Refused: &linkv1.Refused{Message: proto.String("not now")}}}
 		}
 		begin := time.Now()

@@ -233,17 +233,16 @@ func (a *fakeAttachment) Close() error {
 // rest.
 type fakeMaster struct {
 	t        testing.TB
-	listener *memnet.Listener
+	listener net.Listener
 	heard    chan *linkv1.Message
 	mu       sync.Mutex
 	conn     *link.Conn
-	silent   bool // does not answer registrations
-	registry func(*linkv1.Register) *linkv1.Message
+	registry func(*linkv1.Message) *linkv1.Message // what a registration is answered with, when it is not the usual
 	server   *http.Server
 }
 
-func newFakeMaster(t testing.TB, address string) *fakeMaster {
-	m := &fakeMaster{t: t, listener: memnet.Listen(address), heard: make(chan *linkv1.Message, 100_000)}
+func newFakeMaster(t testing.TB, l net.Listener) *fakeMaster {
+	m := &fakeMaster{t: t, listener: l, heard: make(chan *linkv1.Message, 100_000)}
 	m.server = &http.Server{Handler: m}
 	go m.server.Serve(m.listener)
 	t.Cleanup(m.stop)
@@ -273,13 +272,13 @@ func (m *fakeMaster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if re := msg.GetReregister(); re != nil {
 				reg = re.GetAgent()
 			}
-			if reg != nil && !m.silent {
+			if reg != nil {
 				answer := &linkv1.Message{Kind: &linkv1.Message_Registered{Registered: &linkv1.Registered{
 					AgentId: &mesosv1.AgentID{Value: proto.String("m-S0")}, Reregistered: proto.Bool(msg.GetReregister() != nil),
 					Master: &mesosv1.MasterInfo{Id: proto.String("m"), Ip: proto.Uint32(1), Port: proto.Uint32(5050), Hostname: proto.String("master.example")},
 				}}}
 				if m.registry != nil {
-					answer = m.registry(reg)
+					answer = m.registry(msg)
 				}
 				conn.Send(0, answer)
 			}
@@ -290,11 +289,16 @@ func (m *fakeMaster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (m *fakeMaster) send(msg *linkv1.Message) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.conn == nil || !m.conn.Send(0, msg) {
+	if !m.try(msg) {
 		m.t.Error("the master has no link to the agent")
 	}
+}
+
+// try sends a message if there is a link.
+func (m *fakeMaster) try(msg *linkv1.Message) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.conn != nil && m.conn.Send(0, msg)
 }
 
 // expect waits for a message that the test is looking for and drops those before it.
@@ -357,8 +361,9 @@ func newHarness(t testing.TB, change func(*Config, *Deps)) *harness {
 }
 
 func (h *harness) addMaster(address string) *fakeMaster {
-	m := newFakeMaster(h.t, address)
-	h.nets[address] = m.listener
+	l := memnet.Listen(address)
+	m := newFakeMaster(h.t, l)
+	h.nets[address] = l
 	return m
 }
 

@@ -119,6 +119,10 @@ func (c *Core) bootRun(fw *framework, r BootRun, rebooted bool) {
 		c.emit(Collect{Run: e.run, Executor: true, Framework: true})
 		return
 	}
+	if !r.Alive && !rebooted && !r.Registered && len(e.queue) > 0 {
+		c.relaunch(e)
+		return
+	}
 	c.keepExecutor(e)
 	if r.Registered {
 		c.moveExecutor(e, ExecutorRunning)
@@ -134,6 +138,26 @@ func (c *Core) bootRun(fw *framework, r BootRun, rebooted bool) {
 	} else {
 		c.armRegistration(e)
 	}
+}
+
+// relaunch starts an executor that an earlier process promised to launch and did not, or only by half. It never
+// subscribed, so that no task of it can have begun. The new run has a container of its own; what was kept of the old one
+// moves to it.
+func (c *Core) relaunch(e *executor) {
+	old := e.run
+	e.run.Container = ids.Container(c.drawText())
+	e.directory = c.cfg.Sandbox(c.id, e.run)
+	c.keepExecutor(e)
+	c.saveExecutor(e)
+	for _, t := range inOrder(e.tasks) {
+		c.emit(SaveTask{Agent: c.id, Run: e.run, Task: taskRecord(t)})
+		if t.records > 0 {
+			c.rewriteUpdates(t)
+		}
+	}
+	c.emit(ForgetRun{Agent: c.id, Run: old, ExecutorInUse: true, FrameworkInUse: true})
+	c.emit(Collect{Run: old})
+	c.start(e, e.queue[0][0].info)
 }
 
 // lostRun settles an executor that did not survive until this process.

@@ -705,6 +705,20 @@ func TestRecovery(t *testing.T) {
 		b.register()
 		expect(t, "updates", states(b.take()), []string{"t1 TASK_DROPPED REASON_AGENT_RESTARTED"})
 	})
+	t.Run("executor that was never launched", func(t *testing.T) {
+		b := registered(t)
+		b.master(run(frameworkInfo(), commandTask("t1")))
+		r := of[Launch](b.take())[0].Run
+		b = again(b, false, nil)
+		l := of[Launch](b.take())
+		if len(l) != 1 || l[0].Run.Container == r.Container || b.disk.runs[r] != nil || l[0].Task.GetTaskId().GetValue() != "t1" {
+			t.Fatalf("launches %v", l)
+		}
+		b.register()
+		b.launched(l[0])
+		b.step(Subscribe{Conn: 2, Call: subscribeCall("t1")})
+		expect(t, "events", events(b.take()), []string{"SUBSCRIBED", "LAUNCH t1"})
+	})
 	t.Run("queued tasks of an executor on its way", func(t *testing.T) {
 		b := registered(t)
 		b.master(run(frameworkInfo(), customTask("t1", "e")))

@@ -4,8 +4,8 @@
 // Step takes one Event and gives the Effects that follow, in order. It is pure: time comes with the call, uuids are drawn
 // from a key that Boot brings, and nothing here touches the network or the disk. The same history gives the same effects.
 //
-// Effects come in two sorts. Those that persist are made durable, in order, before any later effect is carried out:
-// that is how the agent promises nothing that it could forget. All others speak to the master, to executors, to the
+// Effects come in two sorts. Those of one step that persist are made durable together, all or none, before any other is
+// carried out: that is how the agent promises nothing that it could forget. All others speak to the master, to executors, to the
 // containerizer or to whoever asked.
 //
 // Invariants:

@@ -45,6 +45,7 @@ type life struct {
 	executors map[ids.Container]*honest
 	conns     map[uint64]*honest
 	seq       int
+	boots     int
 	inbox     []Event // what effects cause, in order
 	// What the master knows.
 	launched map[ids.Task]bool
@@ -77,32 +78,44 @@ func (l *life) boot() {
 	for id, e := range l.executors {
 		e.alive = e.alive && known[id] // orphans are destroyed
 	}
-	b.Key[5] = byte(l.seq)
-	b.Key[6] = byte(l.seq >> 8)
+	l.boots++ // every process has a key of its own
+	b.Key[5], b.Key[6] = byte(l.boots), byte(l.boots>>8)
 	l.step(b)
 }
 
-// step gives the core an event and carries its effects out, unless the agent crashes first.
+// step gives the core an event and carries its effects out as the committer does: what persists in one go, then the rest,
+// unless the agent crashes in between.
 func (l *life) step(ev Event) {
 	if l.crashed {
 		return
 	}
 	effects := slices.Clone(l.core.Step(l.now, ev))
+	if l.crash() {
+		return
+	}
 	for _, e := range effects {
-		if l.crashIn > 0 {
-			if l.crashIn--; l.crashIn == 0 {
-				l.crashed = true
-				return
-			}
+		if p, ok := e.(Persistent); ok {
+			l.disk.write(p)
+		}
+	}
+	for _, e := range effects {
+		if l.crash() {
+			return
 		}
 		l.carryOut(e)
 	}
 }
 
+func (l *life) crash() bool {
+	if l.crashIn > 0 {
+		l.crashIn--
+		l.crashed = l.crashIn == 0
+	}
+	return l.crashed
+}
+
 func (l *life) carryOut(e Effect) {
 	switch e := e.(type) {
-	case Persistent:
-		l.disk.write(e)
 	case ToMaster:
 		if l.linked {
 			l.master(e.Message)

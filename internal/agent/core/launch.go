@@ -179,14 +179,18 @@ func (c *Core) addExecutor(fw *framework, info *mesosv1.ExecutorInfo, kind conta
 	e.used = e.own
 	c.keepExecutor(e)
 	if e.checkpoint() {
-		k, id := int32(kind), string(run.Container)
-		rec := &checkpointv1.Executor{Info: info, Kind: &k, ContainerId: &id, Directory: &e.directory}
-		if user != "" {
-			rec.User = &user
-		}
-		c.emit(SaveExecutor{Agent: c.id, Run: run, Executor: rec})
+		c.saveExecutor(e)
 	}
 	return e
+}
+
+func (c *Core) saveExecutor(e *executor) {
+	kind, id, directory := int32(e.kind), string(e.run.Container), e.directory
+	rec := &checkpointv1.Executor{Info: e.info, Kind: &kind, ContainerId: &id, Directory: &directory}
+	if e.user != "" {
+		rec.User = &e.user
+	}
+	c.emit(SaveExecutor{Agent: c.id, Run: e.run, Executor: rec})
 }
 
 // keepExecutor enters an executor in the tables.

@@ -128,11 +128,15 @@ func (c *Core) persistUpdate(t *task, u *checkpointv1.Update) {
 		c.emit(AppendUpdate{Agent: c.id, Run: t.ex.run, Task: t.id, Update: u, Last: t.phase == TaskCompleted})
 		return
 	}
+	c.rewriteUpdates(t)
+}
+
+// rewriteUpdates keeps of task.updates what still matters.
+func (c *Core) rewriteUpdates(t *task) {
 	var keep []*checkpointv1.Update
-	pending := len(t.pending)
 	for _, s := range t.statuses {
 		// What was acknowledged is only kept for the statuses that are shown.
-		if pending > 0 && contains(t.pending, s) {
+		if contains(t.pending, s) {
 			continue
 		}
 		keep = append(keep, &checkpointv1.Update{Status: s}, &checkpointv1.Update{Acknowledged: s.GetUuid()})
