@@ -82,6 +82,7 @@ type Allocator struct {
 	held     int     // agents held back for quota
 	quota    quotaState
 	expiries expiries
+	refusals int // offer filters in force
 	inverse  inverseState
 	cycle    cycleState
 }

@@ -103,7 +103,10 @@ func (a *Allocator) inForce(x expiry) bool {
 		return false
 	}
 	ag := a.slots[x.agent]
-	return ag != nil && ag.gen == x.agentGen
+	if ag == nil || ag.gen != x.agentGen {
+		return false
+	}
+	return slices.ContainsFunc(ag.refused, func(s refusalSet) bool { return s.id == x.set })
 }
 
 // reason says what a client would get of an agent now.

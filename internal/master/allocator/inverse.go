@@ -90,6 +90,7 @@ func (a *Allocator) RespondInverse(id ids.Framework, agentID ids.Agent, accepted
 	}
 	f.inverseRefused[ag.slot] = inverseRefusal{ag.gen, until}
 	a.expiries.add(until, expiry{agent: ag.slot, agentGen: ag.gen, client: -1, clientGen: f.gen})
+	a.compact()
 }
 
 // InverseStatuses returns how frameworks answered, by agent (GET_MAINTENANCE_STATUS).

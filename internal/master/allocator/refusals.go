@@ -28,6 +28,8 @@ const tick = 10 * time.Millisecond
 type expiries struct {
 	ticks   []int64 // binary heap
 	buckets map[int64][]expiry
+	n       int // timers in the lists, in force or not
+	kept    int // how many the last compaction left
 }
 
 type expiry struct {
@@ -59,6 +61,37 @@ func (e *expiries) add(k int64, x expiry) {
 		}
 	}
 	e.buckets[k] = append(b, x)
+	e.n++
+}
+
+// compact drops the timers that are about nothing any more, once they are the greater part: a framework that refuses for a
+// year and revives, over and over, must not pile them up.
+func (a *Allocator) compact() {
+	const slack = 4096
+	e := &a.expiries
+	if e.n <= 2*max(a.refusals, e.kept)+slack {
+		return
+	}
+	frameworks := make(map[uint32]*framework, len(a.frameworks))
+	for _, f := range a.frameworks {
+		frameworks[f.gen] = f
+	}
+	old := *e
+	*e = expiries{}
+	e.init()
+	for k, list := range old.buckets {
+		for _, x := range list {
+			keep := a.inForce(x)
+			if f := frameworks[x.clientGen]; x.client < 0 && f != nil {
+				r, ok := f.inverseRefused[x.agent]
+				keep = ok && r.agentGen == x.agentGen && r.until == k
+			}
+			if keep {
+				e.add(k, x)
+			}
+		}
+	}
+	e.kept = e.n
 }
 
 // pop returns the next list whose time has come.
@@ -86,6 +119,7 @@ func (e *expiries) pop(now time.Time) ([]expiry, bool) {
 	}
 	list := e.buckets[k]
 	delete(e.buckets, k)
+	e.n -= len(list)
 	return list, true
 }
 
@@ -132,12 +166,15 @@ func (a *Allocator) refuse(ag *agent, c int32, res resources.Resources, refusal 
 	}
 	s.n++
 	a.clients[c].refusals++
+	a.refusals++
 	a.expiries.add(until, expiry{ag.slot, ag.gen, c, a.clients[c].gen, s.id})
+	a.compact()
 }
 
 // dropSet forgets all refusals of one set.
 func (a *Allocator) dropSet(ag *agent, i int) {
 	s := &ag.refused[i]
+	a.refusals -= s.n
 	for _, c := range s.clients.appendAnd(nil, nil) {
 		a.clients[c].refusals -= 1 + s.again[c]
 		ag.rejected.unset(c)
@@ -176,6 +213,7 @@ func (a *Allocator) dropRefusalsOf(c int32) {
 			delete(s.again, c)
 			s.n -= gone
 			cl.refusals -= gone
+			a.refusals -= gone
 			if s.n == 0 {
 				ag.refused = slices.Delete(ag.refused, i, i+1)
 			}
@@ -213,6 +251,7 @@ func (a *Allocator) expire(now time.Time) {
 func (a *Allocator) endRefusal(ag *agent, i int, c int32) {
 	s := &ag.refused[i]
 	a.clients[c].refusals--
+	a.refusals--
 	s.n--
 	if s.again[c] > 0 {
 		s.again[c]--

@@ -124,6 +124,48 @@ func TestFiltersOfGoneAgentsDontReachTheirSuccessors(t *testing.T) {
 	c.expect("f1 a s2 cpus:2")
 }
 
+func TestDroppedFiltersLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, Options{AllocationInterval: time.Second})
+	c.framework("f1", "a")
+	c.framework("f2", "b")
+	c.agent("s1", "cpus:2")
+	c.agent("s2", "cpus:2")
+	at := int64(1)
+	c.a.SetUnavailability("s2", &mesosv1.Unavailability{Start: &mesosv1.TimeInfo{Nanoseconds: &at}})
+	lasting := 0
+	for i := range 20_000 {
+		offers, inverse := c.a.Allocate(c.now, uint64(i))
+		for _, o := range offers {
+			c.decline(o, 1e6+float64(i))
+		}
+		for _, o := range inverse {
+			no := false
+			c.a.RespondInverse(o.Framework, o.Agent, &no, &Refusal{For: 24 * time.Hour}, c.now)
+		}
+		if i%3 > 0 {
+			c.a.Revive("f1", nil)
+		}
+		lasting = max(lasting, c.a.refusals)
+	}
+	if lasting > 8 {
+		t.Errorf("%d filters in force at once", lasting)
+	}
+	if n, ticks := c.a.expiries.n, len(c.a.expiries.ticks); n > 6000 || ticks > 6000 {
+		t.Errorf("%d timers in %d lists are kept for %d filters", n, ticks, c.a.refusals)
+	}
+	// Those in force still end in time.
+	c.a.Suppress("f1", nil)
+	for _, o := range c.offers() {
+		c.decline(o, 60)
+	}
+	c.now = c.now.Add(400 * 24 * time.Hour)
+	c.offers()
+	if c.a.refusals != 0 || c.a.expiries.n != 0 {
+		t.Errorf("after all time: %d filters, %d timers", c.a.refusals, c.a.expiries.n)
+	}
+}
+
 func TestOperations(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, Options{})
