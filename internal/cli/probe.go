@@ -31,7 +31,7 @@ type probeSettings struct {
 	NetSource    string        `flag:"net_source" default:"auto" help:"Source of connections: auto, ebpf, diag, proc, conntrack, none."`
 	Conntrack    string        `flag:"conntrack" default:"auto" help:"Read the kernel's NAT table: auto, on, off."`
 	DockerSocket config.Path   `flag:"docker_socket" default:"/var/run/docker.sock" help:"Socket of the Docker Engine; off for none."`
-	MesosAgent   string        `flag:"mesos_agent" default:"" help:"URL of this host's Mesos agent, to join containers with tasks."`
+	MesosAgents  []string      `flag:"mesos_agent" default:"" help:"URLs of this host's Mesos agents, to join containers with tasks."`
 	Policy       []string      `flag:"policy" default:"lifecycle,logs,exec,plugin,kubernetes" help:"What monitors may have this probe do: lifecycle, logs, exec, host-exec, plugin, kubernetes; none for nothing."`
 	ProcRoot     config.Path   `flag:"proc_root" default:"/proc" help:"Where the host's /proc is."`
 	SysRoot      config.Path   `flag:"sys_root" default:"/sys" help:"Where the host's /sys is."`
@@ -58,7 +58,7 @@ func newProbeCommand() *cobra.Command {
 		cfg := probe.Config{
 			Monitors: in.Monitors, Token: in.Token, TokenFile: string(in.TokenFile), ID: in.ID, Hostname: in.Hostname, Tick: in.Tick,
 			MaxProcesses: in.MaxProcesses, NetSource: in.NetSource, Conntrack: in.Conntrack, DockerSocket: string(in.DockerSocket),
-			MesosAgent: in.MesosAgent, Policy: in.Policy, ProcRoot: string(in.ProcRoot), SysRoot: string(in.SysRoot), CPULimit: in.CPULimit,
+			MesosAgents: in.MesosAgents, Policy: in.Policy, ProcRoot: string(in.ProcRoot), SysRoot: string(in.SysRoot), CPULimit: in.CPULimit,
 		}
 		if len(in.Policy) == 1 && in.Policy[0] == "none" {
 			cfg.Policy = []string{}

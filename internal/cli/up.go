@@ -50,7 +50,7 @@ that directory; warnings also appear here.`,
 			a := u.Addresses()
 			fmt.Fprintf(cmd.OutOrStdout(), "everything is up, in %s\n\n%s\nTry: orchestrator execute --master %s --command 'echo hello'\nCtrl-C stops it; tasks go on.\n",
 				cfg.DataDir, a.Table(), a.Master[len("http://"):])
-			return daemon.ready(map[string]any{"master": a.Master, "agents": a.Agents, "marathon": a.Marathon})
+			return daemon.ready(map[string]any{"master": a.Master, "agents": a.Agents, "marathon": a.Marathon, "monitor": a.Monitor})
 		})
 	}
 	return cmd

@@ -84,7 +84,7 @@ func containerInPath(path string) (ref containerRef) {
 			case ref.runtime == "":
 				ref.runtime = "oci"
 			}
-		case (before == "mesos" || before == "orchestrator") && reUUID.MatchString(part):
+		case (before == "mesos" || strings.HasPrefix(before, "orchestrator")) && reUUID.MatchString(part):
 			// The Mesos containerizer: <root>/<container id>, nested ones below that again in a directory "mesos".
 			if mesos != "" {
 				mesos += "."

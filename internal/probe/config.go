@@ -44,8 +44,8 @@ type Config struct {
 	Conntrack string
 	// DockerSocket is where the Engine listens; "" means /var/run/docker.sock, "off" none.
 	DockerSocket string
-	// MesosAgent is the URL of this host's Mesos agent; "" none.
-	MesosAgent string
+	// MesosAgents are the URLs of this host's Mesos agents.
+	MesosAgents []string
 	// Kubeconfig is a file, "in-cluster", or "" for none. Exactly one probe of a cluster gets it.
 	Kubeconfig string
 	// PluginsDir is searched for plugins' sockets; "" none. PluginTimeout bounds each plugin's answer (default 500 ms).

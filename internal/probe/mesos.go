@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -19,7 +20,7 @@ type mesosTask struct {
 // mesosWatch asks the host's Mesos agent which container belongs to which task. It uses the public API only: GET /state,
 // where each executor names its container and its tasks.
 type mesosWatch struct {
-	url   string
+	urls  []string
 	http  *http.Client
 	poke  func()
 	state atomic.Pointer[collectorState]
@@ -28,22 +29,37 @@ type mesosWatch struct {
 
 const mesosEvery = 5 * time.Second
 
-func newMesosWatch(url string, poke func()) *mesosWatch {
-	if !strings.Contains(url, "://") {
-		url = "http://" + url
+func newMesosWatch(urls []string, poke func()) *mesosWatch {
+	m := &mesosWatch{http: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConns: 4, IdleConnTimeout: time.Minute}}, poke: poke}
+	for _, url := range urls {
+		if !strings.Contains(url, "://") {
+			url = "http://" + url
+		}
+		m.urls = append(m.urls, strings.TrimSuffix(url, "/"))
 	}
-	m := &mesosWatch{url: strings.TrimSuffix(url, "/"), http: &http.Client{Timeout: 10 * time.Second}, poke: poke}
 	m.state.Store(&collectorState{"off", "not asked yet"})
 	m.tasks.Store(&map[string]*mesosTask{})
 	return m
 }
 
 func (m *mesosWatch) run(ctx context.Context) {
+	defer m.http.CloseIdleConnections()
 	for ctx.Err() == nil {
-		if err := m.ask(ctx); err != nil {
-			m.state.Store(&collectorState{"failed", err.Error()})
-		} else {
-			m.state.Store(&collectorState{"ok", ""})
+		next, state := map[string]*mesosTask{}, collectorState{"ok", ""}
+		for _, url := range m.urls {
+			tasks, err := m.ask(ctx, url)
+			if err != nil {
+				state = collectorState{"failed", err.Error()}
+			}
+			maps.Copy(next, tasks)
+		}
+		m.state.Store(&state)
+		was := *m.tasks.Load()
+		if state.state == "ok" || len(next) > 0 {
+			m.tasks.Store(&next)
+		}
+		if len(was) != len(next) {
+			m.poke()
 		}
 		select {
 		case <-ctx.Done():
@@ -99,30 +115,24 @@ func (c *mesosContainerID) text() string {
 	return s
 }
 
-func (m *mesosWatch) ask(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url+"/state", nil)
+func (m *mesosWatch) ask(ctx context.Context, url string) (map[string]*mesosTask, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/state", nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := m.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask the Mesos agent: %w", err)
+		return nil, fmt.Errorf("ask the Mesos agent: %w", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the Mesos agent at %s answers %s", m.url, resp.Status)
+		return nil, fmt.Errorf("the Mesos agent at %s answers %s", url, resp.Status)
 	}
 	var s mesosState
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(&s); err != nil {
-		return fmt.Errorf("read the Mesos agent's state: %w", err)
+		return nil, fmt.Errorf("read the Mesos agent's state: %w", err)
 	}
-	next := s.tasks()
-	was := *m.tasks.Load()
-	m.tasks.Store(&next)
-	if len(was) != len(next) {
-		m.poke()
-	}
-	return nil
+	return s.tasks(), nil
 }
 
 func (s *mesosState) tasks() map[string]*mesosTask {

@@ -168,8 +168,8 @@ func (p *Probe) prepare() error {
 	if p.cfg.DockerSocket != "" {
 		p.docker = newDockerWatch(p.cfg.DockerSocket, p.wake)
 	}
-	if p.cfg.MesosAgent != "" {
-		p.mesos = newMesosWatch(p.cfg.MesosAgent, p.wake)
+	if len(p.cfg.MesosAgents) > 0 {
+		p.mesos = newMesosWatch(p.cfg.MesosAgents, p.wake)
 	}
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {

@@ -2,6 +2,7 @@ package up
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -18,6 +19,8 @@ import (
 	"github.com/orchestrator/orchestrator/internal/config"
 	"github.com/orchestrator/orchestrator/internal/marathon"
 	"github.com/orchestrator/orchestrator/internal/master"
+	"github.com/orchestrator/orchestrator/internal/monitor"
+	"github.com/orchestrator/orchestrator/internal/probe"
 )
 
 // Config says what runs and where.
@@ -27,6 +30,7 @@ type Config struct {
 	Agents       int    `flag:"agents" default:"1" help:"How many agents to run; they share the machine's resources."`
 	MasterPort   int    `flag:"master_port" default:"5050" help:"Port of the master; 0 picks a free one, here and below."`
 	AgentPort    int    `flag:"agent_port" default:"5051" help:"Port of the first agent; the others have the next ones."`
+	MonitorPort  int    `flag:"monitor_port" default:"4040" help:"Port of the console and the monitor's API."`
 	MarathonPort int    `flag:"marathon_port" default:"8080" help:"Port of the services' API."`
 	Resources    string `flag:"resources" help:"What each agent offers, such as cpus:4;mem:4096. Unset: its part of this machine."`
 }
@@ -43,7 +47,7 @@ func (c *Config) Validate() error {
 	if c.Agents < 1 || c.Agents > 64 {
 		p.Addf("agents", "%d is not between 1 and 64", c.Agents)
 	}
-	for name, port := range map[string]int{"master_port": c.MasterPort, "agent_port": c.AgentPort, "marathon_port": c.MarathonPort} {
+	for name, port := range map[string]int{"master_port": c.MasterPort, "agent_port": c.AgentPort, "marathon_port": c.MarathonPort, "monitor_port": c.MonitorPort} {
 		if port < 0 || port > 65535 {
 			p.Addf(name, "%d is not between 0 and 65535", port)
 		}
@@ -58,6 +62,8 @@ type Up struct {
 	master   *master.Master
 	agents   []*agent.Agent
 	marathon *marathon.Marathon
+	monitor  *monitor.Monitor
+	probe    *probe.Probe
 	ready    chan struct{}
 }
 
@@ -66,6 +72,9 @@ type Addresses struct {
 	Master   string   `json:"master"`
 	Agents   []string `json:"agents"`
 	Marathon string   `json:"marathon"`
+	Monitor  string   `json:"monitor"`
+	// Console is the monitor's address with the secret that logs an administrator in.
+	Console string `json:"-"`
 }
 
 // settings fills a component's configuration from flags, as its own command would, so that what /flags shows is true.
@@ -131,6 +140,10 @@ func New(cfg Config, log *slog.Logger) (_ *Up, err error) {
 	if err != nil {
 		return nil, err
 	}
+	monitorListener, err := open("monitor", cfg.MonitorPort)
+	if err != nil {
+		return nil, err
+	}
 
 	var mc master.Config
 	flags, err := settings(&mc, master.BindOptions(), "--ip="+cfg.Host, portFlag(masterListener), "--work_dir="+filepath.Join(dir, "master"), "--no-hostname_lookup")
@@ -156,7 +169,31 @@ func New(cfg Config, log *slog.Logger) (_ *Up, err error) {
 	if u.marathon, err = marathon.New(sc, marathon.Deps{Log: log.With("component", "marathon"), Listener: marathonListener}); err != nil {
 		return nil, fmt.Errorf("marathon: %w", err)
 	}
+	if err := u.watch(dir, monitorListener); err != nil {
+		return nil, err
+	}
 	return u, nil
+}
+
+// watch makes the monitor and this host's probe, which know each other by a secret that is new with every start.
+func (u *Up) watch(dir string, l net.Listener) (err error) {
+	a := Addresses{Master: "http://" + u.master.Address(), Marathon: "http://" + u.marathon.Address()}
+	admin, between := rand.Text(), rand.Text()
+	u.monitor, err = monitor.New(monitor.Config{
+		Listen: l.Addr().String(), DataDir: filepath.Join(dir, "monitor"), ViewerLogs: true, Master: a.Master, Marathon: a.Marathon,
+		AdminToken: admin, ProbeToken: between,
+	}, monitor.Deps{Logger: u.log.With("component", "monitor"), Listener: l})
+	if err != nil {
+		return fmt.Errorf("monitor: %w", err)
+	}
+	cfg := probe.Config{Monitors: []string{u.monitor.URL()}, Token: between}
+	for _, x := range u.agents {
+		cfg.MesosAgents = append(cfg.MesosAgents, "http://"+x.Address())
+	}
+	if u.probe, err = probe.New(cfg, probe.Deps{Logger: u.log.With("component", "probe")}); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	return nil
 }
 
 func (u *Up) newAgent(dir string, i int, l net.Listener) (*agent.Agent, error) {
@@ -202,7 +239,7 @@ func (u *Up) Ready() <-chan struct{} { return u.ready }
 
 // Addresses are where everything is.
 func (u *Up) Addresses() Addresses {
-	a := Addresses{Master: "http://" + u.master.Address(), Marathon: "http://" + u.marathon.Address()}
+	a := Addresses{Master: "http://" + u.master.Address(), Marathon: "http://" + u.marathon.Address(), Monitor: u.monitor.URL(), Console: u.monitor.Link()}
 	for _, x := range u.agents {
 		a.Agents = append(a.Agents, "http://"+x.Address())
 	}
@@ -228,8 +265,10 @@ func (u *Up) Run(ctx context.Context) error {
 		run("agent "+strconv.Itoa(i+1), a.Run)
 	}
 	run("marathon", u.marathon.Run)
+	run("monitor", u.monitor.Run)
+	run("probe", u.probe.Run)
 	g.Go(func() error {
-		waits := []<-chan struct{}{u.master.Ready(), u.marathon.Ready()}
+		waits := []<-chan struct{}{u.master.Ready(), u.marathon.Ready(), u.monitor.Ready(), u.probe.Ready()}
 		for _, a := range u.agents {
 			waits = append(waits, a.Ready(), a.Registered())
 		}
@@ -255,5 +294,7 @@ func (a Addresses) Table() string {
 		row("agent", url, "runs tasks on this machine")
 	}
 	row("marathon", a.Marathon, "services: REST API /v2")
+	row("monitor", a.Monitor, "console and topology; this link logs you in:")
+	fmt.Fprintf(&b, "            %s\n", a.Console)
 	return b.String()
 }
