@@ -91,6 +91,7 @@ func newRoot() *cobra.Command {
 		newMarathonCommand(),
 		newMonitorCommand(),
 		newProbeCommand(),
+		newBenchCommand(),
 		newVersionCommand(),
 		newUpCommand(),
 		newMasterCommand(),
