@@ -25,7 +25,7 @@ func (s *Server) scheduler(w http.ResponseWriter, r *http.Request) {
 		wire.Error(w, http.StatusForbidden, "When using HTTP authentication, the principal must have a value")
 		return
 	}
-	if s.leading(w, r) == nil {
+	if !s.leads(w, r) {
 		return
 	}
 	call := &schedulerv1.Call{}

@@ -239,20 +239,31 @@ func (s *Server) may(principal string, action core.Action, object string) bool {
 	return s.opts.Authorizer == nil || s.opts.Authorizer.Authorized(principal, action, object)
 }
 
-// leading answers for a master that can't serve the request itself, in Mesos' order: it redirects to the leader, or says that
-// none is elected or that recovery is not finished. Otherwise it returns the snapshot.
-func (s *Server) leading(w http.ResponseWriter, r *http.Request) *core.Snapshot {
-	l := s.opts.Owner.Leadership()
-	switch {
+// leads answers for a master that can't serve the request itself, in Mesos' order: it redirects to the leader, or says that
+// none is elected or that recovery is not finished. Calls that don't look at the state need no more: a snapshot is work for
+// the owner.
+func (s *Server) leads(w http.ResponseWriter, r *http.Request) bool {
+	switch l := s.opts.Owner.Leadership(); {
 	case !l.Leading && l.Leader != nil:
 		wire.Redirect(w, r, l.Leader.Address)
 	case !l.Leading:
 		wire.Error(w, http.StatusServiceUnavailable, "No leader elected")
-	default:
-		if snap := s.opts.Owner.Snapshot(); l.Recovered && snap != nil {
-			return snap
-		}
+	case !l.Recovered:
 		wire.Error(w, http.StatusServiceUnavailable, "Master has not finished recovery")
+	default:
+		return true
 	}
+	return false
+}
+
+// leading is leads, and returns the state as it is; nil when the request has been answered.
+func (s *Server) leading(w http.ResponseWriter, r *http.Request) *core.Snapshot {
+	if !s.leads(w, r) {
+		return nil
+	}
+	if snap := s.opts.Owner.Snapshot(); snap != nil {
+		return snap
+	}
+	wire.Error(w, http.StatusServiceUnavailable, "Master has not finished recovery")
 	return nil
 }
