@@ -10,6 +10,7 @@ import (
 
 	linkv1 "github.com/orchestrator/orchestrator/api/link/v1"
 	"github.com/orchestrator/orchestrator/internal/master/core"
+	"github.com/orchestrator/orchestrator/internal/master/owner"
 	"github.com/orchestrator/orchestrator/internal/metrics"
 	"github.com/orchestrator/orchestrator/internal/store"
 	"github.com/orchestrator/orchestrator/internal/wire"
@@ -41,21 +42,28 @@ func (m *Master) linkHandler(auth wire.Authenticator) http.Handler {
 			m.deps.Log.Debug("agent link refused", "peer", r.RemoteAddr, "error", err)
 			return
 		}
-		channels := own.Connect(conn, maxChannels)
-		ctx, cancel := context.WithCancel(r.Context())
-		defer cancel()
-		stop := context.AfterFunc(ctx, conn.Close)
-		defer stop()
-		err = conn.Run(ctx, func(ch uint64, msgs []*linkv1.Message, closed bool) error {
-			return channels.Handle(ctx, ch, msgs, closed)
-		})
-		channels.Disconnected()
-		m.deps.Log.Debug("agent link ended", "peer", conn.RemoteAddr().String(), "error", err)
+		// The handler returns meanwhile: what net/http keeps for a connection is more than a link needs.
+		m.links.Add(1)
+		go m.serveLink(own, conn)
 	})
 	if auth == nil {
 		return serve
 	}
 	return wire.Authenticated(auth, "mesos-master-agent", serve)
+}
+
+// serveLink runs a connection until it ends or its owner stops.
+func (m *Master) serveLink(own *owner.Owner, conn *link.Conn) {
+	defer m.links.Done()
+	life := own.Context()
+	stop := context.AfterFunc(life, conn.Close)
+	defer stop()
+	channels := own.Connect(conn, maxChannels)
+	err := conn.Run(context.WithoutCancel(life), func(ch uint64, msgs []*linkv1.Message, closed bool) error {
+		return channels.Handle(life, ch, msgs, closed)
+	})
+	channels.Disconnected()
+	m.deps.Log.Debug("agent link ended", "peer", conn.RemoteAddr().String(), "error", err)
 }
 
 // watchWhitelist reads the whitelist again when it changes.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -70,7 +71,8 @@ type Master struct {
 	ready   chan struct{}
 	closers []func() error
 	metrics masterMetrics
-	terms   uint64 // that this process has led; only lead touches it
+	links   sync.WaitGroup // goroutines of agent links
+	terms   uint64         // that this process has led; only lead touches it
 }
 
 // offersPerTerm keeps the offer ids of two terms of one process apart.
@@ -238,6 +240,7 @@ func (m *Master) Run(ctx context.Context) error {
 	})
 	m.deps.Log.Info("master started", "address", m.address, "id", m.self.GetId())
 	err := group.Wait()
+	m.links.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil
 	}

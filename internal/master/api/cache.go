@@ -21,15 +21,20 @@ type stateCache struct {
 	mu     sync.Mutex
 	pages  map[ids.Framework]*pageCache
 	agents map[ids.Agent]agentCache
-	bodies map[string]cachedBody
+	bodies map[string]*cachedBody
 	seed   maphash.Seed
 	once   sync.Once
 }
 
-// cachedBody is a whole answer for the version of the snapshot that it was made of.
+// cachedBody is a whole answer for the version of the snapshot that it was made of, and what to make the next one of.
 type cachedBody struct {
+	making chan struct{} // capacity 1, full while one is made
+
+	mu      sync.Mutex
 	version uint64
 	body    []byte
+	newest  uint64 // version that build is for
+	build   func() []byte
 }
 
 // pageCache is what was made of one framework's page, and the chunks of its task list that outlive the page.
@@ -103,25 +108,54 @@ func (c *stateCache) keepOnly(snap *core.Snapshot) {
 	}
 }
 
-// body returns the answer of that name for this version of the snapshot, made by build when it is not there. Callers that ask for
-// the same one at the same time share the work.
+// body returns the answer of that name for this version of the snapshot or a later one, made by build when it is not there. One
+// answer of a name is made at a time, of the newest version that anybody waits for: however many ask, the rest of the machine
+// stays with the owner, and nobody waits for more than the answer being made and the next one.
 func (c *stateCache) body(name string, version uint64, build func() []byte) []byte {
 	c.mu.Lock()
-	if b, ok := c.bodies[name]; ok && b.version == version {
-		c.mu.Unlock()
-		return b.body
+	if c.bodies == nil {
+		c.bodies = map[string]*cachedBody{}
+	}
+	b := c.bodies[name]
+	if b == nil {
+		b = &cachedBody{making: make(chan struct{}, 1)}
+		c.bodies[name] = b
 	}
 	c.mu.Unlock()
-	body := build()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.bodies == nil {
-		c.bodies = map[string]cachedBody{}
+	if body := b.wanted(version, build); body != nil {
+		return body
 	}
-	if old, ok := c.bodies[name]; !ok || old.version < version {
-		c.bodies[name] = cachedBody{version, body}
+	b.making <- struct{}{}
+	defer func() { <-b.making }()
+	b.mu.Lock()
+	if b.body != nil && b.version >= version {
+		defer b.mu.Unlock()
+		return b.body
+	}
+	version, build = b.newest, b.build
+	b.build = nil
+	b.mu.Unlock()
+	body := build()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.version, b.body = version, body
+	if b.newest <= version {
+		b.build = nil // who asked for it gets this one
 	}
 	return body
+}
+
+// wanted returns the answer if it is there, and otherwise notes that this version is wanted.
+func (b *cachedBody) wanted(version uint64, build func() []byte) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.body != nil && b.version >= version {
+		return b.body
+	}
+	if b.build == nil || b.newest < version {
+		b.newest, b.build = version, build
+	}
+	return nil
 }
 
 // usedBy is what the framework's live tasks and its executors use, by agent.

@@ -63,6 +63,8 @@ type Owner struct {
 	agents    agents
 	fatal     atomic.Pointer[error]
 	done      chan struct{}
+	life      context.Context // ends with the owner; what depends on the owner hangs on it
+	end       context.CancelFunc
 }
 
 type published struct {
@@ -78,6 +80,7 @@ func New(state *core.State, deps Deps) *Owner {
 	o := &Owner{
 		deps: deps, state: state, wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	o.life, o.end = context.WithCancel(context.Background())
 	o.agents.init()
 	return o
 }
@@ -322,8 +325,12 @@ func (o *Owner) stop() {
 	o.waiters = nil
 	o.mu.Unlock()
 	close(o.done)
+	o.end()
 	o.agents.closeAll()
 }
+
+// Context is done when the owner has stopped.
+func (o *Owner) Context() context.Context { return o.life }
 
 // Done is closed when the owner has stopped.
 func (o *Owner) Done() <-chan struct{} { return o.done }
