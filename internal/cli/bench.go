@@ -55,7 +55,7 @@ func newBenchCommand() *cobra.Command {
 	f.BoolVar(&cfg.JSON, "json", false, "let the frameworks speak JSON instead of protobuf")
 	f.StringVar(&cfg.Profile, "profile", "", "prefix of files for CPU profiles of the master")
 	f.StringVar(&output, "output", "", "file to append the JSON lines to, instead of standard output")
-	cmd.AddCommand(newBenchMasterCommand(), newBenchAgentsCommand())
+	cmd.AddCommand(newBenchMasterCommand(), newBenchAgentsCommand(), newBenchPollCommand())
 	return cmd
 }
 
@@ -129,5 +129,24 @@ func newBenchAgentsCommand() *cobra.Command {
 	f.StringVar(&run, "run", "0s", "from TASK_RUNNING to the end; 0s: for ever")
 	f.Float64Var(&cfg.Script.Failing, "failing", 0, "share of the tasks that fail")
 	f.StringVar(&readyFile, "ready-file", "", "file to write when all agents are registered")
+	return cmd
+}
+
+func newBenchPollCommand() *cobra.Command {
+	var o bench.PollOptions
+	cmd := &cobra.Command{
+		Use:    "poll",
+		Short:  "Read an address again and again",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.Poll(cmd.Context(), o, func() error { return bench.WriteReady(o.ReadyFile, bench.Ready{PID: os.Getpid()}) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.URL, "url", "http://127.0.0.1:5050/state", "what to read")
+	f.IntVar(&o.Clients, "clients", 20, "how many read at the same time")
+	f.DurationVar(&o.Every, "every", time.Second, "time between two requests of one client")
+	f.StringVar(&o.ReadyFile, "ready-file", "", "file to write when each client has read one answer")
 	return cmd
 }
