@@ -127,8 +127,14 @@ func (v *view) stateBody() []byte {
 // lastSize is the length of the last body of that name.
 func (c *stateCache) lastSize(name string) int {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.bodies[name].body)
+	b := c.bodies[name]
+	c.mu.Unlock()
+	if b == nil {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.body)
 }
 
 func (v *view) recoveredAgents(w *writer, only string) {

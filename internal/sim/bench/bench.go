@@ -40,6 +40,9 @@ type Bench struct {
 	dir    string
 	report report
 	runs   int
+
+	ramp         []float64
+	launchAgents int
 }
 
 // New checks the configuration.
@@ -73,7 +76,7 @@ func New(cfg Config) (*Bench, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Bench{cfg: cfg, report: report{out: cfg.Out}}, nil
+	return &Bench{cfg: cfg, report: report{out: cfg.Out}, ramp: ratesTried, launchAgents: launchAgents}, nil
 }
 
 // Run measures. What was measured before an error has been written.

@@ -14,10 +14,11 @@ const (
 	launchAgents  = 1000
 	launchTaskRun = time.Second
 	rampStep      = 5 * time.Second
+	warmUp        = 2 * time.Second
 )
 
-// ramp are the rates tried; the highest that is sustained is the result.
-var ramp = []float64{1000, 2000, 4000, 6000, 8000, 10_000, 12_500, 15_000, 20_000, 25_000, 30_000, 40_000, 50_000, 75_000, 100_000, 150_000}
+// ratesTried climb; the highest that is sustained is the result.
+var ratesTried = []float64{1000, 2000, 4000, 6000, 8000, 10_000, 12_500, 15_000, 20_000, 25_000, 30_000, 40_000, 50_000, 75_000, 100_000, 150_000}
 
 // launchWire measures rows 5 and 7: master, agents and frameworks in three processes on loopback.
 func (b *Bench) launchWire(ctx context.Context) error {
@@ -28,7 +29,7 @@ func (b *Bench) launchWire(ctx context.Context) error {
 		return err
 	}
 	defer master.stop()
-	agents, err := b.start(ctx, "agents", agentsFlags(address, launchAgentsConfig())...)
+	agents, err := b.start(ctx, "agents", agentsFlags(address, b.launchAgentsConfig())...)
 	if err != nil {
 		return err
 	}
@@ -55,8 +56,8 @@ func (b *Bench) launchWire(ctx context.Context) error {
 	return nil
 }
 
-func launchAgentsConfig() sim.AgentsConfig {
-	return sim.AgentsConfig{Count: launchAgents, CPUs: 10_000, Mem: 1_000_000, Script: sim.Script{Run: sim.Fixed(launchTaskRun)}}
+func (b *Bench) launchAgentsConfig() sim.AgentsConfig {
+	return sim.AgentsConfig{Count: b.launchAgents, CPUs: 10_000, Mem: 1_000_000, Script: sim.Script{Run: sim.Fixed(launchTaskRun)}}
 }
 
 // launchOneProcess measures row 6: the same in one process over an in-memory network, with the registry in memory. All of
@@ -82,7 +83,7 @@ func (b *Bench) launchOneProcess(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	cfg := launchAgentsConfig()
+	cfg := b.launchAgentsConfig()
 	cfg.Master, cfg.Dial, cfg.PerConnection = address, network.DialContext, 100
 	agents, err := sim.NewAgents(cfg)
 	if err != nil {
@@ -92,7 +93,7 @@ func (b *Bench) launchOneProcess(ctx context.Context) error {
 	agentsEnded := make(chan error, 1)
 	go func() { agentsEnded <- agents.Run(agentsCtx) }()
 	defer func() { _ = stop(stopAgents, agentsEnded) }()
-	if err := within(ctx, time.Minute, "agents", func() bool { return agents.Stats.Registered.Load() == launchAgents }); err != nil {
+	if err := within(ctx, time.Minute, "agents", func() bool { return agents.Stats.Registered.Load() == int64(b.launchAgents) }); err != nil {
 		return err
 	}
 	load, err := b.startLoad(ctx, sim.LoadConfig{Master: address, Frameworks: b.cfg.Frameworks, Dial: network.DialContext})
@@ -112,26 +113,26 @@ func (b *Bench) launchOneProcess(ctx context.Context) error {
 // does not.
 func (b *Bench) sustained(ctx context.Context, load *running, pid int) (float64, map[string]any, error) {
 	// Warm: connections, caches, the heap's size.
-	if _, err := b.measure(ctx, load, pid, ramp[0], 2*time.Second); err != nil {
+	if _, err := b.measure(ctx, load, pid, b.ramp[0], min(warmUp, b.cfg.Duration)); err != nil {
 		return 0, nil, err
 	}
 	i := 0
-	for ; i < len(ramp); i++ {
-		step, err := b.measure(ctx, load, pid, ramp[i], min(rampStep, b.cfg.Duration))
+	for ; i < len(b.ramp); i++ {
+		step, err := b.measure(ctx, load, pid, b.ramp[i], min(rampStep, b.cfg.Duration))
 		if err != nil {
 			return 0, nil, err
 		}
-		b.cfg.Log.Info("ramp", "rate", ramp[i], "confirmed", int(step.rate), "p99_ms", step.p99, "kept", step.kept)
+		b.cfg.Log.Info("ramp", "rate", b.ramp[i], "confirmed", int(step.rate), "p99_ms", step.p99, "kept", step.kept)
 		if !step.kept {
 			break
 		}
 	}
 	for i--; i >= 0; i-- {
-		held, err := b.measure(ctx, load, pid, ramp[i], b.cfg.Duration)
+		held, err := b.measure(ctx, load, pid, b.ramp[i], b.cfg.Duration)
 		if err != nil {
 			return 0, nil, err
 		}
-		b.cfg.Log.Info("sustained", "rate", ramp[i], "confirmed", int(held.rate), "p99_ms", held.p99, "kept", held.kept)
+		b.cfg.Log.Info("sustained", "rate", b.ramp[i], "confirmed", int(held.rate), "p99_ms", held.p99, "kept", held.kept)
 		if held.kept || i == 0 {
 			return held.rate, held.details, nil
 		}
@@ -192,6 +193,6 @@ func (b *Bench) measure(ctx context.Context, load *running, pid int, rate float6
 	m.details["intended_rate"], m.details["seconds"], m.details["kept"] = rate, elapsed.Seconds(), m.kept
 	m.details["lost"], m.details["refused_calls"] = s.Lost.Load()-lost, s.Refused.Load()-refused
 	m.details["frameworks"], m.details["encoding"] = b.cfg.Frameworks, b.contentType().String()
-	m.details["agents"], m.details["task_run"] = launchAgents, launchTaskRun.String()
+	m.details["agents"], m.details["task_run"] = b.launchAgents, launchTaskRun.String()
 	return m, nil
 }

@@ -1,0 +1,53 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Simulated agents and frameworks against the real master, in one process: every launch is confirmed, nothing is lost. How
+// fast it is proves nothing here.
+func TestLaunchInOneProcess(t *testing.T) {
+	t.Parallel()
+	for _, json := range []bool{false, true} {
+		var out, table bytes.Buffer
+		b, err := New(Config{Rows: []int{6}, Duration: 200 * time.Millisecond, Frameworks: 3, JSON: json, Out: &out, Table: &table})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.ramp, b.launchAgents = []float64{50}, 20
+		if err := b.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f := figureOf(t, out.Bytes())
+		if f.Row != 6 || f.Value <= 0 || f.Details["lost"] != 0.0 || f.Details["refused_calls"] != 0.0 {
+			t.Errorf("figure %+v", f)
+		}
+		if !strings.Contains(table.String(), "the same in one process") {
+			t.Errorf("table:\n%s", table.String())
+		}
+	}
+}
+
+func figureOf(t *testing.T, line []byte) Figure {
+	t.Helper()
+	var f Figure
+	if err := json.Unmarshal(line, &f); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	return f
+}
+
+func TestRowsThatDoNotExist(t *testing.T) {
+	t.Parallel()
+	if _, err := New(Config{Rows: []int{5, 99}}); err == nil || !strings.Contains(err.Error(), "row 99") {
+		t.Errorf("error %v", err)
+	}
+}

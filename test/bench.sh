@@ -1,0 +1,33 @@
+#!/bin/bash
+# Prints the figures that the project's goals name: JSON lines on standard output (and in bench.jsonl), tables on standard error.
+#   test/bench.sh            everything; some 15 minutes on 2 cores
+#   test/bench.sh --rows 5,7 --duration 10s    what `orchestrator bench --help` explains
+# Machines that are shared are noisy: compare alternating runs, and ratios.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+out=${BENCH_OUTPUT:-bench.jsonl}
+export BENCH_COMMIT
+BENCH_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+
+$go build -trimpath -o bin/orchestrator ./cmd/orchestrator
+
+# The tier of single packages, with Mesos' names and parameters where Mesos has them (rows 1 to 3), and codecs.
+micro() {
+	$go test -run '^$' -bench "$2" -benchmem -count "${BENCH_COUNT:-5}" "$1" | tee /dev/stderr | awk -v commit="$BENCH_COMMIT" '
+		/^Benchmark/ {
+			printf "{\"name\":\"%s\",\"iterations\":%s,\"commit\":\"%s\",\"values\":{", $1, $2, commit
+			for (i = 3; i < NF; i += 2) printf "%s\"%s\":%s", (i > 3 ? "," : ""), $(i + 1), $i
+			print "}}"
+		}' | tee -a "$out"
+}
+if [ $# -eq 0 ]; then
+	micro ./internal/master/allocator .
+	micro ./internal/wire/mesosjson .
+	micro ./internal/wire 'Stream/|IdleStream'
+	micro ./internal/wire/link .
+fi
+
+./bin/orchestrator bench --output "$out.wire" "$@"
+tee -a "$out" < "$out.wire"
+rm -f "$out.wire"
