@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -177,7 +178,11 @@ func paths(cfg *Config) error {
 }
 
 func (a *Agent) open() error {
-	var err error
+	unlock, err := lockDirectory(a.cfg.WorkDir)
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, unlock)
 	if a.listener = a.deps.Listener; a.listener == nil {
 		a.listener, err = net.Listen("tcp", net.JoinHostPort(a.cfg.IP, strconv.Itoa(a.cfg.Port)))
 		if err != nil {
@@ -336,14 +341,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.close()
 		return err
 	}
-	defer a.store.Close()
 	if err := a.boxes.recover(ctx, boot, known); err != nil {
+		a.store.Close()
 		a.close()
 		return err
 	}
-	if _, err := rand.Read(boot.Key[:]); err != nil {
-		return err
-	}
+	rand.Read(boot.Key[:]) // never fails
 	g, ctx := errgroup.WithContext(ctx)
 	// The committer outlives the owner: what was decided is kept.
 	g.Go(func() error { return a.commit(ctx) })
@@ -377,7 +380,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	err = g.Wait()
 	a.boxes.close()
-	a.close()
+	a.store.Close()
+	a.close() // the lock of the directory last
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -389,7 +393,7 @@ func (a *Agent) close() {
 	if a.listener != nil {
 		a.listener.Close()
 	}
-	for _, f := range a.closers {
+	for _, f := range slices.Backward(a.closers) {
 		f()
 	}
 	a.closers = nil

@@ -56,7 +56,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	err := root.ExecuteContext(context.WithValue(ctx, argsKey{}, args))
 	if err == nil {
 		return exitDone
 	}
@@ -73,6 +73,14 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// argsKey is the key of the command line in a command's context: a daemon that reloads its settings reads it again.
+type argsKey struct{}
+
+func argsOf(ctx context.Context) []string {
+	args, _ := ctx.Value(argsKey{}).([]string)
+	return args
 }
 
 func newRoot() *cobra.Command {
@@ -94,6 +102,7 @@ func newRoot() *cobra.Command {
 		newBenchCommand(),
 		newVersionCommand(),
 		newUpCommand(),
+		newAgentCommand(),
 		newMasterCommand(),
 		newNodeCommand(),
 		newTaskCommand(),
