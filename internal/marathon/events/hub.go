@@ -172,7 +172,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	write := func(b []byte) bool {
-		_ = rc.SetWriteDeadline(h.now().Add(writeTimeout))
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := w.Write(b); err != nil {
 			return false
 		}

@@ -139,8 +139,17 @@ func (p *Prober) probe(ctx context.Context, c *check) {
 		}
 	}
 	p.mu.Unlock()
+	p.poke() // Run may sleep for longer than until this check is due again
 	if !gone {
 		p.report(event)
+	}
+}
+
+// poke makes Run look at the heap again.
+func (p *Prober) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -157,10 +166,7 @@ func (p *Prober) add(c *check) {
 	p.byKey[c.key] = c
 	heap.Push(&p.heap, c)
 	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.poke()
 }
 
 // Remove ends the checks of an instance.
