@@ -22,7 +22,7 @@ func newMarathonCommand() *cobra.Command {
 Settings are Marathon's own: each flag can also come from the environment as MARATHON_<NAME>.`,
 		Args: cobra.NoArgs,
 	}
-	set := config.Bind(cmd.Flags(), &cfg, config.Options{EnvPrefix: []string{marathon.EnvPrefix}})
+	set := config.Bind(cmd.Flags(), &cfg, marathon.BindOptions())
 	daemon.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := loadSettings(cmd, set); err != nil {

@@ -15,6 +15,9 @@ import (
 // EnvPrefix is what environment variables of settings begin with.
 const EnvPrefix = "MARATHON_"
 
+// BindOptions say how the settings' names look.
+func BindOptions() config.Options { return config.Options{EnvPrefix: []string{EnvPrefix}} }
+
 // Config is the configuration. Names are Marathon's, and so are the defaults where the help does not say otherwise.
 type Config struct {
 	Master          election.Target `flag:"master" default:"127.0.0.1:5050" help:"Mesos masters: host:port,… or zk://host:port,…/path."`
