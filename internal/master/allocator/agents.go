@@ -5,6 +5,8 @@ import (
 	"hash/fnv"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/ids"
 	"github.com/orchestrator/orchestrator/internal/resources"
@@ -118,12 +120,16 @@ func (a *Allocator) AddAgent(id ids.Agent, info AgentInfo, used map[ids.Framewor
 	a.markDirty(ag)
 }
 
-// UpdateAgent replaces what is known of an agent: total, attributes, capabilities. What is used stays, and all filters on the
-// agent are dropped, so that frameworks see the change.
+// UpdateAgent replaces what is known of an agent: total, attributes, capabilities. What is used stays, and when anything
+// but the unavailability did change, all filters on the agent are dropped, so that frameworks see it.
 func (a *Allocator) UpdateAgent(id ids.Agent, info AgentInfo) error {
 	ag := a.agents[id]
 	if ag == nil {
 		return unknownAgent(id)
+	}
+	if !ag.info.differs(info) {
+		a.setUnavailability(ag, info.Unavailability)
+		return nil
 	}
 	a.setInfo(ag, info)
 	a.dropRefusalsOn(ag)
@@ -132,6 +138,13 @@ func (a *Allocator) UpdateAgent(id ids.Agent, info AgentInfo) error {
 	a.setUnavailability(ag, info.Unavailability)
 	a.markDirty(ag)
 	return nil
+}
+
+// differs reports whether frameworks could be offered something else of the agent.
+func (i *AgentInfo) differs(o AgentInfo) bool {
+	return i.Hostname != o.Hostname || i.Capabilities != o.Capabilities || !i.Total.Equal(o.Total.Unallocate().OneCopy()) ||
+		!proto.Equal(i.Domain, o.Domain) ||
+		!slices.EqualFunc(i.Attributes, o.Attributes, func(x, y *mesosv1.Attribute) bool { return proto.Equal(x, y) })
 }
 
 // SetTotal changes an agent's total alone, as UpdateAgent.

@@ -177,8 +177,11 @@ func TestFiltersCoverSubsets(t *testing.T) {
 	}
 	o = c.expect("f1 a s1 cpus:2; mem:1024")[0]
 
-	// A changed agent ends filters.
+	// A changed agent ends filters; one that comes back the same does not.
 	c.decline(o, 3600)
+	if err := c.a.SetTotal("s1", resources.MustParse("cpus:2;mem:1024")); err != nil {
+		t.Fatal(err)
+	}
 	c.expect()
 	if err := c.a.SetTotal("s1", resources.MustParse("cpus:2;mem:1000")); err != nil {
 		t.Fatal(err)

@@ -100,7 +100,7 @@ func (o *oracle) count(c oracleClient) {
 func (o *oracle) RemoveAgent(id ids.Agent) { delete(o.agents, id); o.tidy() }
 
 func (o *oracle) SetTotal(id ids.Agent, total resources.Resources) {
-	if ag := o.agents[id]; ag != nil {
+	if ag := o.agents[id]; ag != nil && !ag.info.Total.Equal(total.OneCopy()) {
 		ag.info.Total = total.Unallocate().OneCopy()
 		ag.refusals = nil
 		clear(ag.inverse)

@@ -344,6 +344,9 @@ func (h *history) step() {
 		h.addAgent(agent)
 	case 1:
 		total := h.total()
+		if ag := h.o.agents[agent]; ag != nil && h.chance(4, "same total?") {
+			total = ag.info.Total
+		}
 		h.note("total of %s becomes %s", agent, total)
 		_ = h.a.SetTotal(agent, total)
 		h.o.SetTotal(agent, total)
