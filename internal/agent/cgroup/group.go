@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits is what a container may use.
@@ -90,6 +92,10 @@ func (g *Group) create() error {
 			}
 		} else if err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make cgroup: %w", err)
+		}
+		if g.m.cfg.Owner != "" {
+			// Where the kernel keeps no marks, a group that a crash leaves behind is not found by itself.
+			_ = unix.Setxattr(d, ownerXattr, []byte(g.m.cfg.Owner), 0)
 		}
 	}
 	if g.dir != "" {

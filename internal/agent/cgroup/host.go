@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Host says where the controllers are.
@@ -93,6 +95,8 @@ type Config struct {
 	EnableCFS bool
 	// LimitSwap makes the memory limit one on memory and swap: --cgroups_limit_swap.
 	LimitSwap bool
+	// Owner marks the groups that are ours where several agents share a root; empty: all below the root are.
+	Owner string
 	// PIDs is the greatest number of processes and threads of a container; 0: DefaultPIDs.
 	PIDs int
 }
@@ -230,7 +234,21 @@ func (m *Manager) Has(controller string) bool {
 	return m.host.V1[controller] != ""
 }
 
-// List gives the names of the root containers that have a group in any hierarchy: after a crash, a superset of what runs.
+// ownerXattr bears Config.Owner on a group's directory.
+const ownerXattr = "trusted.orchestrator"
+
+// owned reports whether a group's directory bears our mark.
+func (m *Manager) owned(dir string) bool {
+	if m.cfg.Owner == "" {
+		return true
+	}
+	buf := make([]byte, len(m.cfg.Owner)+1)
+	n, err := unix.Getxattr(dir, ownerXattr, buf)
+	return err == nil && string(buf[:n]) == m.cfg.Owner
+}
+
+// List gives the names of the root containers of this owner that have a group in any hierarchy: after a crash, a superset
+// of what runs.
 func (m *Manager) List() ([]string, error) {
 	bases := m.bases()
 	if m.host.V2 != "" {
@@ -246,7 +264,7 @@ func (m *Manager) List() ([]string, error) {
 			return nil, err
 		}
 		for _, e := range es {
-			if e.IsDir() && !slices.Contains(names, e.Name()) {
+			if e.IsDir() && !slices.Contains(names, e.Name()) && m.owned(filepath.Join(b, m.cfg.Root, e.Name())) {
 				names = append(names, e.Name())
 			}
 		}

@@ -167,7 +167,7 @@ func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 	pidfd := -1
 	attr := &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", spec.Marker + "=" + s.ContainerID},
+		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", spec.Marker + "=" + s.Mark},
 		Files: []uintptr{null.Fd(), null.Fd(), log.Fd(), start.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	}

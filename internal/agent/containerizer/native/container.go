@@ -255,10 +255,10 @@ func (c *Containerizer) paper(ct, up *container, who *credentials) (*spec.Spec, 
 	info := cfg.Container
 	li := info.GetLinuxInfo()
 	s := &spec.Spec{
-		Mode: spec.Supervise, ContainerID: string(cfg.ID), Dir: ct.dir, Sandbox: cfg.Directory,
+		Mode: spec.Supervise, ContainerID: string(cfg.ID), Mark: c.mark(cfg.ID), Dir: ct.dir, Sandbox: cfg.Directory,
 		Process: spec.Process{
 			Dir: cfg.Directory, Switch: who.change, UID: who.uid, GID: who.gid, Groups: who.groups,
-			Env: append(append([]string(nil), cfg.Environment...), spec.Marker+"="+string(cfg.ID)),
+			Env: append(append([]string(nil), cfg.Environment...), spec.Marker+"="+c.mark(cfg.ID)),
 		},
 		Log: spec.Log{MaxBytes: c.cfg.LogMaxBytes, Keep: c.cfg.LogKeep},
 	}

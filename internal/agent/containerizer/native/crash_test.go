@@ -166,21 +166,21 @@ func TestKillAtAnyMoment(t *testing.T) {
 		d.Containerizer.mu.Lock()
 		p := ct.phase
 		d.Containerizer.mu.Unlock()
-		if p == running && len(marked(string(k.ID))) == 0 {
+		if p == running && len(marked(d.mark(k.ID))) == 0 {
 			select {
 			case <-ct.ended: // just now
 			case <-time.After(5 * time.Second):
 				t.Errorf("seed %d: %s runs, but has no process", seed, k.ID)
 			}
 		}
-		if p == gone && len(marked(string(k.ID))) > 0 {
+		if p == gone && len(marked(d.mark(k.ID))) > 0 {
 			t.Errorf("seed %d: %s is gone, but has processes", seed, k.ID)
 		}
 	}
 	d.end()
 	eventually(t, "no helper is left", func() bool { return helpersUnder(h.dir) == 0 })
 	for _, k := range ks {
-		if left := marked(string(k.ID)); len(left) > 0 {
+		if left := marked(d.mark(k.ID)); len(left) > 0 {
 			t.Errorf("seed %d: %s left processes %v", seed, k.ID, left)
 		}
 	}

@@ -206,7 +206,7 @@ func (c *Containerizer) killMarked(ct *container) {
 		return // the helper lived to the end and left none
 	}
 	for range 20 {
-		pids := marked(string(ct.cfg.ID))
+		pids := marked(c.mark(ct.cfg.ID))
 		if len(pids) == 0 {
 			return
 		}
@@ -222,13 +222,13 @@ func (c *Containerizer) killMarked(ct *container) {
 	c.log.Error("processes of an ended container can't be killed", "container_id", ct.cfg.ID)
 }
 
-// marked finds the processes whose environment bears a container's mark.
-func marked(id string) []int {
+// marked finds the processes whose environment bears a mark.
+func marked(mark string) []int {
 	es, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	want := spec.Marker + "=" + id
+	want := spec.Marker + "=" + mark
 	self := os.Getpid()
 	var out []int
 	for _, e := range es {

@@ -31,7 +31,7 @@ func TestNothingEscapesDestroy(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.wait("esc")
-	if left := marked("esc"); len(left) > 0 {
+	if left := marked(d.mark("esc")); len(left) > 0 {
 		t.Errorf("processes left: %v", left)
 	}
 	fi, _ := os.Stat(filepath.Join(dir, "beat"))
@@ -153,6 +153,31 @@ func TestAgentRestart(t *testing.T) {
 	}
 	d.wait("run")
 	d.wait("run.child")
+}
+
+func TestAgentsOfOneHostLeaveEachOtherAlone(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	h1, h2 := newHost(t), newHost(t)
+	h2.root = h1.root
+	d1 := h1.start(nil)
+	defer d1.end()
+	d1.launch(d1.plain("first", "sleep 1000"))
+	d2 := h2.start(nil)
+	d2.launch(d2.plain("second", "sleep 1000"))
+	d2.stop()
+	// The second's runtime directory is lost with its container still there: that one is found by its cgroup and ended.
+	if err := os.RemoveAll(filepath.Join(h2.dir, "run", "containers")); err != nil {
+		t.Fatal(err)
+	}
+	d2 = h2.start(nil)
+	d2.end()
+	if left := marked(d2.mark("second")); len(left) > 0 {
+		t.Errorf("left of the second: %v", left)
+	}
+	if len(marked(d1.mark("first"))) == 0 {
+		t.Error("an agent killed another agent's container")
+	}
 }
 
 func TestTaskGroup(t *testing.T) {
@@ -386,7 +411,7 @@ func TestLaunchFailuresReleaseEverything(t *testing.T) {
 		if _, err := d.Wait(t.Context(), id); !errors.Is(err, containerizer.ErrNotFound) {
 			t.Errorf("%s: wait: %v", name, err)
 		}
-		if left := marked(string(id)); len(left) > 0 {
+		if left := marked(d.mark(id)); len(left) > 0 {
 			t.Errorf("%s: processes left: %v", name, left)
 		}
 		if _, err := os.Stat(d.dir(id)); err == nil {
@@ -420,7 +445,7 @@ func TestDestroyWhileLaunching(t *testing.T) {
 		if err := <-done; err == nil {
 			d.wait(id)
 		}
-		if left := marked(string(id)); len(left) > 0 {
+		if left := marked(d.mark(id)); len(left) > 0 {
 			t.Fatalf("processes left: %v", left)
 		}
 	}

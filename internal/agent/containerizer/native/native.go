@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -126,6 +127,9 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 		}
 		*p = abs
 	}
+	if cfg.Cgroups.Owner == "" {
+		cfg.Cgroups.Owner = cfg.RuntimeDir // several agents of one host may share the root
+	}
 	c := &Containerizer{
 		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, metrics: newMetrics(deps.Registry),
 		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container),
@@ -213,6 +217,13 @@ func (c *Containerizer) containersDir() string { return filepath.Join(c.cfg.Runt
 // dir is the runtime directory of a container. Ids have been validated: they are names.
 func (c *Containerizer) dir(id ids.Container) string {
 	return filepath.Join(c.containersDir(), string(id))
+}
+
+// mark is what all processes of a container bear in their environment. Another agent's container of the same id bears
+// another.
+func (c *Containerizer) mark(id ids.Container) string {
+	sum := sha256.Sum256([]byte(c.cfg.RuntimeDir))
+	return string(id) + "@" + hex.EncodeToString(sum[:6])
 }
 
 // parts splits a container id into its levels, root first.

@@ -179,7 +179,8 @@ func (c *Containerizer) settleEnded(ct *container) {
 	c.finish(ct)
 }
 
-// sweepGroups removes the cgroups of containers that are not held: those of starts that were cut off.
+// sweepGroups removes those of our cgroups whose containers are not held, because somebody deleted the runtime directory
+// under them. Other agents' groups below the same root are not ours to touch.
 func (c *Containerizer) sweepGroups(ctx context.Context, seen map[ids.Container]bool) error {
 	if c.groups == nil {
 		return nil

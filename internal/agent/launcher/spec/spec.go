@@ -40,6 +40,7 @@ const Subcommand = "__executor"
 type Spec struct {
 	Mode        string  `json:"mode"`
 	ContainerID string  `json:"container_id"`
+	Mark        string  `json:"mark"`    // the value of Marker
 	Dir         string  `json:"dir"`     // the container's runtime directory
 	Sandbox     string  `json:"sandbox"` // where stdout and stderr go
 	Process     Process `json:"process"` // in mode command: all but Path and Argv, which come with the task
