@@ -74,7 +74,10 @@ type Conflict struct {
 	Op     string    `json:"op"`
 	Error  string    `json:"error"`
 	Target string    `json:"target"` // what the target held
-	Source string    `json:"source"` // what the source had, which won
+	Source string    `json:"source"` // what the source had, which won unless the policy says otherwise
+	// Policy of a pair that the conflict was settled by; Pending while a person has to decide.
+	Policy  Policy `json:"policy,omitempty"`
+	Pending bool   `json:"pending,omitempty"`
 }
 
 // Status is what an engine says about itself. It is not changed once it was handed out.
@@ -107,12 +110,16 @@ type Engine struct {
 	id      string
 	root    string // of this link's own nodes in the target
 	metrics *metrics
+	// onApplied, when set, is told of every batch that took effect.
+	onApplied func(*batch)
 
 	ready     chan struct{}
 	readyOnce sync.Once
 	status    atomic.Pointer[Status]
 	mu        sync.Mutex
 	conflicts []Conflict // the last maxConflicts
+
+	client atomic.Pointer[zk.Client] // c, for others than Run's goroutine
 
 	// Owned by Run's goroutine.
 	c        *zk.Client
@@ -127,6 +134,38 @@ type Engine struct {
 	position int64 // the position that the target has
 	seeded   bool
 	phase    Phase
+	commands chan command
+	held     map[string]bool // nodes whose conflict a person decides
+	noteLate string          // the subtree that was flipped: what differs there is a late write
+	answer   chan error      // of the command that asked for a look at everything
+	// onChange, when set, is told of every change in the source before it is replayed.
+	onChange func(op *txn.Op, x *txn.Txn, node *tree.Node)
+	sessions sync.Map // the sessions that this engine has had in the target
+}
+
+// command is something that the engine's goroutine does between two transactions, while the stream is live.
+type command struct {
+	do   func(ctx context.Context) error
+	done chan error
+}
+
+// errWhole makes the engine look at everything again.
+var errWhole = errors.New("the scope has changed")
+
+// do runs f on the engine's goroutine. An error other than errWhole is the caller's; a mismatch is mended first.
+func (e *Engine) do(ctx context.Context, f func(ctx context.Context) error) error {
+	c := command{f, make(chan error, 1)}
+	select {
+	case e.commands <- c:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-c.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 const maxConflicts = 1000
@@ -153,7 +192,7 @@ func New(cfg Config, deps Deps) (*Engine, error) {
 	host, _ := os.Hostname()
 	e := &Engine{
 		cfg: cfg, deps: deps, log: deps.Log.With("link", cfg.Name), id: fmt.Sprintf("%s-%d-%x", host, os.Getpid(), time.Now().UnixNano()),
-		root: stateRoot + "/" + cfg.Name, ready: make(chan struct{}), ahead: map[string]int32{}, planned: freshStart, position: freshStart,
+		root: stateRoot + "/" + cfg.Name, ready: make(chan struct{}), ahead: map[string]int32{}, held: map[string]bool{}, commands: make(chan command), planned: freshStart, position: freshStart,
 	}
 	e.metrics = newMetrics(deps.Metrics, e)
 	e.st = Status{Engine: e.id}
@@ -221,14 +260,23 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	e.deps.ZK.Log = e.log
 	e.c, err = zk.New(zk.Config{
 		Servers: e.cfg.Target.Servers, Auth: e.cfg.Target.Auth, SASL: e.cfg.Target.SASL, SessionTimeout: e.cfg.SessionTimeout, Renew: true, MaxRequest: e.cfg.MaxRequest,
+		OnState: func(s zk.State) {
+			if s == zk.StateConnected {
+				if c := e.client.Load(); c != nil {
+					e.sessions.Store(c.Session().ID, true)
+				}
+			}
+		},
 	}, e.deps.ZK)
 	if err != nil {
 		return err
 	}
 	defer e.c.Close()
+	e.client.Store(e.c)
 	if err := e.c.WaitConnected(ctx); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
+	e.sessions.Store(e.c.Session().ID, true)
 	if err := e.discover(ctx); err != nil {
 		return err
 	}
@@ -505,6 +553,9 @@ func (e *Engine) applied(b *batch) {
 	}
 	e.metrics.ops.Add(float64(len(b.ops)))
 	e.metrics.batches.Inc()
+	if e.onApplied != nil {
+		e.onApplied(b)
+	}
 }
 
 // active does the engine's work while it is the first in line. A snapshot that replaces the shadow leads to a reconcile of
@@ -531,10 +582,14 @@ func (e *Engine) active(ctx context.Context) error {
 		}
 		e.setPhase(PhaseLive)
 		e.readyOnce.Do(func() { close(e.ready) })
+		if e.answer != nil {
+			e.answer <- nil
+			e.answer = nil
+		}
 		err := e.stream(ctx)
 		var m *mismatch
 		switch {
-		case errors.Is(err, errNewShadow):
+		case errors.Is(err, errNewShadow), errors.Is(err, errWhole):
 			whole = true
 		case errors.As(err, &m):
 			if whole, err = e.repair(ctx, m); err != nil {
@@ -638,6 +693,24 @@ func (e *Engine) stream(ctx context.Context) error {
 			}
 		case <-publish.C:
 			e.publish()
+		case c := <-e.commands:
+			err := c.do(ctx)
+			if errors.Is(err, errWhole) {
+				e.answer = c.done
+				return err
+			}
+			var m *mismatch
+			if errors.As(err, &m) { // what was planned before is mended, then the command is run again
+				go func() {
+					select {
+					case e.commands <- c:
+					case <-ctx.Done():
+						c.done <- context.Cause(ctx)
+					}
+				}()
+				return err
+			}
+			c.done <- err
 		case <-ctx.Done():
 			// At a batch's edge: what was read is written, if the target answers soon.
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)

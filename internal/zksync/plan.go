@@ -21,7 +21,11 @@ func (e *Engine) plan(ctx context.Context, ev event) error {
 	var ops []zk.Op
 	var acl *txn.Op
 	e.replay(ev, func(op *txn.Op) {
+		if e.onChange != nil {
+			e.onChange(op, ev.txn, e.shadow.Get(op.Path))
+		}
 		switch {
+		case e.held[op.Path]:
 		case op.Type == zk.OpSetACL:
 			if e.cfg.Scope.Has(op.Path) && e.shadow.Get(op.Path) != nil {
 				acl = op
@@ -132,6 +136,17 @@ func (e *Engine) reconcileAll(ctx context.Context) error {
 		}
 		e.cfg.Overwrite = e.cfg.Overwrite || !e.seeded // from here on it is ours that is there
 		clear(e.ahead)
+		if e.noteLate != "" { // a flip: what the copy has beside the new home's is somebody's late write
+			late := Scope{Source: e.noteLate, Target: e.noteLate}
+			e.noteLate = ""
+			diffs, err := Diff(View{e.shadow, true}, View{view.Tree, false}, late, maxConflicts)
+			if err != nil {
+				return err
+			}
+			for _, d := range diffs {
+				e.record(Conflict{Path: e.cfg.Scope.ToTarget(d.Path), Op: "flip", Error: "written in the old home after the flip: " + d.What, Source: d.A, Target: d.B})
+			}
+		}
 		r := e.reconciler(view)
 		err = r.all(ctx, e.shadow.Zxid())
 		var m *mismatch
@@ -206,7 +221,7 @@ func (e *Engine) conflict(m *mismatch) {
 	if m.op == "delete" && errors.Is(m.err, zk.ErrNoNode) {
 		return // gone there already: containers and TTL nodes go by the target's own clock
 	}
-	c := Conflict{Time: time.Now(), Path: m.path, Op: m.op, Error: m.err.Error(), Source: "absent", Target: "absent"}
+	c := Conflict{Path: m.path, Op: m.op, Error: m.err.Error(), Source: "absent", Target: "absent"}
 	if n := e.shadow.Get(e.cfg.Scope.ToSource(m.path)); n != nil {
 		c.Source = summary(n)
 	}
@@ -215,6 +230,12 @@ func (e *Engine) conflict(m *mismatch) {
 	if data, st, err := e.c.Get(ctx, m.path); err == nil {
 		c.Target = fmt.Sprintf("version %d, %d bytes: %.200q", st.Version, len(data), data)
 	}
+	e.record(c)
+}
+
+// record keeps a conflict and tells of it.
+func (e *Engine) record(c Conflict) {
+	c.Time = time.Now()
 	e.mu.Lock()
 	e.conflicts = append(e.conflicts, c)
 	if len(e.conflicts) > maxConflicts {
@@ -223,7 +244,7 @@ func (e *Engine) conflict(m *mismatch) {
 	e.mu.Unlock()
 	e.st.Conflicts++
 	e.metrics.conflicts.Inc()
-	e.log.Warn("conflict: the target was changed by somebody else; the source wins", "path", c.Path, "operation", c.Op, "error", c.Error, "source", c.Source, "target", c.Target)
+	e.log.Warn("conflict: the copy was changed by somebody else", "path", c.Path, "operation", c.Op, "error", c.Error, "home", c.Source, "copy", c.Target)
 }
 
 func summary(n *tree.Node) string {

@@ -58,10 +58,16 @@ func (r *reconciler) all(ctx context.Context, zxid int64) error {
 
 // way makes what is missing above the scope's root in the target.
 func (r *reconciler) way(ctx context.Context) error {
-	if r.scope.Target == "/" {
-		return nil
+	tops := []string{r.scope.Target}
+	for _, p := range r.scope.Only {
+		tops = append(tops, r.scope.ToTarget(p))
 	}
-	return retry(ctx, func() error { return r.w.c.MakePath(ctx, zk.Parent(r.scope.Target), zk.OpenACL()) })
+	for _, p := range tops {
+		if err := retry(ctx, func() error { return r.w.c.MakePath(ctx, zk.Parent(p), zk.OpenACL()) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removals deletes what the source does not have, children first, and what must be made anew because its kind is another, or

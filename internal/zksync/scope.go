@@ -13,6 +13,8 @@ type Scope struct {
 	Source  string   // the subtree in the source; "/" for all
 	Target  string   // where it lies in the target; "" for the same path
 	Exclude []string // subtrees of the source that are left out
+	// Only, when it is not nil, are the only subtrees that are kept equal: what the other direction has given up.
+	Only []string
 }
 
 // stateRoot holds the engines' own nodes in the target. It is never replicated, in either direction.
@@ -25,7 +27,7 @@ func (s Scope) normal() (Scope, error) {
 	if s.Target == "" {
 		s.Target = s.Source
 	}
-	for _, p := range append([]string{s.Source, s.Target}, s.Exclude...) {
+	for _, p := range slices.Concat([]string{s.Source, s.Target}, s.Exclude, s.Only) {
 		if err := zk.ValidatePath(p); err != nil {
 			return s, fmt.Errorf("path to synchronize: %w", err)
 		}
@@ -39,6 +41,9 @@ func (s Scope) normal() (Scope, error) {
 // Has reports whether a path of the source is kept equal.
 func (s Scope) Has(path string) bool {
 	if !zk.Within(path, s.Source) || zk.Within(path, "/zookeeper") || zk.Within(path, stateRoot) {
+		return false
+	}
+	if s.Only != nil && !slices.ContainsFunc(s.Only, func(x string) bool { return zk.Within(path, x) }) {
 		return false
 	}
 	return !slices.ContainsFunc(s.Exclude, func(x string) bool { return zk.Within(path, x) })

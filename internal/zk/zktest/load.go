@@ -95,3 +95,37 @@ func (e *Ensemble) Churn(tb testing.TB, base string, seed uint64, n int) {
 		tb.Fatal(err)
 	}
 }
+
+// Disturbed changes nodes below base until stop is closed, whatever happens to the servers: what fails is passed over.
+func (e *Ensemble) Disturbed(tb testing.TB, base string, seed uint64, stop <-chan struct{}) {
+	tb.Helper()
+	rng := rand.New(rand.NewPCG(seed, 2))
+	c, err := zk.New(zk.Config{Servers: e.Servers(), Chroot: base, Renew: true, SessionTimeout: 4 * time.Second}, zk.Deps{})
+	if err != nil {
+		tb.Error(err)
+		return
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { <-stop; cancel() }()
+	w := c.NewWindow(100)
+	for i := 0; ctx.Err() == nil; i++ {
+		p := fmt.Sprintf("/f%d", rng.IntN(300))
+		op := zk.Set(p, fmt.Append(nil, seed, i), zk.AnyVersion)
+		switch rng.IntN(10) {
+		case 0:
+			op = zk.Create(p, nil, zk.OpenACL(), zk.Persistent)
+		case 1:
+			op = zk.Create(p+"/s-", nil, zk.OpenACL(), zk.PersistentSequential)
+		case 2:
+			op = zk.Delete(p, zk.AnyVersion)
+		case 3:
+			op = zk.Create("/e-", nil, zk.OpenACL(), zk.EphemeralSequential)
+		}
+		_ = w.Send(ctx, op, func(zk.Result, error) error { return nil })
+		if i%20 == 0 {
+			time.Sleep(5 * time.Millisecond) // the pace of the load
+		}
+	}
+}

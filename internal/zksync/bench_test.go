@@ -1,0 +1,115 @@
+package zksync
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/zktest"
+)
+
+func envInt(name string, def int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+		return n
+	}
+	return def
+}
+
+// fill makes n nodes of 100 bytes, a thousand to a directory.
+func fill(b testing.TB, e *zktest.Ensemble, n int) {
+	b.Helper()
+	c := e.Client(b, zk.Config{SessionTimeout: 30 * time.Second})
+	data := make([]byte, 100)
+	w := c.NewWindow(4)
+	for d := 0; d*1000 < n; d++ {
+		ops := []zk.Op{zk.Create(fmt.Sprintf("/d%d", d), nil, zk.OpenACL(), zk.Persistent)}
+		for i := range min(1000, n-d*1000) {
+			ops = append(ops, zk.Create(fmt.Sprintf("/d%d/n%d", d, i), data, zk.OpenACL(), zk.Persistent))
+		}
+		if err := w.Send(b.Context(), zk.Multi(ops...), nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := w.Wait(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkLag is the goal of synchronization: ZK_NODES nodes, ZK_RATE sets a second for ZK_SECONDS, open loop. It reports the
+// seed's time, the lag from the moment a transaction was read from the source to the target's answer, and the engine's heap.
+func BenchmarkLag(b *testing.B) {
+	nodes, rate, seconds := envInt("ZK_NODES", 100_000), envInt("ZK_RATE", 10_000), envInt("ZK_SECONDS", 5)
+	heap := max(512, nodes/1000*2)
+	src := zktest.Start(b, zktest.Options{HeapMB: heap, JVM: []string{"-XX:TieredStopAtLevel=4"}})
+	dst := zktest.Start(b, zktest.Options{HeapMB: heap, JVM: []string{"-XX:TieredStopAtLevel=4"}})
+	fill(b, src, nodes)
+	cfg := config(src, dst)
+	e, err := New(cfg, Deps{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var mu sync.Mutex
+	var lags []time.Duration
+	e.onApplied = func(bt *batch) {
+		if !bt.arrived.IsZero() {
+			mu.Lock()
+			lags = append(lags, time.Since(bt.arrived))
+			mu.Unlock()
+		}
+	}
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	began := time.Now()
+	go func() { _ = e.Run(b.Context()) }()
+	<-e.Ready()
+	seeded := time.Since(began)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	c := src.Client(b, zk.Config{SessionTimeout: 30 * time.Second})
+	w := c.NewWindow(50_000)
+	data := make([]byte, 100)
+	mu.Lock()
+	lags = nil
+	mu.Unlock()
+	b.ResetTimer()
+	start := time.Now()
+	sent := 0
+	for sent < rate*seconds {
+		due := int(time.Since(start).Seconds() * float64(rate))
+		for ; sent < min(due, rate*seconds); sent++ {
+			op := zk.Set(fmt.Sprintf("/d%d/n%d", sent%max(nodes/1000, 1), sent%997), data, zk.AnyVersion)
+			if err := w.Send(b.Context(), op, nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		time.Sleep(time.Millisecond) // open loop: the pace of the load
+	}
+	if err := w.Wait(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	took := time.Since(start)
+	zktest.Eventually(b, time.Minute, "the target has all", func() bool { return e.Status().Txns >= int64(rate*seconds) })
+	behind := time.Since(start) - took
+	b.StopTimer()
+	mu.Lock()
+	defer mu.Unlock()
+	slices.Sort(lags)
+	q := func(f float64) float64 {
+		return float64(lags[min(int(f*float64(len(lags))), len(lags)-1)].Microseconds()) / 1000
+	}
+	b.ReportMetric(float64(sent)/took.Seconds(), "sets/s")
+	b.ReportMetric(q(.5), "lag-p50-ms")
+	b.ReportMetric(q(.95), "lag-p95-ms")
+	b.ReportMetric(q(.99), "lag-p99-ms")
+	b.ReportMetric(behind.Seconds()*1000, "behind-ms")
+	b.ReportMetric(seeded.Seconds(), "seed-s")
+	b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/1e6, "heap-MB")
+	b.ReportMetric(0, "ns/op")
+}

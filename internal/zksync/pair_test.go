@@ -1,0 +1,251 @@
+package zksync
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/zktest"
+)
+
+func startPair(t *testing.T, a, b *zktest.Ensemble, homes map[string]Home, policy Policy) (*Pair, func() error) {
+	t.Helper()
+	cfg := config(a, b)
+	cfg.Source.Auth = super()
+	p, err := NewPair(cfg, Deps{Log: testLog(t)}, homes, policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	stop := sync.OnceValue(func() error { cancel(); return <-done })
+	t.Cleanup(func() { _ = stop() })
+	wait, end := context.WithTimeout(t.Context(), 60*time.Second)
+	defer end()
+	if err := p.Ready(wait); err != nil {
+		t.Fatal(err, p.Forward.Status(), p.Back.Status())
+	}
+	return p, stop
+}
+
+// Two subtrees are written to on the side where each is at home, and the homes are flipped again and again under that load:
+// no update is lost (every counter ends at the number of its increments, by value and by version), and nothing differs.
+func TestPairFlips(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	ca, cb := a.Client(t, zk.Config{}), b.Client(t, zk.Config{})
+	ctx := t.Context()
+	for _, p := range []string{"/one", "/two", "/one/n", "/two/n", "/one/seq", "/two/seq"} {
+		if _, err := ca.Create(ctx, p, []byte("0"), zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, stop := startPair(t, a, b, nil, PolicyHome)
+	type subtree struct {
+		mu    sync.Mutex // held while its home is flipped: its writers pause
+		home  Home
+		count int
+	}
+	trees := map[string]*subtree{"/one": {home: HomeSource}, "/two": {home: HomeSource}}
+	client := func(h Home) *zk.Client {
+		if h == HomeTarget {
+			return cb
+		}
+		return ca
+	}
+	var stopped atomic.Bool
+	var wg sync.WaitGroup
+	for root, s := range trees {
+		wg.Go(func() {
+			for !stopped.Load() {
+				s.mu.Lock()
+				c := client(s.home)
+				// An increment that reads what the copy became: it fails if anything was lost on the way.
+				data, st, err := c.Get(ctx, root+"/n")
+				if err == nil && string(data) != fmt.Sprint(s.count) {
+					t.Errorf("%s at %s holds %s, want %d", root, s.home, data, s.count)
+				}
+				if err == nil {
+					_, err = c.Set(ctx, root+"/n", fmt.Append(nil, s.count+1), st.Version)
+				}
+				if err == nil {
+					s.count++
+					if s.count%10 == 0 {
+						_, err = c.Create(ctx, root+"/seq/s-", nil, zk.OpenACL(), zk.PersistentSequential)
+					}
+				}
+				if err != nil {
+					t.Error(err)
+					stopped.Store(true)
+				}
+				s.mu.Unlock()
+				time.Sleep(time.Millisecond) // the pace of the load
+			}
+		})
+	}
+	for i := range 20 {
+		root := []string{"/one", "/two"}[i%2]
+		s := trees[root]
+		s.mu.Lock()
+		to := HomeTarget
+		if s.home == HomeTarget {
+			to = HomeSource
+		}
+		fctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		if err := p.Flip(fctx, root, to); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		s.home = to
+		s.mu.Unlock()
+	}
+	stopped.Store(true)
+	wg.Wait()
+	equal(t, a, b, Scope{})
+	for root, s := range trees {
+		_, st, err := ca.Get(ctx, root+"/n")
+		if err != nil || int(st.Version) != s.count || s.count < 20 {
+			t.Errorf("%s: version %d after %d increments, %v", root, st.Version, s.count, err)
+		}
+		_, seq, err := cb.Children(ctx, root+"/seq")
+		if err != nil || int(seq.NumChildren) != s.count/10 {
+			t.Errorf("%s: %d sequential nodes, want %d (%v)", root, seq.NumChildren, s.count/10, err)
+		}
+	}
+	if n := p.Forward.Status().Conflicts + p.Back.Status().Conflicts; n != 0 {
+		t.Errorf("%d conflicts: %+v %+v", n, p.Forward.Conflicts(), p.Back.Conflicts())
+	}
+	// Sessions do not move: a subtree that holds ephemeral nodes is not flipped.
+	home := trees["/one"].home
+	if _, err := client(home).Create(ctx, "/one/eph", nil, zk.OpenACL(), zk.Ephemeral); err != nil {
+		t.Fatal(err)
+	}
+	to := HomeTarget
+	if home == HomeTarget {
+		to = HomeSource
+	}
+	if err := p.Flip(ctx, "/one", to); err == nil || !strings.Contains(err.Error(), "sessions do not move") {
+		t.Errorf("flipping with an ephemeral node: %v", err)
+	}
+	// What was recorded holds for the next start.
+	if err := p.Flip(ctx, "/two", HomeTarget); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	p, stop = startPair(t, a, b, nil, PolicyHome)
+	if p.Homes()["/two"] != HomeTarget {
+		t.Errorf("homes after a restart: %v", p.Homes())
+	}
+	if _, err := cb.Set(ctx, "/two/n", []byte("after"), -1); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, b, a, Scope{Source: "/two"})
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The same node written on both sides: every policy does what it says, and records both values.
+func TestPairConflicts(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	ca, cb := a.Client(t, zk.Config{}), b.Client(t, zk.Config{})
+	ctx := t.Context()
+	get := func(c *zk.Client, path string) string {
+		d, _, err := c.Get(ctx, path)
+		if err != nil {
+			return err.Error()
+		}
+		return string(d)
+	}
+	both := func(path, want string) {
+		t.Helper()
+		zktest.Eventually(t, 20*time.Second, fmt.Sprintf("%s is %q on both sides", path, want), func() bool {
+			x, y := get(ca, path), get(cb, path)
+			return strings.Contains(x, want) && strings.Contains(y, want)
+		})
+	}
+	for _, policy := range []Policy{PolicyHome, PolicyLast, PolicyManual} {
+		root := "/" + string(policy)
+		for _, n := range []string{"", "/n", "/m", "/gone"} {
+			if _, err := ca.Create(ctx, root+n, []byte("first"), zk.OpenACL(), zk.Persistent); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p, stop := startPair(t, a, b, nil, policy)
+		both(root+"/n", "first")
+		if _, err := cb.Set(ctx, root+"/n", []byte("foreign"), -1); err != nil {
+			t.Fatal(err)
+		}
+		zktest.Eventually(t, 20*time.Second, "the conflict is recorded", func() bool { return len(p.Forward.Conflicts()) > 0 })
+		c := p.Forward.Conflicts()[0]
+		if c.Path != root+"/n" || !strings.Contains(c.Source, "first") || !strings.Contains(c.Target, "foreign") || c.Policy != policy {
+			t.Errorf("%s: recorded %+v", policy, c)
+		}
+		switch policy {
+		case PolicyHome:
+			both(root+"/n", "first")
+			if err := cb.Delete(ctx, root+"/gone", -1); err != nil {
+				t.Fatal(err)
+			}
+			both(root+"/gone", "first")
+			if _, err := cb.Create(ctx, root+"/new", nil, zk.OpenACL(), zk.Persistent); err != nil {
+				t.Fatal(err)
+			}
+			both(root+"/new", "no such node")
+		case PolicyLast:
+			both(root+"/n", "foreign")
+			if err := cb.Delete(ctx, root+"/gone", -1); err != nil {
+				t.Fatal(err)
+			}
+			both(root+"/gone", "no such node")
+			if _, err := ca.Set(ctx, root+"/n", []byte("later"), -1); err != nil {
+				t.Fatal(err)
+			}
+			both(root+"/n", "later")
+		case PolicyManual:
+			if _, err := ca.Set(ctx, root+"/n", []byte("second"), -1); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ca.Set(ctx, root+"/m", []byte("second"), -1); err != nil {
+				t.Fatal(err)
+			}
+			both(root+"/m", "second") // everything else goes on
+			if got := get(cb, root+"/n"); got != "foreign" {
+				t.Errorf("a node that waits for a decision became %q", got)
+			}
+			if err := p.Resolve(ctx, root+"/n", "copy"); err != nil {
+				t.Error(err)
+			}
+			both(root+"/n", "foreign")
+			if _, err := cb.Set(ctx, root+"/m", []byte("foreign"), -1); err != nil {
+				t.Fatal(err)
+			}
+			zktest.Eventually(t, 20*time.Second, "the second conflict is recorded", func() bool { return len(p.Forward.Conflicts()) > 1 })
+			if err := p.Resolve(ctx, root+"/m", "home"); err != nil {
+				t.Error(err)
+			}
+			both(root+"/m", "second")
+			if err := p.Resolve(ctx, root+"/m", "home"); err == nil {
+				t.Error("a conflict was resolved twice")
+			}
+		}
+		if _, err := ca.Set(ctx, root+"/m", []byte("end"), -1); err != nil {
+			t.Fatal(err)
+		}
+		both(root+"/m", "end")
+		// What others created in the copy has raised its parent's counter, which nothing can lower; all else is equal.
+		equalBut(t, a, b, Scope{}, "counter")
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
