@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -49,23 +51,26 @@ func parseSrvr(text string) map[string]string {
 
 // zkSyncConfig is what `zk sync` can be told.
 type zkSyncConfig struct {
-	Source       string        `flag:"source" help:"Servers of the source, host:port[,host:port…]."`
-	Target       string        `flag:"target" help:"Servers of the target, host:port[,host:port…]."`
-	SourceQuorum []string      `flag:"source_quorum" help:"Quorum ports of the source; found through its client port when not given (servers 3.5+)."`
-	TargetQuorum []string      `flag:"target_quorum" help:"Quorum ports of the target; with them it is read at one moment, kinds of nodes included."`
-	Path         string        `flag:"path" default:"/" help:"The subtree to keep equal."`
-	TargetPath   string        `flag:"target_path" help:"Where it lies in the target; the same path when not given."`
-	Exclude      []string      `flag:"exclude" help:"Subtrees of the path that are left out."`
-	Home         string        `flag:"home" default:"source" help:"The side where the subtree is written to: source keeps the target equal to the source, target the other way round."`
-	Name         string        `flag:"name" default:"default" help:"Name of this link; several links into one ensemble need different names. Engines of one name stand by for each other."`
-	Overwrite    bool          `flag:"overwrite" help:"Make a target equal that holds something else already; what the source does not have is deleted."`
-	SourceAuth   string        `flag:"source_auth" secret:"true" help:"Identity at the source, scheme:data."`
-	TargetAuth   string        `flag:"target_auth" secret:"true" help:"Identity at the target, scheme:data; ACLs are copied verbatim, which only digest:super:PASSWORD may do for all."`
-	Session      time.Duration `flag:"session_timeout" default:"6secs" help:"How long a dead engine blocks its standby."`
-	MaxRequest   int           `flag:"max_request" default:"1048575" help:"jute.maxbuffer of the target, in bytes."`
-	Queue        config.Bytes  `flag:"queue" default:"256MB" help:"What may wait in memory for a slow target; beyond it the source is left alone until half of it is written."`
-	Listen       string        `flag:"listen" help:"Serve status, conflicts, health and Prometheus metrics here, host:port."`
-	ReadyFile    string        `flag:"ready_file" help:"Written, as JSON, when the seed is done and the stream is live."`
+	Source       string            `flag:"source" help:"Servers of the source, host:port[,host:port…]."`
+	Target       string            `flag:"target" help:"Servers of the target, host:port[,host:port…]."`
+	SourceQuorum []string          `flag:"source_quorum" help:"Quorum ports of the source; found through its client port when not given (servers 3.5+)."`
+	TargetQuorum []string          `flag:"target_quorum" help:"Quorum ports of the target; with them it is read at one moment, kinds of nodes included."`
+	Path         string            `flag:"path" default:"/" help:"The subtree to keep equal."`
+	TargetPath   string            `flag:"target_path" help:"Where it lies in the target; the same path when not given."`
+	Exclude      []string          `flag:"exclude" help:"Subtrees of the path that are left out."`
+	Home         string            `flag:"home" default:"source" help:"The side where the subtree is written to: source keeps the target equal to the source, target the other way round."`
+	Name         string            `flag:"name" default:"default" help:"Name of this link; several links into one ensemble need different names. Engines of one name stand by for each other."`
+	Overwrite    bool              `flag:"overwrite" help:"Make a target equal that holds something else already; what the source does not have is deleted."`
+	SourceAuth   string            `flag:"source_auth" secret:"true" help:"Identity at the source, scheme:data."`
+	TargetAuth   string            `flag:"target_auth" secret:"true" help:"Identity at the target, scheme:data; ACLs are copied verbatim, which only digest:super:PASSWORD may do for all."`
+	Session      time.Duration     `flag:"session_timeout" default:"6secs" help:"How long a dead engine blocks its standby."`
+	MaxRequest   int               `flag:"max_request" default:"1048575" help:"jute.maxbuffer of the target, in bytes."`
+	Queue        config.Bytes      `flag:"queue" default:"256MB" help:"What may wait in memory for a slow target; beyond it the source is left alone until half of it is written."`
+	TwoWay       bool              `flag:"two_way" help:"Keep both sides equal at once: every subtree has a home where it is written to, the source unless --homes says otherwise."`
+	Homes        map[string]string `flag:"homes" help:"With --two-way: subtrees and their home, /path=target[,…]; used when none are recorded yet, later they are flipped by zk flip."`
+	Conflicts    string            `flag:"conflicts" default:"home" help:"With --two-way, what becomes of writes to a copy: home (the home wins), last (the later write wins), manual (a person decides by zk resolve)."`
+	Listen       string            `flag:"listen" help:"Serve status, conflicts, health and Prometheus metrics here, host:port."`
+	ReadyFile    string            `flag:"ready_file" help:"Written, as JSON, when the seed is done and the stream is live."`
 }
 
 func newZKSyncCommand() *cobra.Command {
@@ -133,12 +138,40 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	e, err := zksync.New(zksync.Config{
+	zcfg := zksync.Config{
 		Name: cfg.Name, Source: source, Target: target, Scope: scope, Overwrite: cfg.Overwrite, SessionTimeout: cfg.Session,
 		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue),
-	}, zksync.Deps{Log: log, Metrics: reg})
-	if err != nil {
-		return usageError{err}
+	}
+	deps := zksync.Deps{Log: log, Metrics: reg}
+	var e *zksync.Engine
+	var pair *zksync.Pair
+	work, handler := func(context.Context) error { return nil }, http.Handler(nil)
+	ready := func(context.Context) error { return nil }
+	if cfg.TwoWay {
+		homes := map[string]zksync.Home{}
+		for p, h := range cfg.Homes {
+			homes[p] = zksync.Home(h)
+		}
+		if pair, err = zksync.NewPair(zcfg, deps, homes, zksync.Policy(cfg.Conflicts)); err != nil {
+			return usageError{err}
+		}
+		e, work, handler, ready = pair.Forward, pair.Run, zksync.PairHandler(pair, reg), pair.Ready
+	} else {
+		if len(cfg.Homes) > 0 {
+			return usagef("--homes goes with --two-way")
+		}
+		if e, err = zksync.New(zcfg, deps); err != nil {
+			return usageError{err}
+		}
+		work, handler = e.Run, zksync.Handler(e, reg)
+		ready = func(ctx context.Context) error {
+			select {
+			case <-e.Ready():
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 	}
 	listening := ""
 	if cfg.Listen != "" {
@@ -147,7 +180,7 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 			return err
 		}
 		listening = "http://" + l.Addr().String()
-		srv := &http.Server{Handler: zksync.Handler(e, reg), ReadHeaderTimeout: 10 * time.Second}
+		srv := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 		go func() { _ = srv.Serve(l) }()
 		defer srv.Close()
 	}
@@ -155,9 +188,7 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	defer cancel()
 	failed := make(chan error, 1)
 	go func() {
-		select {
-		case <-e.Ready():
-		case <-ctx.Done():
+		if ready(ctx) != nil {
 			return
 		}
 		st := e.Status()
@@ -174,13 +205,63 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 			cancel()
 		}
 	}()
-	err = e.Run(ctx)
+	err = work(ctx)
 	select {
 	case ferr := <-failed:
 		return ferr
 	default:
 		return err
 	}
+}
+
+// newZKDecideCommand makes flip and resolve, which ask a running engine.
+func newZKDecideCommand(use, short, endpoint, field string, values []string) *cobra.Command {
+	engine := ""
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := pathArg(args[0]); err != nil {
+				return err
+			}
+			if !slices.Contains(values, args[1]) {
+				return usagef("%q: want %s", args[1], strings.Join(values, " or "))
+			}
+			if engine == "" {
+				return usagef("name the engine that keeps the ensembles equal: --engine http://host:port (its --listen)")
+			}
+			body, err := json.Marshal(map[string]string{"path": args[0], field: args[1]})
+			if err != nil {
+				return err
+			}
+			ctx, cancel := contextWithTimeout(cmd, 5*time.Minute)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(engine, "/")+endpoint, bytes.NewReader(body))
+			if err != nil {
+				return usageError{err}
+			}
+			req.Header.Set("Content-Type", "application/json")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			var out struct {
+				Error string
+				Homes map[string]string
+			}
+			if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&out); err != nil {
+				return fmt.Errorf("%s answers %s: is it an engine started with --two-way?", engine, resp.Status)
+			}
+			if out.Error != "" || resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("%s", cmp.Or(out.Error, resp.Status))
+			}
+			return printJSON(cmd, out.Homes)
+		},
+	}
+	cmd.Flags().StringVar(&engine, "engine", os.Getenv("ORCHESTRATOR_ZKSYNC"), "The engine's address, http://host:port; also ORCHESTRATOR_ZKSYNC.")
+	return cmd
 }
 
 // writeWhole writes a file so that nobody sees half of it.

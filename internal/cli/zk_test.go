@@ -200,3 +200,79 @@ func TestZKSync(t *testing.T) {
 		}
 	}
 }
+
+// Two-way from the command line: homes, a flip through the engine, and a conflict settled by a person.
+func TestZKTwoWay(t *testing.T) {
+	t.Parallel()
+	a, b := zktest.Start(t, zktest.Options{}), zktest.Start(t, zktest.Options{FirstID: 7})
+	super := []zk.Auth{{Scheme: "digest", Data: []byte("super:" + zktest.SuperPassword)}}
+	ca, cb := a.Client(t, zk.Config{Auth: super}), b.Client(t, zk.Config{Auth: super})
+	for _, p := range []string{"/app", "/app/x"} {
+		if _, err := ca.Create(t.Context(), p, []byte("first"), zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	auth := "digest:super:" + zktest.SuperPassword
+	ready := filepath.Join(t.TempDir(), "ready.json")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	root := newRoot()
+	root.SetErr(&bytes.Buffer{})
+	root.SetArgs([]string{
+		"zk", "sync", "--two-way", "--conflicts", "manual", "--source", a.Servers()[0], "--target", b.Servers()[0],
+		"--source-auth", auth, "--target-auth", auth, "--ready-file", ready, "--listen", "127.0.0.1:0",
+	})
+	done := make(chan error, 1)
+	go func() { done <- root.ExecuteContext(ctx) }()
+	var info struct{ HTTP string }
+	zktest.Eventually(t, 60*time.Second, "the ready file is there", func() bool {
+		select {
+		case err := <-done:
+			t.Fatal(err)
+		default:
+		}
+		text, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(text, &info) == nil
+	})
+	both := func(want string) {
+		t.Helper()
+		zktest.Eventually(t, 20*time.Second, "both sides hold "+want, func() bool {
+			x, _, _ := ca.Get(t.Context(), "/app/x")
+			y, _, _ := cb.Get(t.Context(), "/app/x")
+			return string(x) == want && string(y) == want
+		})
+	}
+	both("first")
+	if r := runZK("", "zk", "flip", "--engine", info.HTTP, "/app", "target"); r.code != 0 || !strings.Contains(r.out, `"/app": "target"`) {
+		t.Fatalf("flip: %+v", r)
+	}
+	if _, err := cb.Set(t.Context(), "/app/x", []byte("second"), -1); err != nil {
+		t.Fatal(err)
+	}
+	both("second")
+	if _, err := ca.Set(t.Context(), "/app/x", []byte("foreign"), -1); err != nil {
+		t.Fatal(err)
+	}
+	zktest.Eventually(t, 20*time.Second, "the conflict can be resolved", func() bool {
+		return runZK("", "zk", "resolve", "--engine", info.HTTP, "/app/x", "copy").code == 0
+	})
+	both("foreign")
+	for _, c := range []struct {
+		args string
+		code int
+		err  string
+	}{
+		{"flip --engine " + info.HTTP + " /app/x source", 1, "overlaps"},
+		{"flip --engine " + info.HTTP + " /app nowhere", 2, "source or target"},
+		{"flip /app source", 2, "--engine"},
+		{"resolve --engine " + info.HTTP + " /app/x home", 1, "no conflict"},
+	} {
+		if r := runZK("", append([]string{"zk"}, strings.Fields(c.args)...)...); r.code != c.code || !strings.Contains(r.err, c.err) {
+			t.Errorf("zk %s: %+v", c.args, r)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
