@@ -70,8 +70,8 @@ func (g *collector) collect(e core.Collect) {
 	r := onDisk(g.a.agentID(), e.Run)
 	dir := g.a.layout.Sandbox(r)
 	ended := g.now()
-	if info, err := os.Stat(filepath.Join(g.a.layout.Meta(), checkpoint.SentinelPath(r))); err == nil {
-		ended = info.ModTime() // of an earlier process
+	if info, err := os.Stat(filepath.Join(g.a.layout.Meta(), checkpoint.SentinelPath(r))); err == nil && info.ModTime().Before(ended) {
+		ended = info.ModTime() // it may have ended in an earlier process
 	}
 	g.add(oldRun{run: r, directory: dir, ended: ended})
 }

@@ -560,3 +560,5 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 func pathOf(p string) config.Path { return config.Path(p) }
+
+func isReregister(m *linkv1.Message) bool { return m.GetReregister() != nil }

@@ -1,0 +1,75 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	executorv1 "github.com/orchestrator/orchestrator/api/mesos/v1/executor"
+	"github.com/orchestrator/orchestrator/internal/wire"
+)
+
+func TestAllowedAge(t *testing.T) {
+	t.Parallel()
+	week := 7 * 24 * time.Hour
+	for _, c := range []struct {
+		headroom, usage float64
+		want            time.Duration
+	}{{0.1, 0, week * 9 / 10}, {0.1, 0.4, week / 2}, {0.1, 0.9, 0}, {0.1, 1, 0}, {0, 0, week}} {
+		got := allowedAge(week, c.headroom, c.usage)
+		if d := got - c.want; d > time.Second || d < -time.Second {
+			t.Errorf("headroom %v, usage %v: %v, want %v", c.headroom, c.usage, got, c.want)
+		}
+	}
+}
+
+// The sandbox of an ended executor stays for its time, less when the disk is full, and its checkpoint goes with it.
+func TestOldSandboxesAreDeleted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := newHarness(t, nil)
+		h.registered()
+		usage := 0.3
+		h.agent.gc.mu.Lock()
+		h.agent.gc.usage = func() (float64, error) { return usage, nil }
+		h.agent.gc.mu.Unlock()
+		var dirs []string
+		for _, executor := range []string{"e1", "e2"} {
+			c := h.run(customTask("t-"+executor, executor))
+			dirs = append(dirs, c.Directory)
+			x := h.executor(executor, wire.Protobuf)
+			x.expect(executorv1.Event_SUBSCRIBED)
+			x.expect(executorv1.Event_LAUNCH)
+			if err := x.update(x.status("t-"+executor, finished)); err != nil {
+				t.Fatal(err)
+			}
+			h.master.update("t-"+executor, finished)
+			if executor == "e1" { // e2 goes on
+				_ = h.boxes.finish(c.ID, 0)
+			}
+		}
+		synctest.Wait()
+		exists := func(path string) bool { _, err := os.Lstat(path); return err == nil }
+		meta := h.dir + "/work/meta/slaves/m-S0/frameworks/m-0000/executors/"
+		time.Sleep(24 * time.Hour) // the bubble's time
+		synctest.Wait()
+		if !exists(dirs[0]) || !exists(meta+"e1") {
+			t.Fatal("the sandbox went before its time")
+		}
+		h.agent.gc.mu.Lock()
+		usage = 0.89 // an hour and a half is left of the week
+		h.agent.gc.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if exists(dirs[0]) || exists(filepath.Dir(filepath.Dir(dirs[0]))) || exists(meta+"e1") {
+			t.Error("the sandbox or its checkpoint is left on a full disk")
+		}
+		if !exists(dirs[1]) || !exists(meta+"e2") {
+			t.Error("the sandbox of a running executor was deleted")
+		}
+		if resp, _ := h.get("/files/browse?path=" + dirs[0]); resp.StatusCode != 404 {
+			t.Errorf("browse of a deleted sandbox: %d", resp.StatusCode)
+		}
+	})
+}
