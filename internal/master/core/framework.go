@@ -290,11 +290,21 @@ func (s *State) connect(f *framework, stream StreamID) {
 		Subscribed: &schedulerv1.Event_Subscribed{
 			FrameworkId:              f.info.GetId(),
 			HeartbeatIntervalSeconds: proto.Float64(heartbeatSeconds),
-			MasterInfo:               s.cfg.Master,
+			MasterInfo:               s.announced,
 		},
 	})
 	s.alloc.SetFrameworkActive(f.id, true)
 	s.touchFramework(f)
+}
+
+// announcedMaster is the MasterInfo that schedulers get. QUOTA_V2 is left out: JSON decoders of schedulers older than it refuse
+// the whole event (seen with mesos-go v0.0.11), and no scheduler acts on it.
+func announcedMaster(m *mesosv1.MasterInfo) *mesosv1.MasterInfo {
+	m = m.CloneVT()
+	m.Capabilities = slices.DeleteFunc(m.Capabilities, func(c *mesosv1.MasterInfo_Capability) bool {
+		return c.GetType() == mesosv1.MasterInfo_Capability_QUOTA_V2
+	})
+	return m
 }
 
 // send sends an event to a framework if it is connected; otherwise it is dropped: what matters comes again.

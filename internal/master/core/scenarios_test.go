@@ -962,3 +962,20 @@ func TestWhatTheSameEventsGiveIsTheSame(t *testing.T) {
 		}
 	}
 }
+
+func TestOldSchedulersCanReadSubscribed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) {
+		for _, x := range []mesosv1.MasterInfo_Capability_Type{mesosv1.MasterInfo_Capability_AGENT_UPDATE, mesosv1.MasterInfo_Capability_QUOTA_V2} {
+			c.Master.Capabilities = append(c.Master.Capabilities, &mesosv1.MasterInfo_Capability{Type: x.Enum()})
+		}
+	})
+	sc := w.subscribe()
+	got := w.events[sc.stream][0].GetSubscribed().GetMasterInfo().GetCapabilities()
+	if len(got) != 1 || got[0].GetType() != mesosv1.MasterInfo_Capability_AGENT_UPDATE {
+		t.Errorf("SUBSCRIBED announces %v: decoders older than QUOTA_V2 refuse it", got)
+	}
+	if n := len(w.s.Publish().Master.GetCapabilities()); n != 2 {
+		t.Errorf("operators see %d capabilities, want both", n)
+	}
+}

@@ -72,11 +72,13 @@ type Authorizer interface {
 
 // State is the master's whole state while it leads. It has one owner; see the package's documentation.
 type State struct {
-	cfg     Config
-	now     time.Time
-	elected time.Time
-	draws   uint64 // state of the generator; see draw
-	alloc   *allocator.Allocator
+	cfg Config
+	// announced is the master's description as schedulers get it.
+	announced *mesosv1.MasterInfo
+	now       time.Time
+	elected   time.Time
+	draws     uint64 // state of the generator; see draw
+	alloc     *allocator.Allocator
 
 	out      []Effect
 	timers   timerHeap
@@ -127,6 +129,7 @@ type Registry []Record
 func New(cfg Config, registry Registry, now time.Time) (*State, error) {
 	s := &State{
 		cfg:          cfg,
+		announced:    announcedMaster(cfg.Master),
 		now:          now,
 		elected:      now,
 		nextOffer:    cfg.FirstOffer,
