@@ -37,12 +37,18 @@ func TestReserveCreateDestroyUnreserve(t *testing.T) {
 			op   *mesosv1.Offer_Operation
 			want string
 		}{
-			{operation(mesosv1.Offer_Operation_RESERVE, reservedDisk(30)),
-				"cpus:2; disk:70; disk(reservations: [(DYNAMIC,web,alice)]):30"},
-			{operation(mesosv1.Offer_Operation_CREATE, volume("v", 10, shared)),
-				"cpus:2; disk:70; disk(reservations: [(DYNAMIC,web,alice)]):20; disk(reservations: [(DYNAMIC,web,alice)])[v:data]SHARED:10"},
-			{operation(mesosv1.Offer_Operation_DESTROY, volume("v", 10, shared)),
-				"cpus:2; disk:70; disk(reservations: [(DYNAMIC,web,alice)]):30"},
+			{
+				operation(mesosv1.Offer_Operation_RESERVE, reservedDisk(30)),
+				"cpus:2; disk:70; disk(reservations: [(DYNAMIC,web,alice)]):30",
+			},
+			{
+				operation(mesosv1.Offer_Operation_CREATE, volume("v", 10, shared)),
+				"cpus:2; disk:70; disk(reservations: [(DYNAMIC,web,alice)]):20; disk(reservations: [(DYNAMIC,web,alice)])[v:data]SHARED:10",
+			},
+			{
+				operation(mesosv1.Offer_Operation_DESTROY, volume("v", 10, shared)),
+				"cpus:2; disk:70; disk(reservations: [(DYNAMIC,web,alice)]):30",
+			},
 			{operation(mesosv1.Offer_Operation_UNRESERVE, reservedDisk(30)), "cpus:2; disk:100"},
 		} {
 			var err error
@@ -84,14 +90,18 @@ func TestReserveFromSource(t *testing.T) {
 func TestResizeVolumes(t *testing.T) {
 	t.Parallel()
 	r := from(t, volume("v", 10, false), reservedDisk(5))
-	grow := &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_GROW_VOLUME.Enum(),
-		GrowVolume: &mesosv1.Offer_Operation_GrowVolume{Volume: volume("v", 10, false), Addition: reservedDisk(3)}}
+	grow := &mesosv1.Offer_Operation{
+		Type:       mesosv1.Offer_Operation_GROW_VOLUME.Enum(),
+		GrowVolume: &mesosv1.Offer_Operation_GrowVolume{Volume: volume("v", 10, false), Addition: reservedDisk(3)},
+	}
 	got, err := r.ApplyOperation(grow)
 	if err != nil || !got.Equal(from(t, volume("v", 13, false), reservedDisk(2))) {
 		t.Fatalf("grown: %s, %v", got, err)
 	}
-	shrink := &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_SHRINK_VOLUME.Enum(),
-		ShrinkVolume: &mesosv1.Offer_Operation_ShrinkVolume{Volume: volume("v", 13, false), Subtract: &mesosv1.Value_Scalar{Value: ptr(6.0)}}}
+	shrink := &mesosv1.Offer_Operation{
+		Type:         mesosv1.Offer_Operation_SHRINK_VOLUME.Enum(),
+		ShrinkVolume: &mesosv1.Offer_Operation_ShrinkVolume{Volume: volume("v", 13, false), Subtract: &mesosv1.Value_Scalar{Value: ptr(6.0)}},
+	}
 	if got, err = got.ApplyOperation(shrink); err != nil || !got.Equal(from(t, volume("v", 7, false), reservedDisk(8))) {
 		t.Fatalf("shrunk: %s, %v", got, err)
 	}

@@ -192,8 +192,10 @@ func TestSharedVolumesCountCopies(t *testing.T) {
 func TestForms(t *testing.T) {
 	t.Parallel()
 	pre := []*mesosv1.Resource{
-		{Name: ptr("cpus"), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: ptr(1.0)}, Role: ptr("web"),
-			Reservation: &mesosv1.Resource_ReservationInfo{Principal: ptr("alice")}},
+		{
+			Name: ptr("cpus"), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: ptr(1.0)}, Role: ptr("web"),
+			Reservation: &mesosv1.Resource_ReservationInfo{Principal: ptr("alice")},
+		},
 		{Name: ptr("mem"), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: ptr(2.0)}, Role: ptr("db")},
 		{Name: ptr("disk"), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: ptr(3.0)}, Role: ptr("*")},
 	}
@@ -293,8 +295,10 @@ func TestValidateRefuses(t *testing.T) {
 
 func TestModelValues(t *testing.T) {
 	t.Parallel()
-	rev := &mesosv1.Resource{Name: ptr("cpus"), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: ptr(0.5)},
-		Revocable: &mesosv1.Resource_RevocableInfo{}}
+	rev := &mesosv1.Resource{
+		Name: ptr("cpus"), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: ptr(0.5)},
+		Revocable: &mesosv1.Resource_RevocableInfo{},
+	}
 	r := parse(t, "cpus:1;cpus(a):2;ports(a):[1-2];ports:[3-4];z:{b,a}").Add(from(t, rev))
 	want := []ModelValue{
 		{Name: "cpus", Number: 3},
