@@ -57,7 +57,7 @@ attributes); SIGUSR1 kills the tasks and takes the agent out of the cluster for 
 		stop := agentSignals(cmd, a, log)
 		defer stop()
 		err = run(cmd.Context(), a, func() error {
-			return daemon.ready(map[string]any{"agent": "http://" + a.Address()})
+			return daemon.ready(map[string]any{"agent": "http://" + a.Address(), "agents": []string{"http://" + a.Address()}})
 		})
 		if errors.Is(err, agent.ErrLeft) {
 			log.Info("the agent has left the cluster", "reason", err)

@@ -259,6 +259,13 @@ func TestEveryCommandHelps(t *testing.T) {
 	n := 0
 	walk = func(c *cobra.Command) {
 		n++
+		names := map[string]bool{}
+		for _, below := range c.Commands() {
+			if names[below.Name()] {
+				t.Errorf("%s is there twice", below.CommandPath())
+			}
+			names[below.Name()] = true
+		}
 		if c.Short == "" && c.Name() != "help" {
 			t.Errorf("%s has no short text", c.CommandPath())
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -68,7 +69,7 @@ func (c *connection) client(path string) (*wire.Client, func(), error) {
 	}
 	done := func() {}
 	if zk := c.Master.ZooKeeper; zk != nil {
-		e, err := electionzk.New(electionzk.Config{ZooKeeper: *zk}, electionzk.Deps{})
+		e, err := electionOf(*zk, nil)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -81,6 +82,11 @@ func (c *connection) client(path string) (*wire.Client, func(), error) {
 		return nil, nil, err
 	}
 	return client, func() { client.Close(); done() }, nil
+}
+
+// electionOf watches an election in ZooKeeper. A nil log is silence.
+func electionOf(zk election.ZooKeeper, log *slog.Logger) (*electionzk.Election, error) {
+	return electionzk.New(electionzk.Config{ZooKeeper: zk}, electionzk.Deps{Log: log})
 }
 
 // leaderOf turns a detector into what the client wants to know.

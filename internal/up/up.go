@@ -262,7 +262,16 @@ func (u *Up) Run(ctx context.Context) error {
 	}
 	run("master", u.master.Run)
 	for i, a := range u.agents {
-		run("agent "+strconv.Itoa(i+1), a.Run)
+		run("agent "+strconv.Itoa(i+1), func(ctx context.Context) error {
+			err := a.Run(ctx)
+			if errors.Is(err, agent.ErrLeft) {
+				// An operator gave this node up. The rest goes on.
+				u.log.Warn("agent has left the cluster", "agent", i+1, "why", err)
+				<-ctx.Done()
+				return nil
+			}
+			return err
+		})
 	}
 	run("marathon", u.marathon.Run)
 	run("monitor", u.monitor.Run)
