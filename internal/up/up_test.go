@@ -150,7 +150,7 @@ func TestUp(t *testing.T) {
 	// Tasks that run on while everything is killed at once.
 	const count = 12
 	marker := "3" + time.Now().Format("150405") // seconds that no other process of this machine sleeps
-	t.Cleanup(func() { // a test that fails leaves none behind
+	t.Cleanup(func() {                          // a test that fails leaves none behind
 		for _, pid := range sleepers(marker) {
 			if n, err := strconv.Atoi(pid); err == nil {
 				_ = syscall.Kill(n, syscall.SIGKILL)
