@@ -67,7 +67,7 @@ func start(t *testing.T, dir string) *instance {
 	u := &instance{t: t, path: path, dir: dir, log: &bytes.Buffer{}}
 	ready := filepath.Join(dir, "ready.json")
 	_ = os.Remove(ready)
-	u.cmd = exec.Command(path, "up", "--data-dir", filepath.Join(dir, "data"), "--master-port=0", "--agent-port=0", "--marathon-port=0",
+	u.cmd = exec.Command(path, "up", "--data-dir", filepath.Join(dir, "data"), "--master-port=0", "--agent-port=0", "--marathon-port=0", "--monitor-port=0",
 		"--resources=cpus:8;mem:2048;disk:1024", "--ready-file", ready)
 	u.cmd.Stdout, u.cmd.Stderr = u.log, u.log
 	if err := u.cmd.Start(); err != nil {
@@ -223,11 +223,11 @@ func TestPortTaken(t *testing.T) {
 	}
 	u := start(t, t.TempDir())
 	port := u.at.Master[strings.LastIndexByte(u.at.Master, ':')+1:]
-	out, err := exec.Command(path, "up", "--data-dir", t.TempDir(), "--master-port", port, "--agent-port=0", "--marathon-port=0").CombinedOutput()
+	out, err := exec.Command(path, "up", "--data-dir", t.TempDir(), "--master-port", port, "--agent-port=0", "--marathon-port=0", "--monitor-port=0").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "--master-port") {
 		t.Errorf("%v: %s", err, out)
 	}
-	out, err = exec.Command(path, "up", "--data-dir", filepath.Join(u.dir, "data"), "--master-port=0", "--agent-port=0", "--marathon-port=0").CombinedOutput()
+	out, err = exec.Command(path, "up", "--data-dir", filepath.Join(u.dir, "data"), "--master-port=0", "--agent-port=0", "--marathon-port=0", "--monitor-port=0").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "another process has it open") {
 		t.Errorf("%v: %s", err, out)
 	}
