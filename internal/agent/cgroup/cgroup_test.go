@@ -126,7 +126,7 @@ func TestFakeV2(t *testing.T) {
 // TestFakeV2OOM: the watcher notices when the file changes. A directory stands for the mount.
 func TestFakeV2OOM(t *testing.T) {
 	t.Parallel()
-	m := &Manager{host: Host{V2: t.TempDir()}, cfg: Config{Root: "mesos"}}
+	m := &Manager{host: Host{V2: t.TempDir(), V2Controllers: []string{"memory"}}, cfg: Config{Root: "mesos"}}
 	var err error
 	if m.oom, err = newOOMWatcher(); err != nil {
 		t.Fatal(err)

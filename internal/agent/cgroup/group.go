@@ -234,6 +234,14 @@ func (g *Group) set2(l Limits, fresh bool) error {
 			return fmt.Errorf("set cpu quota: %w", err)
 		}
 	}
+	if g.m.Has("pids") && fresh {
+		if err := write(g.dir, "pids.max", strconv.Itoa(g.m.cfg.PIDs)); err != nil {
+			return fmt.Errorf("set the limit of processes: %w", err)
+		}
+	}
+	if !g.m.Has("memory") {
+		return nil
+	}
 	if err := write(g.dir, "memory.low", strconv.FormatUint(l.soft(), 10)); err != nil {
 		return fmt.Errorf("set memory soft limit: %w", err)
 	}
@@ -254,11 +262,6 @@ func (g *Group) set2(l Limits, fresh bool) error {
 			if err := write(g.dir, "memory.swap.max", "0"); err != nil {
 				return fmt.Errorf("set swap limit: %w", err)
 			}
-		}
-	}
-	if g.m.Has("pids") && fresh {
-		if err := write(g.dir, "pids.max", strconv.Itoa(g.m.cfg.PIDs)); err != nil {
-			return fmt.Errorf("set the limit of processes: %w", err)
 		}
 	}
 	return nil
@@ -302,7 +305,7 @@ func (g *Group) OpenLeaf() (*os.File, error) {
 
 // OOMFile is the file with the line "oom_kill N"; empty when memory is not controlled.
 func (g *Group) OOMFile() string {
-	if g.dir != "" {
+	if g.dir != "" && g.m.Has("memory") {
 		return filepath.Join(g.dir, "memory.events")
 	}
 	if d := g.dirs["memory"]; d != "" {

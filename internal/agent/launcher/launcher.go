@@ -72,7 +72,7 @@ const startLimit = 60 * time.Second
 // Start starts a helper and returns when its container runs. A failure leaves no process.
 func (l *Launcher) Start(ctx context.Context, r Request) (*Helper, error) {
 	s := r.Spec
-	if err := spec.Write(s.Dir, spec.LaunchFile, s); err != nil {
+	if err := spec.Create(s.Dir, spec.LaunchFile, s); err != nil {
 		return nil, fmt.Errorf("write the launch paper: %w", err)
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -108,7 +108,7 @@ func (l *Launcher) Start(ctx context.Context, r Request) (*Helper, error) {
 	if err != nil {
 		return fail(l.why(s, err))
 	}
-	if err := spec.Write(s.Dir, spec.PIDFile, identity{h.PID, start, l.bootID}); err != nil {
+	if err := spec.Create(s.Dir, spec.PIDFile, identity{h.PID, start, l.bootID}); err != nil {
 		return fail(fmt.Errorf("write the pid: %w", err))
 	}
 	_ = conn.SetDeadline(time.Now().Add(startLimit))
@@ -244,10 +244,7 @@ func (h *Helper) watch(pidfd int) error {
 func (l *Launcher) Adopt(dir string) (*Helper, error) {
 	var id identity
 	if err := spec.Read(dir, spec.PIDFile, &id); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, ErrGone // it was never told to go on
-		}
-		return nil, err
+		return nil, ErrGone // never or only half written: it was never told to go on
 	}
 	if id.BootID != l.bootID {
 		return nil, ErrGone

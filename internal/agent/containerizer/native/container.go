@@ -222,7 +222,7 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 	if err != nil {
 		return nil, fmt.Errorf("encode the container: %w", err)
 	}
-	if err := spec.Write(ct.dir, configFile, r); err != nil {
+	if err := spec.Create(ct.dir, configFile, r); err != nil {
 		return nil, fmt.Errorf("write down the container: %w", err)
 	}
 	prepared()

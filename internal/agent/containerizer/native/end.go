@@ -125,8 +125,15 @@ func (c *Containerizer) finish(ct *container) {
 	}
 	var t containerizer.Termination
 	var st spec.Status
-	if err := spec.Read(ct.dir, spec.StatusFile, &st); err == nil && st.Known {
+	c.mu.Lock()
+	asked := ct.destroy || ct.why != nil
+	c.mu.Unlock()
+	switch err := spec.Read(ct.dir, spec.StatusFile, &st); {
+	case err == nil && st.Known:
 		t.WaitStatus = &st.Status
+	case err != nil && !asked:
+		said, _ := os.ReadFile(filepath.Join(ct.dir, spec.LogFile))
+		c.log.Warn("a container's helper ended without a word", "container_id", ct.cfg.ID, "helper_log", string(said[:min(len(said), 4000)]))
 	}
 	c.release(ct)
 	c.mu.Lock()

@@ -162,6 +162,16 @@ func Write(dir, name string, v any) error {
 	return os.Rename(tmp, filepath.Join(dir, name))
 }
 
+// Create writes the file name in dir, which nobody reads before this returns: what a crash cuts short belongs to a container
+// that was never started.
+func Create(dir, name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, name), b, 0o600)
+}
+
 // Read reads the file name in dir into v.
 func Read(dir, name string, v any) error {
 	b, err := os.ReadFile(filepath.Join(dir, name))
