@@ -15,6 +15,7 @@ import (
 type cluster struct {
 	Marathon string `json:"marathon"`
 	Master   string `json:"master"`
+	kill     func() // ends the process at once, as a crash
 }
 
 // startCluster runs `orchestrator up` on free ports until the test ends.
@@ -27,8 +28,14 @@ func startCluster(t *testing.T, resources string) cluster {
 		}
 		t.Skip("ORCHESTRATOR_BIN names no binary to test: run make test-clients")
 	}
-	dir := t.TempDir()
+	return startIn(t, bin, t.TempDir(), resources)
+}
+
+// startIn runs it in a directory that may have been used before.
+func startIn(t *testing.T, bin, dir, resources string) cluster {
+	t.Helper()
 	ready := filepath.Join(dir, "ready.json")
+	_ = os.Remove(ready)
 	log, err := os.Create(filepath.Join(dir, "out.txt"))
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +76,10 @@ func startCluster(t *testing.T, resources string) cluster {
 		b, err := os.ReadFile(ready)
 		return err == nil && json.Unmarshal(b, &c) == nil
 	})
+	c.kill = func() {
+		_ = cmd.Process.Kill()
+		<-done
+	}
 	return c
 }
 

@@ -231,3 +231,63 @@ func TestBadCanaryGoesBack(t *testing.T) {
 		}
 	}
 }
+
+// TestCrashInEachPhase kills the whole control plane without warning at several moments of a rolling update. Each time it is
+// started again the update goes on, and no instance is there twice or missing.
+func TestCrashInEachPhase(t *testing.T) {
+	bin, dir := os.Getenv("ORCHESTRATOR_BIN"), t.TempDir()
+	c := startCluster(t, "cpus:1") // skips or fails as it must without a binary
+	c.kill()
+	c = startIn(t, bin, dir, all)
+	call(t, "POST", c.Marathon+"/v2/apps", `{"id":"/job","cmd":"sleep 9000","cpus":0.1,"mem":16,"instances":12,"upgradeStrategy":{"minimumHealthCapacity":0.5,"maximumOverCapacity":0.25}}`, nil)
+	state := func() (a appState) {
+		call(t, "GET", c.Marathon+"/v2/apps/job", "", &a)
+		return a
+	}
+	await(t, 60*time.Second, "12 run", func() bool { a := state(); return a.App.TasksRunning == 12 && len(a.App.Deployments) == 0 })
+	for n, pause := range []time.Duration{0, 60 * time.Millisecond, 200 * time.Millisecond} {
+		if s := call(t, "PUT", c.Marathon+"/v2/apps/job", fmt.Sprintf(`{"cmd":"sleep 900%d"}`, n+1), nil); s != 200 {
+			t.Fatalf("PUT: %d", s)
+		}
+		time.Sleep(pause)
+		c.kill()
+		c = startIn(t, bin, dir, all)
+		await(t, 120*time.Second, fmt.Sprintf("the update goes on after the crash %v into it", pause), func() bool {
+			a := state()
+			return a.App.TasksRunning == 12 && len(a.App.Deployments) == 0
+		})
+		want := state().App.Version
+		var tasks struct {
+			Tasks []struct{ ID, Version, State string }
+		}
+		call(t, "GET", c.Marathon+"/v2/apps/job/tasks", "", &tasks)
+		seen := map[string]bool{}
+		for _, x := range tasks.Tasks {
+			if x.Version != want || seen[x.ID] {
+				t.Errorf("task %s of version %s, want %s", x.ID, x.Version, want)
+			}
+			seen[x.ID] = true
+		}
+		if len(seen) != 12 {
+			t.Errorf("%d tasks", len(seen))
+		}
+		await(t, 30*time.Second, "12 processes, no more", func() bool {
+			return processes(fmt.Sprintf("sleep 900%d", n+1)) == 12 && processes(fmt.Sprintf("sleep 900%d", n)) == 0
+		})
+	}
+	call(t, "DELETE", c.Marathon+"/v2/apps/job", "", nil)
+	await(t, 60*time.Second, "all processes have ended", func() bool { return processes("sleep 9003") == 0 })
+}
+
+// processes counts this machine's processes with a command line.
+func processes(line string) int {
+	n := 0
+	dirs, _ := os.ReadDir("/proc")
+	for _, d := range dirs {
+		b, err := os.ReadFile("/proc/" + d.Name() + "/cmdline")
+		if err == nil && strings.TrimSpace(strings.ReplaceAll(string(b), "\x00", " ")) == line {
+			n++
+		}
+	}
+	return n
+}
