@@ -155,8 +155,9 @@ func (f *fakeMaster) offer() {
 			}
 		}
 	}
+	// Below the ports that the system gives to outgoing connections, so that what a task is given is free.
 	var ranges []*mesosv1.Value_Range
-	for p := uint64(40000); p < 48000; p++ {
+	for p := uint64(20000); p < 28000; p++ {
 		if !used[p] {
 			ranges = append(ranges, &mesosv1.Value_Range{Begin: proto.Uint64(p), End: proto.Uint64(p)})
 		}

@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/orchestrator/orchestrator/internal/zk/zktest.(*Node).Start.func1"), goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
 		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"))
 }
 
@@ -125,6 +125,11 @@ func (i *instance) idle() bool {
 	return len(d) == 0
 }
 
+// ok is a task that is always healthy.
+func ok(*mesosv1.TaskInfo) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+}
+
 func TestServiceLife(t *testing.T) {
 	t.Parallel()
 	fm := newFakeMaster(t)
@@ -154,9 +159,7 @@ func TestServiceLife(t *testing.T) {
 func TestRestartKeepsEverything(t *testing.T) {
 	t.Parallel()
 	fm := newFakeMaster(t)
-	fm.serve = func(*mesosv1.TaskInfo) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) })
-	}
+	fm.serve = ok
 	dir := t.TempDir()
 	cfg := testConfig(t, fm.address())
 	cfg.DataDir = dir

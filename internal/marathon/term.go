@@ -41,6 +41,7 @@ type term struct {
 	snapshot atomic.Pointer[core.Snapshot]
 	cancel   context.CancelCauseFunc
 	done     chan struct{} // closed when the term has ended
+	stored   chan struct{} // closed when nothing is stored any more
 	group    *errgroup.Group
 
 	mu      sync.Mutex
@@ -81,7 +82,7 @@ func (m *Marathon) leadOnce(parent context.Context, epoch uint64, log *slog.Logg
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	t := &term{m: m, log: log, writer: writer, events: make(chan core.Event, eventQueue), batches: make(chan []core.Effect, batchQueue),
-		cancel: cancel, done: make(chan struct{}), waiting: map[uint64]chan core.Reply{}}
+		cancel: cancel, done: make(chan struct{}), stored: make(chan struct{}), waiting: map[uint64]chan core.Reply{}}
 	defer t.abandon()
 	var seed [32]byte
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -177,9 +178,11 @@ func (t *term) own(ctx context.Context, first []core.Effect) error {
 		}
 		select {
 		case t.batches <- out:
-		case <-ctx.Done():
+		case <-t.stored: // the committer has given up
 		}
 	}
+	// What the machine decided is still written when the term ends: the store's fence says whether it counts.
+	defer close(t.batches)
 	emit(first)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -212,20 +215,17 @@ func (t *term) own(ctx context.Context, first []core.Effect) error {
 // commit makes the records of steps durable, several steps together when the store is slower than they come, and then
 // carries out their other effects in order.
 func (t *term) commit(ctx context.Context) error {
-	for {
-		var batches [][]core.Effect
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case b := <-t.batches:
-			batches = append(batches, b)
-			for more := true; more && len(batches) < batchQueue; {
-				select {
-				case b := <-t.batches:
+	defer close(t.stored)
+	for first := range t.batches {
+		batches := [][]core.Effect{first}
+		for more := true; more && len(batches) < batchQueue; {
+			select {
+			case b, ok := <-t.batches:
+				if more = ok; ok {
 					batches = append(batches, b)
-				default:
-					more = false
 				}
+			default:
+				more = false
 			}
 		}
 		for _, txn := range transactions(batches) {
@@ -239,6 +239,7 @@ func (t *term) commit(ctx context.Context) error {
 			}
 		}
 	}
+	return context.Cause(ctx)
 }
 
 // transactions puts the records of several steps into as few transactions as the store's limits allow. Of several writes
@@ -292,12 +293,12 @@ func transactions(batches [][]core.Effect) []store.Txn {
 
 // Writing is tried again while the store only is busy.
 const (
-	writeTimeout = 30 * time.Second
+	writeTimeout = 15 * time.Second
 	busyPause    = 20 * time.Millisecond
 )
 
 func (t *term) write(ctx context.Context, txn store.Txn) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	for {
 		err := t.writer.Txn(ctx, txn)
