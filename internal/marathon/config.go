@@ -54,21 +54,22 @@ type Config struct {
 	GroupRole       string      `flag:"new_group_enforce_role" default:"off" help:"Whether new top-level groups enforce their name as role: off or top."`
 	GPUBehavior     string      `flag:"gpu_scheduling_behavior" default:"restricted" help:"What runs on agents with GPUs: restricted (what asks for them) or unrestricted."`
 
-	MaxPerOffer      int           `flag:"max_instances_per_offer" alias:"max_tasks_per_offer" default:"100" help:"Instances started from one offer. Marathon's default is 5, which makes small clusters slow."`
-	MaxDeployments   int           `flag:"max_running_deployments" default:"100" help:"Deployments that run at once."`
-	DeclineDuration  int64         `flag:"decline_offer_duration" default:"120000" help:"Milliseconds for which an offer that nothing is wanted from is declined."`
-	ReviveInterval   int64         `flag:"min_revive_offers_interval" default:"100" help:"Milliseconds between two requests for offers. Marathon's default is 5000."`
-	LaunchTimeout    int64         `flag:"task_launch_timeout" default:"300000" help:"Milliseconds that a task may stay in staging."`
-	ConfirmTimeout   int64         `flag:"task_launch_confirm_timeout" default:"300000" help:"Milliseconds from taking an offer to the first status."`
-	KillRetry        int64         `flag:"kill_retry_timeout" default:"10000" help:"Milliseconds between two kills of a task that doesn't end."`
-	Reconcile        int64         `flag:"reconciliation_interval" default:"600000" help:"Milliseconds between two reconciliations with the master."`
-	MaxVersions      int           `flag:"zk_max_versions" default:"50" help:"Versions kept of each definition."`
-	Draining         int64         `flag:"draining_seconds" default:"0" help:"Offers of agents whose maintenance begins sooner than this are declined."`
-	EventQueue       int           `flag:"event_stream_max_outstanding_messages" default:"1024" help:"Events that a reader may be behind before it is cut off."`
-	DeploymentPolicy string        `flag:"deployment_policy" default:"keep-waiting" help:"What happens to a deployment that misses its deadline: keep-waiting, pause, rollback or keep. Not a setting of Marathon's; apps can say otherwise by label."`
-	Deadline         time.Duration `flag:"deployment_deadline" default:"0secs" help:"How long a deployment may take; 0: for ever. Not a setting of Marathon's."`
-	PrometheusURL    string        `flag:"prometheus_url" help:"Prometheus that canary and autoscaling queries are put to. Not a setting of Marathon's."`
-	KeepAlive        time.Duration `flag:"event_stream_keep_alive" default:"10secs" help:"How often an idle event stream carries a comment. Not a setting of Marathon's."`
+	MaxPerOffer       int           `flag:"max_instances_per_offer" alias:"max_tasks_per_offer" default:"100" help:"Instances started from one offer. Marathon's default is 5, which makes small clusters slow."`
+	MaxDeployments    int           `flag:"max_running_deployments" default:"100" help:"Deployments that run at once."`
+	DeclineDuration   int64         `flag:"decline_offer_duration" default:"120000" help:"Milliseconds for which an offer that nothing is wanted from is declined."`
+	ReviveInterval    int64         `flag:"min_revive_offers_interval" default:"100" help:"Milliseconds between two requests for offers. Marathon's default is 5000."`
+	LaunchTimeout     int64         `flag:"task_launch_timeout" default:"300000" help:"Milliseconds that a task may stay in staging."`
+	ConfirmTimeout    int64         `flag:"task_launch_confirm_timeout" default:"300000" help:"Milliseconds from taking an offer to the first status."`
+	KillRetry         int64         `flag:"kill_retry_timeout" default:"10000" help:"Milliseconds between two kills of a task that doesn't end."`
+	Reconcile         int64         `flag:"reconciliation_interval" default:"600000" help:"Milliseconds between two reconciliations with the master."`
+	MaxVersions       int           `flag:"zk_max_versions" default:"50" help:"Versions kept of each definition."`
+	Draining          int64         `flag:"draining_seconds" default:"0" help:"Offers of agents whose maintenance begins sooner than this are declined."`
+	EventQueue        int           `flag:"event_stream_max_outstanding_messages" default:"1024" help:"Events that a reader may be behind before it is cut off."`
+	DeploymentPolicy  string        `flag:"deployment_policy" default:"keep-waiting" help:"What happens to a deployment that misses its deadline: keep-waiting, pause, rollback or keep. Not a setting of Marathon's; apps can say otherwise by label."`
+	Deadline          time.Duration `flag:"deployment_deadline" default:"0secs" help:"How long a deployment may take; 0: for ever. Not a setting of Marathon's."`
+	PrometheusURL     string        `flag:"prometheus_url" help:"Prometheus that canary and autoscaling queries are put to. Not a setting of Marathon's."`
+	AutoscaleInterval time.Duration `flag:"autoscale_interval" default:"15secs" help:"How often apps whose labels ask for autoscaling are measured. Not a setting of Marathon's."`
+	KeepAlive         time.Duration `flag:"event_stream_keep_alive" default:"10secs" help:"How often an idle event stream carries a comment. Not a setting of Marathon's."`
 
 	LaunchTokens     int    `flag:"launch_tokens" default:"100" ignored:"launches are not rationed: the back-off of each app bounds what fails" help:"Launches that may be under way."`
 	LaunchRefresh    int64  `flag:"launch_token_refresh_interval" default:"30000" ignored:"launches are not rationed" help:"How often launch tokens are renewed."`
@@ -133,6 +134,9 @@ func (c *Config) Validate() error {
 	}
 	if c.EventQueue < 1 {
 		p.Addf("event_stream_max_outstanding_messages", "must be at least 1")
+	}
+	if c.AutoscaleInterval < 10*time.Millisecond {
+		p.Addf("autoscale_interval", "must be at least 10 milliseconds")
 	}
 	if c.KeepAlive <= 0 {
 		p.Addf("event_stream_keep_alive", "must be positive")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -35,6 +36,7 @@ type fakeMaster struct {
 	calls    map[v1.Call_Type]int
 	serve    func(task *mesosv1.TaskInfo) http.Handler // nil: nothing is served
 	cpus     float64
+	agent    net.Addr // that serves statistics
 }
 
 type fakeTask struct {
@@ -76,6 +78,10 @@ func (f *fakeMaster) drop() {
 }
 
 func (f *fakeMaster) handle(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/slaves" {
+		fmt.Fprintf(w, `{"slaves":[{"pid":"slave(1)@%s","active":true}]}`, f.agent)
+		return
+	}
 	b, err := io.ReadAll(r.Body)
 	call := &v1.Call{}
 	if err != nil || call.UnmarshalVT(b) != nil {

@@ -110,6 +110,7 @@ func (m *Marathon) leadOnce(parent context.Context, epoch uint64, log *slog.Logg
 	g.Go(func() error { return t.commit(ctx) })
 	g.Go(func() error { return t.prober.Run(ctx) })
 	g.Go(func() error { return t.sched.run(ctx) })
+	g.Go(func() error { return t.autoscale(ctx) })
 	m.current.Store(t)
 	defer m.current.CompareAndSwap(t, nil)
 	defer m.hub.Close()

@@ -414,3 +414,32 @@ func FuzzSelector(f *testing.F) {
 		}
 	})
 }
+
+func TestAutoscale(t *testing.T) {
+	t.Parallel()
+	a, ok, err := ReadAutoscale(map[string]string{LabelAutoMin: "2", LabelAutoMax: "10", LabelAutoTarget: "50"})
+	if err != nil || !ok {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		now  int
+		sum  float64
+		want int
+	}{
+		{4, 200, 4}, {4, 210, 4}, {4, 300, 6}, {4, 4000, 8}, {8, 100, 4}, {3, 10, 2}, {8, 800, 10}, {0, 0, 2}, {1, 50, 2}, {20, 1000, 10},
+	} {
+		if got := a.Want(c.now, c.sum); got != c.want {
+			t.Errorf("%d instances with %v in all: %d, want %d", c.now, c.sum, got, c.want)
+		}
+	}
+	for _, bad := range []map[string]string{
+		{LabelAutoMax: "x"}, {LabelAutoMax: "3", LabelAutoMin: "4"}, {LabelAutoMax: "3", LabelAutoTarget: "-1"}, {LabelAutoMax: "3", LabelAutoMetric: "rate(x[1m])"}, {LabelAutoMax: "3", LabelAutoCool: "0s"}, {LabelAutoMin: "1"},
+	} {
+		if _, _, err := ReadAutoscale(bad); err == nil {
+			t.Errorf("%v was accepted", bad)
+		}
+	}
+	if _, ok, err := ReadAutoscale(nil); ok || err != nil {
+		t.Error("without labels there is nothing to scale")
+	}
+}

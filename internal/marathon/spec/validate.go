@@ -65,6 +65,9 @@ func validateApp(a *App, r reader, s *Settings) {
 	if _, err := ReadStrategy(a.Labels); err != nil {
 		p.add(r.at("labels"), "%s", err.Error())
 	}
+	if _, _, err := ReadAutoscale(a.Labels); err != nil {
+		p.add(r.at("labels"), "%s", err.Error())
+	}
 	validateUnreachable(a.UnreachableStrategy, r.at("unreachableStrategy"), a.Resident(), p)
 	validateSecrets(a.Env, a.Secrets, r.at("env"), s, p)
 	validateLimits(a.ResourceLimits, a.CPUs, a.Mem, r.at("resourceLimits"), p)
