@@ -67,6 +67,7 @@ The servers are given by --server h1:2181,h2:2181[/chroot] or by ORCHESTRATOR_ZK
 		newZKDiffCommand(o, "diff"),
 		newZKDiffCommand(o, "verify"),
 		newZKStatusCommand(o),
+		newZKStretchCommand(o),
 		newZKDecideCommand("flip PATH source|target", "Move the home of a subtree to the other side (zk sync --two-way)", "/api/v1/sync/homes", "home", []string{"source", "target"}),
 		newZKDecideCommand("resolve PATH home|copy", "Settle a conflict that waits for a decision (zk sync --two-way --conflicts manual)", "/api/v1/sync/conflicts/resolve", "keep", []string{"home", "copy"}),
 	)

@@ -276,3 +276,32 @@ func TestZKTwoWay(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestZKStretch(t *testing.T) {
+	t.Parallel()
+	e := zktest.Start(t, zktest.Options{HeapMB: 128})
+	n := e.Join(t, 9)
+	args := []string{"zk", "stretch", "--server", e.Servers()[0], "--to", n.Member(), "--auth", "digest:super:" + zktest.SuperPassword}
+	if r := runZK("", args...); r.code != 0 || !strings.Contains(r.out, " 1. join     server.9") || !strings.Contains(r.out, " 3. remove   server.1") || !strings.Contains(r.out, "--yes") {
+		t.Errorf("plan: %+v", r)
+	}
+	noRight := append([]string{}, args[:6]...)
+	if r := runZK("", append(noRight, "--yes")...); r.code != 1 || !strings.Contains(r.err, "super") {
+		t.Errorf("without the right: %+v", r)
+	}
+	if r := runZK("", append(args, "--yes")...); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	e.Nodes[0].Kill()
+	zktest.Eventually(t, 30*time.Second, "the new server serves alone", func() bool {
+		return runZK("", "zk", "--server", n.Client, "--timeout", "1s", "set", "--create", "/x", "y").code == 0
+	})
+	if r := runZK("", "zk", "stretch", "--server", n.Client, "--to", n.Member()); r.code != 0 || !strings.Contains(r.out, "nothing to do") {
+		t.Errorf("again: %+v", r)
+	}
+	for _, bad := range []string{"zk stretch --server h:1", "zk stretch --server h:1 --to x"} {
+		if r := runZK("", strings.Fields(bad)...); r.code != 2 {
+			t.Errorf("%s: %+v", bad, r)
+		}
+	}
+}

@@ -289,9 +289,13 @@ func (op *Op) appendBody(b []byte, root chroot) []byte {
 		b = jute.AppendString(b, path)
 		b = jute.AppendInt(b, int32(op.WatchMode))
 	case OpReconfig:
-		b = jute.AppendString(b, op.Joining)
-		b = jute.AppendString(b, op.Leaving)
-		b = jute.AppendString(b, op.Members)
+		for _, list := range []string{op.Joining, op.Leaving, op.Members} {
+			if list == "" { // what is not asked for must be null
+				b = jute.AppendBuffer(b, nil)
+			} else {
+				b = jute.AppendString(b, list)
+			}
+		}
 		b = jute.AppendLong(b, op.ConfigID)
 	case OpMulti, OpMultiRead:
 		for i := range op.Ops {

@@ -165,7 +165,7 @@ func launch(dir string, opts Options) (*Ensemble, error) {
 	return e, e.await(60 * time.Second)
 }
 
-// Join starts one more server that knows the ensemble and asks it to be let in (a non-voting learner until reconfig names it).
+// Join starts one more server that knows the ensemble and asks it to be let in (it follows without a vote until reconfig names it).
 func (e *Ensemble) Join(tb testing.TB, id int) *Node {
 	tb.Helper()
 	ports, err := freePorts(3)
@@ -174,7 +174,7 @@ func (e *Ensemble) Join(tb testing.TB, id int) *Node {
 	}
 	addr := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", ports[j]) }
 	n := &Node{ID: id, Client: addr(0), Quorum: addr(1), Election: addr(2), Dir: filepath.Join(tb.TempDir(), fmt.Sprint(id)), opts: e.Nodes[0].opts}
-	n.members = e.Nodes[0].members + strings.Replace(n.Member(), ":participant;", ":observer;", 1) + "\n"
+	n.members = e.Nodes[0].members + n.Member() + "\n"
 	if err := n.writeConfig(); err != nil {
 		tb.Fatal(err)
 	}
