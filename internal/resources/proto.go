@@ -53,7 +53,16 @@ func Validate(list []*mesosv1.Resource) error {
 
 // checkNoOverlap refuses the same port or set item twice under one identity, which a sum would hide.
 func checkNoOverlap(entries []entry) error {
-	lists := make([]*entry, 0, 4)
+	n := 0
+	for i := range entries {
+		if k := entries[i].kind; k.typ != typeScalar && !k.whole {
+			n++
+		}
+	}
+	if n < 2 {
+		return nil
+	}
+	lists := make([]*entry, 0, n)
 	for i := range entries {
 		if k := entries[i].kind; k.typ != typeScalar && !k.whole {
 			lists = append(lists, &entries[i])
@@ -96,6 +105,9 @@ func fromProto(p *mesosv1.Resource) (entry, error) {
 		}
 	case mesosv1.Value_RANGES:
 		typ = typeRanges
+		if n := len(p.GetRanges().GetRange()); n > maxRanges {
+			return e, fmt.Errorf("%d ranges are more than the limit of %d", n, maxRanges)
+		}
 		in := make([]Range, 0, len(p.GetRanges().GetRange()))
 		for _, r := range p.GetRanges().GetRange() {
 			in = append(in, Range{r.GetBegin(), r.GetEnd()})

@@ -17,13 +17,14 @@ type Ranges []Range
 // maxRanges bounds the intervals of one resource: more have no use and would slow every sum.
 const maxRanges = 16384
 
-// newRanges sorts and joins intervals that come from outside. Inverted and overlapping intervals are errors.
-func newRanges(in []Range) (Ranges, error) {
-	if len(in) > maxRanges {
-		return nil, fmt.Errorf("%d ranges are more than the limit of %d", len(in), maxRanges)
+// newRanges sorts and joins, in place, intervals that come from outside. Inverted and overlapping intervals are errors.
+func newRanges(out []Range) (Ranges, error) {
+	if len(out) > maxRanges {
+		return nil, fmt.Errorf("%d ranges are more than the limit of %d", len(out), maxRanges)
 	}
-	out := slices.Clone(in)
-	slices.SortFunc(out, func(a, b Range) int { return cmp.Compare(a.Begin, b.Begin) })
+	if len(out) > 1 {
+		slices.SortFunc(out, func(a, b Range) int { return cmp.Compare(a.Begin, b.Begin) })
+	}
 	for i, r := range out {
 		if r.Begin > r.End {
 			return nil, fmt.Errorf("range [%d-%d] begins after its end", r.Begin, r.End)

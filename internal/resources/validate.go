@@ -21,6 +21,7 @@ func validate(p *mesosv1.Resource) error {
 		return errors.New("resource is missing")
 	}
 	switch name := p.GetName(); {
+	case rankOf(name) < 5: // a well-known name
 	case name == "":
 		return errors.New("empty resource name")
 	case len(name) > maxNameLength:

@@ -185,7 +185,13 @@ func (r Resources) SoleAllocation() (role string, ok bool) {
 
 // canonical sorts entries and adds up those of the same identity; it takes over the slice.
 func canonical(entries []entry) []entry {
-	slices.SortStableFunc(entries, func(a, b entry) int { return compare(&a, &b) })
+	inOrder := true
+	for i := 1; i < len(entries) && inOrder; i++ {
+		inOrder = compare(&entries[i-1], &entries[i]) <= 0
+	}
+	if !inOrder {
+		slices.SortStableFunc(entries, func(a, b entry) int { return compare(&a, &b) })
+	}
 	out := entries[:0]
 	for i := range entries {
 		e := entries[i]

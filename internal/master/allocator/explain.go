@@ -37,7 +37,7 @@ type RoleExplanation struct {
 	Paused     bool // the allocator waits, as after a failover
 	Share      float64
 	Filters    int
-	// FilterEnds is when the first of its filters ends, zero when there is none.
+	// FilterEnds is when the first of its filters ends, zero when there is none (or when a million others end before).
 	FilterEnds time.Time
 	// Agents counts agents by what the answer is for each of them, as if it were this client's turn.
 	Agents map[Reason]int
@@ -82,15 +82,20 @@ func (a *Allocator) Explain(id ids.Framework) []RoleExplanation {
 	return out
 }
 
-// firstEnd looks for the first end of the filters of a client.
+// firstEnd looks for the first end of the filters of a client, among the next million to end: where there are more, zero
+// is the answer rather than a long stop.
 func (a *Allocator) firstEnd(c int32) time.Time {
 	if a.clients[c].refusals == 0 {
 		return time.Time{}
 	}
 	ticks := slices.Clone(a.expiries.ticks)
 	slices.Sort(ticks)
+	looked := 0
 	for _, k := range ticks {
-		if slices.ContainsFunc(a.expiries.buckets[k], func(x expiry) bool { return a.inForce(x) && x.client == c }) {
+		if looked += len(a.expiries.buckets[k]); looked > 1<<20 {
+			break
+		}
+		if slices.ContainsFunc(a.expiries.buckets[k], func(x expiry) bool { return x.client == c && a.inForce(x) }) {
 			return time.Unix(0, k*int64(tick))
 		}
 	}
