@@ -9,6 +9,9 @@ import (
 // ErrNotFound: no container has this id.
 var ErrNotFound = errors.New("container not found")
 
+// ErrExists: a container has this id already.
+var ErrExists = errors.New("container exists already")
+
 // ErrNotAttachable: the container has no terminal and is no session, so that its output goes to files only.
 var ErrNotAttachable = errors.New("container has no attachable input and output")
 

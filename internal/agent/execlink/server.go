@@ -17,6 +17,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	executorv1 "github.com/orchestrator/orchestrator/api/mesos/v1/executor"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink/message"
 	"github.com/orchestrator/orchestrator/internal/agent/unixsock"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -288,7 +289,9 @@ func (s *Server) nested(ctx context.Context, p Peer, up message.Up) *message.Res
 			err = errors.New("neither task nor command given")
 			break
 		}
-		err = h.LaunchNested(ctx, p, l)
+		if err = h.LaunchNested(ctx, p, l); errors.Is(err, containerizer.ErrExists) {
+			err = nil // asked again after a restart of ours that swallowed the answer: ids are never used twice
+		}
 	case up.Wait != nil:
 		r.Request = up.Wait.Request
 		if id, err = below(up.Wait.ContainerID); err != nil {

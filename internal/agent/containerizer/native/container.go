@@ -138,7 +138,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 	}
 	if c.containers[cfg.ID] != nil {
 		c.mu.Unlock()
-		return failed("The container can't be launched", fmt.Errorf("container %s exists already", cfg.ID))
+		return failed("The container can't be launched", fmt.Errorf("%w: %s", containerizer.ErrExists, cfg.ID))
 	}
 	if p, ok := parent(cfg.ID); ok {
 		if up = c.containers[p]; up == nil || up.phase != running {

@@ -229,6 +229,71 @@ func TestTaskGroup(t *testing.T) {
 	d.wait("pod")
 }
 
+func TestTaskGroupOutlivesTheAgent(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.start(nil)
+	ti := func(id, cmd string) *mesosv1.TaskInfo {
+		return &mesosv1.TaskInfo{TaskId: &mesosv1.TaskID{Value: &id}, Name: &id, AgentId: &mesosv1.AgentID{Value: ptr("a")}, Command: shell(cmd)}
+	}
+	cfg := d.plain("pod", "")
+	cfg.Kind, cfg.Command, cfg.FrameworkID, cfg.ExecutorID, cfg.Checkpoint = containerizer.DefaultExecutor, nil, "f", "e", true
+	d.link.launch["pod"] = []*executorv1.Event{
+		{Type: executorv1.Event_LAUNCH_GROUP.Enum(), LaunchGroup: &executorv1.Event_LaunchGroup{TaskGroup: &mesosv1.TaskGroupInfo{
+			Tasks: []*mesosv1.TaskInfo{ti("ends", "while [ ! -e stop ]; do sleep 0.02; done"), ti("stays", "sleep 1000")}}}},
+	}
+	d.launch(cfg)
+	d.untilState("ends", mesosv1.TaskState_TASK_RUNNING)
+	d.untilState("stays", mesosv1.TaskState_TASK_RUNNING)
+	d.stop()
+	if err := os.WriteFile(filepath.Join(cfg.Directory, "tasks", "ends", "stop"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d = h.start([]containerizer.Config{cfg})
+	defer d.end()
+	d.untilState("ends", mesosv1.TaskState_TASK_FINISHED)
+	eventually(t, "the executor is back", func() bool {
+		d.link.mu.Lock()
+		defer d.link.mu.Unlock()
+		return d.link.streams["pod"] != nil
+	})
+	d.send("pod", &executorv1.Event{Type: executorv1.Event_KILL.Enum(), Kill: &executorv1.Event_Kill{TaskId: &mesosv1.TaskID{Value: ptr("stays")}}})
+	d.untilState("stays", mesosv1.TaskState_TASK_KILLED)
+	d.wait("pod")
+}
+
+// TestHelperKilled: whoever kills a helper ends its container, and nothing of it stays, in every isolation.
+func TestHelperKilled(t *testing.T) {
+	t.Parallel()
+	isolations := []string{"posix/cpu"}
+	if os.Geteuid() == 0 {
+		isolations = append(isolations, "", "cgroups/cpu,cgroups/mem", "namespaces/pid")
+	}
+	for _, iso := range isolations {
+		t.Run(iso, func(t *testing.T) {
+			t.Parallel()
+			d := newHost(t).start(nil, func(c *Config) { c.Isolation = iso })
+			defer d.end()
+			d.launch(d.plain("k", "(setsid sh -c 'echo ready; sleep 1000' &); sleep 1000"))
+			eventually(t, "the daemon runs", func() bool {
+				b, _ := os.ReadFile(filepath.Join(d.sandbox("k"), "stdout"))
+				return len(b) > 0
+			})
+			ct, err := d.find("k")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ct.helper.Kill()
+			if term := d.wait("k"); term.WaitStatus != nil {
+				t.Errorf("a wait status that nobody can know: %+v", term)
+			}
+			if left := marked(d.mark("k")); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
 func TestChecks(t *testing.T) {
 	t.Parallel()
 	d := newHost(t).start(nil)

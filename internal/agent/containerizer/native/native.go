@@ -157,6 +157,11 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 func (c *Containerizer) Close() {
 	c.mu.Lock()
 	c.closed = true
+	for _, ct := range c.containers {
+		if ct.phase == starting {
+			ct.abort(errors.New("the agent is stopping"))
+		}
+	}
 	c.mu.Unlock()
 	c.cancel()
 	c.wg.Wait()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -48,6 +49,10 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 		}
 		_, rootKnown := wanted[root]
 		keep := err == nil && (rootKnown || c.standalone(root))
+		if _, nested := parent(id); nested && keep && c.neverBegun(ct) {
+			// Whoever asked for it was not answered and asks again: it must not be in the way.
+			keep = false
+		}
 		alive := c.adopt(ct)
 		c.mu.Lock()
 		switch {
@@ -70,7 +75,9 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 			c.settleEnded(ct)
 		default:
 			c.mu.Unlock()
-			orphans = append(orphans, ct)
+			if _, ok := wanted[root]; !ok {
+				orphans = append(orphans, ct)
+			}
 			c.killMarked(ct)
 			if ct.ownGroup {
 				c.release(ct)
@@ -100,6 +107,16 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 		}
 	}
 	return gone, c.sweepGroups(ctx, seen)
+}
+
+// neverBegun: the agent ended before it told the container's helper to go on.
+func (c *Containerizer) neverBegun(ct *container) bool {
+	for _, f := range []string{spec.PIDFile, spec.StatusFile, terminationFile} {
+		if _, err := os.Stat(filepath.Join(ct.dir, f)); err == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // standalone reports whether a root container on disk is one that an operator launched.
@@ -149,7 +166,7 @@ func (c *Containerizer) ancestorGroup(id ids.Container) *cgroup.Group {
 
 // adopt takes over a living helper.
 func (c *Containerizer) adopt(ct *container) bool {
-	if _, err := os.Stat(ct.dir + "/" + terminationFile); err == nil {
+	if _, err := os.Stat(filepath.Join(ct.dir, terminationFile)); err == nil {
 		return false
 	}
 	h, err := c.launch.Adopt(ct.dir)
