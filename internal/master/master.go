@@ -29,6 +29,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/store/bolt"
 	"github.com/orchestrator/orchestrator/internal/store/mem"
 	storezk "github.com/orchestrator/orchestrator/internal/store/zookeeper"
+	"github.com/orchestrator/orchestrator/internal/wire"
 )
 
 // Deps are what tests swap; zero fields stand for the real thing.
@@ -208,8 +209,12 @@ func (m *Master) Run(ctx context.Context) error {
 		// Streams and links end with the master, not only when their peers leave.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
+	// Calls of schedulers, an ACKNOWLEDGE for each update above all, are served before net/http.
+	front := wire.NewFront(m.listener, wire.FrontConfig{
+		Handler: server.Handler, Paths: []string{"/api/v1/scheduler", "/master/api/v1/scheduler"}, Context: ctx, IdleTimeout: server.IdleTimeout, Log: m.deps.Log,
+	})
 	group.Go(func() error {
-		if err := server.Serve(m.listener); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+		if err := server.Serve(front); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
 			return fmt.Errorf("serving HTTP: %w", err)
 		}
 		return nil
@@ -241,6 +246,7 @@ func (m *Master) Run(ctx context.Context) error {
 	m.deps.Log.Info("master started", "address", m.address, "id", m.self.GetId())
 	err := group.Wait()
 	m.links.Wait()
+	front.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil
 	}

@@ -122,7 +122,7 @@ func (b *Bench) sustained(ctx context.Context, load *running, pid int) (float64,
 		if err != nil {
 			return 0, nil, err
 		}
-		b.cfg.Log.Info("ramp", "rate", b.ramp[i], "confirmed", int(step.rate), "p99_ms", step.p99, "kept", step.kept)
+		b.cfg.Log.Info("ramp", "rate", b.ramp[i], "confirmed", int(step.rate), "p99_ms", step.p99, "kept", step.kept, "master_cpu_us_per_task", step.details["master_cpu_us_per_task"])
 		if !step.kept {
 			break
 		}
