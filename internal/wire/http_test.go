@@ -22,6 +22,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
+	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	schedulerv1 "github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
 	"github.com/orchestrator/orchestrator/internal/wire"
 )
@@ -356,11 +357,11 @@ func TestProtobufThatIsTooDeepOrTooManyIsRefused(t *testing.T) {
 	if err := wire.Protobuf.Unmarshal(data, new(agentv1.Call)); err == nil || !strings.Contains(err.Error(), "nested deeper") {
 		t.Errorf("110 levels: %v", err)
 	}
-	decline := bytes.Repeat([]byte{0x0a, 0x00}, 1_100_000) // offer_ids: []
+	decline := bytes.Repeat([]byte{0x0a, 0x00}, 1_500_000) // offer_ids: []
 	data = append([]byte{0x22}, byte(0))                   // decline: tag 4
 	data = append(data[:1], varint(len(decline))...)
 	data = append(data, decline...)
-	if err := wire.Protobuf.Unmarshal(data, new(schedulerv1.Call)); err == nil || !strings.Contains(err.Error(), "elements") {
+	if err := wire.Protobuf.Unmarshal(data, new(schedulerv1.Call)); err == nil || !strings.Contains(err.Error(), "too many messages") {
 		t.Errorf("a million empty messages: %v", err)
 	}
 }
@@ -497,5 +498,38 @@ func TestUnixTransport(t *testing.T) {
 	defer c.Close()
 	if err := c.Call(t.Context(), &schedulerv1.Call{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// The limits that guard a server must not keep a client from reading the state of a large cluster.
+func TestStateOfALargeClusterCanBeRead(t *testing.T) {
+	t.Parallel()
+	const n = 100_000
+	tasks := make([]*mesosv1.Task, n)
+	scalar := func(name string, v float64) *mesosv1.Resource {
+		return &mesosv1.Resource{
+			Name: &name, Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: &v},
+			AllocationInfo: &mesosv1.Resource_AllocationInfo{Role: proto.String("r")},
+		}
+	}
+	task := &mesosv1.Task{
+		Name: proto.String("t"), TaskId: &mesosv1.TaskID{Value: proto.String("t")}, FrameworkId: &mesosv1.FrameworkID{Value: proto.String("f")},
+		AgentId: &mesosv1.AgentID{Value: proto.String("s")}, State: mesosv1.TaskState_TASK_RUNNING.Enum(),
+		Resources: []*mesosv1.Resource{scalar("cpus", 1), scalar("mem", 1), scalar("disk", 1)},
+		Statuses:  []*mesosv1.TaskStatus{{TaskId: &mesosv1.TaskID{Value: proto.String("t")}, State: mesosv1.TaskState_TASK_RUNNING.Enum()}},
+	}
+	for i := range tasks {
+		tasks[i] = task
+	}
+	state := &masterv1.Response_GetTasks{Tasks: tasks}
+	for _, ct := range []wire.ContentType{wire.JSON, wire.Protobuf} {
+		body, err := ct.Marshal(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back masterv1.Response_GetTasks
+		if err := ct.Unmarshal(body, &back); err != nil || len(back.GetTasks()) != n {
+			t.Errorf("%v: %d bytes, %d tasks, %v", ct, len(body), len(back.GetTasks()), err)
+		}
 	}
 }

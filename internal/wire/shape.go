@@ -13,16 +13,17 @@ import (
 // Limits of a message from outside.
 const (
 	maxDepth = 100 // messages within messages
-	// maxElements bounds what a decoder allocates: an empty submessage takes two bytes on the wire and hundreds in
-	// memory.
-	maxElements = 1_000_000
-	// smallMessage is the size below which counting elements can't matter.
+	// A message may hold this many messages, and one more for each so many bytes. That bounds what a decoder allocates: an
+	// empty submessage takes two bytes on the wire and hundreds in memory. The state of a whole cluster has one in about 18.
+	maxMessages     = 1_000_000
+	bytesPerMessage = 16
+	// smallMessage is the size below which counting can't matter.
 	smallMessage = 64 << 10
 )
 
 var (
 	errTooDeep  = fmt.Errorf("messages are nested deeper than %d levels", maxDepth)
-	errTooMany  = fmt.Errorf("message has more than %d elements", maxElements)
+	errTooMany  = errors.New("message holds too many messages for its size")
 	errNotProto = errors.New("not a protobuf message")
 )
 
@@ -35,7 +36,7 @@ type shape struct {
 // shapes caches shapes by full name of the message type; it grows by one entry per type in the binary.
 var shapes sync.Map // protoreflect.FullName -> *shape
 
-// CheckProtobuf looks at an encoded message before it is decoded: not nested too deep, not too many elements. It costs
+// CheckProtobuf looks at an encoded message before it is decoded: not nested too deep, not too many messages in it. It costs
 // next to nothing for small messages of types that cannot contain themselves.
 func CheckProtobuf(data []byte, m proto.Message) error {
 	sh := shapeOf(m.ProtoReflect().Descriptor())
@@ -43,11 +44,11 @@ func CheckProtobuf(data []byte, m proto.Message) error {
 	if !large && !sh.recursive {
 		return nil
 	}
-	elements := 0
-	return sh.check(data, maxDepth, &elements, large)
+	left := maxMessages + len(data)/bytesPerMessage
+	return sh.check(data, maxDepth, &left, large)
 }
 
-func (sh *shape) check(data []byte, depth int, elements *int, large bool) error {
+func (sh *shape) check(data []byte, depth int, left *int, large bool) error {
 	if depth == 0 {
 		return errTooDeep
 	}
@@ -57,9 +58,6 @@ func (sh *shape) check(data []byte, depth int, elements *int, large bool) error 
 			return errNotProto
 		}
 		data = data[n:]
-		if *elements++; *elements > maxElements {
-			return errTooMany
-		}
 		if typ != protowire.BytesType {
 			if n = protowire.ConsumeFieldValue(num, typ, data); n < 0 {
 				return errNotProto
@@ -73,7 +71,10 @@ func (sh *shape) check(data []byte, depth int, elements *int, large bool) error 
 		}
 		data = data[n:]
 		if sub := sh.fields[num]; sub != nil && (large || sub.recursive) {
-			if err := sub.check(body, depth-1, elements, large); err != nil {
+			if *left--; *left < 0 {
+				return errTooMany
+			}
+			if err := sub.check(body, depth-1, left, large); err != nil {
 				return err
 			}
 		}

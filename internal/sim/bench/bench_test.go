@@ -27,7 +27,9 @@ func TestLaunchInOneProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		f := figureOf(t, out.Bytes())
-		if f.Row != 6 || f.Value <= 0 || f.Details["lost"] != 0.0 || f.Details["refused_calls"] != 0.0 {
+		// Of what was launched everything is confirmed in the end, however long that took on this machine.
+		whole, _ := f.Details["whole"].(map[string]any)
+		if n, _ := whole["count"].(float64); f.Row != 6 || n == 0 || f.Details["drained"] != true || f.Details["lost"] != 0.0 || f.Details["refused_calls"] != 0.0 {
 			t.Errorf("figure %+v", f)
 		}
 		if !strings.Contains(table.String(), "the same in one process") {

@@ -127,7 +127,7 @@ func (b *Bench) sustained(ctx context.Context, load *running, pid int) (float64,
 			break
 		}
 	}
-	for i--; i >= 0; i-- {
+	for i = max(i-1, 0); ; i-- {
 		held, err := b.measure(ctx, load, pid, b.ramp[i], b.cfg.Duration)
 		if err != nil {
 			return 0, nil, err
@@ -137,7 +137,6 @@ func (b *Bench) sustained(ctx context.Context, load *running, pid int) (float64,
 			return held.rate, held.details, nil
 		}
 	}
-	return 0, map[string]any{"why": "not even the lowest rate was kept"}, nil
 }
 
 type measurement struct {
@@ -191,6 +190,7 @@ func (b *Bench) measure(ctx context.Context, load *running, pid int, rate float6
 		m.details[name] = h.Summary()
 	}
 	m.details["intended_rate"], m.details["seconds"], m.details["kept"] = rate, elapsed.Seconds(), m.kept
+	m.details["drained"] = drained == nil
 	m.details["lost"], m.details["refused_calls"] = s.Lost.Load()-lost, s.Refused.Load()-refused
 	m.details["frameworks"], m.details["encoding"] = b.cfg.Frameworks, b.contentType().String()
 	m.details["agents"], m.details["task_run"] = b.launchAgents, launchTaskRun.String()

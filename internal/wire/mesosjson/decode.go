@@ -15,23 +15,21 @@ import (
 
 // Limits bound what Unmarshal accepts. Zero fields stand for the defaults.
 type Limits struct {
-	Bytes  int // length of the text; default 64 MiB
+	Bytes  int // length of the text; default 256 MiB
 	Depth  int // nesting of objects and arrays; default 100
-	Values int // members and elements in the whole text; default 2,000,000
+	Values int // members and elements in the whole text; default 2,000,000 and one more for each 8 bytes
 }
 
-// DefaultLimits are the limits of Unmarshal.
-var DefaultLimits = Limits{Bytes: 64 << 20, Depth: 100, Values: 2_000_000}
-
-func (l Limits) orDefault() Limits {
+func (l Limits) orDefault(size int) Limits {
 	if l.Bytes <= 0 {
-		l.Bytes = DefaultLimits.Bytes
+		l.Bytes = 256 << 20
 	}
 	if l.Depth <= 0 {
-		l.Depth = DefaultLimits.Depth
+		l.Depth = 100
 	}
 	if l.Values <= 0 {
-		l.Values = DefaultLimits.Values
+		// What a decoder allocates stays in proportion to the text; the state of a whole cluster has a value in about 14 bytes.
+		l.Values = 2_000_000 + size/8
 	}
 	return l
 }
@@ -45,7 +43,7 @@ func Unmarshal(data []byte, m proto.Message) error {
 
 // Unmarshal is the function Unmarshal with these limits.
 func (l Limits) Unmarshal(data []byte, m proto.Message) error {
-	l = l.orDefault()
+	l = l.orDefault(len(data))
 	if len(data) > l.Bytes {
 		return fmt.Errorf("JSON of %d bytes exceeds the limit of %d bytes", len(data), l.Bytes)
 	}
