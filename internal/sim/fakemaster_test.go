@@ -192,6 +192,13 @@ func (m *fakeMaster) scheduler(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		m.offer(a)
+	case schedulerv1.Call_DECLINE:
+		for _, id := range call.GetDecline().GetOfferIds() {
+			o := m.offers[id.GetValue()]
+			delete(m.offers, id.GetValue())
+			m.agents[o.agent].offered = false
+			m.offer(m.agents[o.agent])
+		}
 	case schedulerv1.Call_ACKNOWLEDGE:
 		ack := call.GetAcknowledge()
 		if a := m.agents[ack.GetAgentId().GetValue()]; a.conn != nil {

@@ -20,6 +20,7 @@ type LoadConfig struct {
 	ContentType        wire.ContentType
 	Role               string  // default "*"
 	Batch              int     // tasks that one ACCEPT launches at most; default 50
+	Hold               int     // offers that a framework keeps at most when it has nothing to launch; it declines the others; 0: any number
 	TaskCPUs, TaskMem  float64 // defaults 0.01 and 1
 	Dial               func(ctx context.Context, network, address string) (net.Conn, error)
 	Log                *slog.Logger

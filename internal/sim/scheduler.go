@@ -349,6 +349,7 @@ func (s *scheduler) pump() {
 		return
 	}
 	at := now()
+	defer s.declineSurplus()
 	for due := s.due(at); due > 0 && len(s.offers) > 0; due = s.due(at) {
 		o := s.offers[0]
 		s.offers = s.offers[1:]
@@ -367,6 +368,28 @@ func (s *scheduler) pump() {
 			continue
 		}
 		s.accept(o, min(due, fit, cfg.Batch), at)
+	}
+}
+
+// declineSurplus gives the newest offers back that are more than this framework keeps. s.mu is held.
+func (s *scheduler) declineSurplus() {
+	keep := s.load.cfg.Hold
+	if keep <= 0 || len(s.offers) <= keep {
+		return
+	}
+	var ids []*mesosv1.OfferID
+	for _, o := range s.offers[keep:] {
+		if s.valid[o.id] {
+			delete(s.valid, o.id)
+			ids = append(ids, &mesosv1.OfferID{Value: proto.String(o.id)})
+		}
+	}
+	s.offers = s.offers[:keep]
+	if len(ids) > 0 {
+		s.postLocked(&schedulerv1.Call{
+			Type: schedulerv1.Call_DECLINE.Enum(), FrameworkId: s.id,
+			Decline: &schedulerv1.Call_Decline{OfferIds: ids, Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(1)}},
+		}, nil)
 	}
 }
 

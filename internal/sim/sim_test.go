@@ -111,6 +111,19 @@ func TestPopulationIsKept(t *testing.T) {
 	})
 }
 
+// A framework that keeps every offer would starve the others.
+func TestSurplusOffersAreDeclined(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, sim.AgentsConfig{Count: 30, PerConnection: 10}, sim.LoadConfig{Frameworks: 3, Hold: 10})
+		w.load.Population(300) // more than two thirds of what there is
+		time.Sleep(5 * time.Second)
+		if n := w.load.Stats.Running.Load(); n != 300 {
+			t.Errorf("%d of 300 tasks run", n)
+		}
+	})
+}
+
 func TestAgentsComeBackWithTheirTasks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -14,7 +14,8 @@ import (
 )
 
 // A full cluster: agents with room for 20 tasks of one cpu, half full, 100 frameworks, tasks that end and are replaced at
-// about clusterChurn a second. An agent is offered whenever one of its tasks has ended.
+// about clusterChurn a second. An agent is offered whenever one of its tasks has ended. Each framework keeps its share of the
+// offers, and declines what is more.
 const (
 	clusterRoom       = 20
 	clusterFrameworks = 100
@@ -52,7 +53,7 @@ func (b *Bench) fullCluster(ctx context.Context) error {
 			return err
 		}
 	}
-	load, err := b.startLoad(ctx, sim.LoadConfig{Master: address, Frameworks: clusterFrameworks, TaskCPUs: 1, TaskMem: 100})
+	load, err := b.startLoad(ctx, sim.LoadConfig{Master: address, Frameworks: clusterFrameworks, TaskCPUs: 1, TaskMem: 100, Hold: max(b.cfg.Agents/clusterFrameworks, 1)})
 	if err != nil {
 		return err
 	}
