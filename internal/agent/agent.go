@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/acl"
 	"github.com/orchestrator/orchestrator/internal/agent/checkpoint"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/core"
@@ -138,6 +139,13 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	}
 	if deps.Metrics == nil {
 		deps.Metrics = metrics.New()
+	}
+	if deps.Authorizer == nil && cfg.ACLs != "" {
+		lists, err := acl.Parse([]byte(cfg.ACLs))
+		if err != nil {
+			return nil, fmt.Errorf("--acls: %w", err)
+		}
+		deps.Authorizer = aclAuthorizer{lists}
 	}
 	if deps.Authorizer == nil {
 		deps.Authorizer = anybody{}

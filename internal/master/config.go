@@ -201,6 +201,8 @@ func (c *Config) Validate() error {
 	p.Check("domain", err)
 	_, err = c.DisabledEndpoints()
 	p.Check("firewall_rules", err)
+	_, err = c.authorizer()
+	p.Check("acls", err)
 	_, err = c.Level()
 	p.Check("logging_level", err)
 	for _, r := range c.Roles {

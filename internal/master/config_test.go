@@ -73,6 +73,7 @@ func TestWrongSettings(t *testing.T) {
 		"--domain={}":                            "no fault_domain",
 		"--firewall_rules=[]":                    "firewall_rules: ",
 		"--logging_level=LOUD":                   "none of DEBUG",
+		`--acls={"run_task":[]}`:                 "there is no such action",
 		"--roles=..":                             "roles: ",
 		"--authenticate_http_readwrite":          "give --credentials",
 		"--max_completed_tasks_per_framework=-1": "max_completed_tasks_per_framework: ",

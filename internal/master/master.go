@@ -72,8 +72,10 @@ type Master struct {
 	ready   chan struct{}
 	closers []func() error
 	metrics masterMetrics
-	links   sync.WaitGroup // goroutines of agent links
-	terms   uint64         // that this process has led; only lead touches it
+	// authorizer is that of --acls; nil allows everything.
+	authorizer core.Authorizer
+	links      sync.WaitGroup // goroutines of agent links
+	terms      uint64         // that this process has led; only lead touches it
 }
 
 // offersPerTerm keeps the offer ids of two terms of one process apart.
@@ -125,6 +127,9 @@ func New(cfg Config, deps Deps) (_ *Master, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.authorizer, err = cfg.authorizer(); err != nil {
+		return nil, fmt.Errorf("--acls: %w", err)
+	}
 	disabled, _ := cfg.DisabledEndpoints()
 	virtual := files.New()
 	if deps.LogFile != "" {
@@ -138,7 +143,7 @@ func New(cfg Config, deps Deps) (_ *Master, err error) {
 		Cluster: cfg.Cluster, LogDir: cfg.LogDir, ExternalLogFile: cfg.ExternalLog, DisabledPaths: disabled,
 		Heartbeat: cfg.Heartbeat, MaxSchedulers: cfg.MaxSchedulerStreams, MaxOperators: cfg.MaxOperatorStreams,
 		MaxBody: int64(cfg.MaxRequestBody), StreamBytes: int(cfg.StreamQueue), PublishFrameworkMetrics: cfg.PublishMetrics,
-		Now: deps.Clock,
+		Now: deps.Clock, Authorizer: m.authorizer,
 	})
 	return m, nil
 }
@@ -274,6 +279,7 @@ func (m *Master) lead(ctx context.Context, epoch uint64) error {
 		return pause(ctx, time.Second)
 	}
 	cfg := m.cfg.core(m.self, m.start, m.deps.Seed+writer.Epoch())
+	cfg.Authorizer = m.authorizer
 	cfg.FirstOffer = m.terms * offersPerTerm
 	m.terms++
 	state, err := core.New(cfg, m.withWeights(registry), m.deps.Clock())
