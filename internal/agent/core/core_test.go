@@ -539,10 +539,12 @@ func TestExpectedTasksAreAnswered(t *testing.T) {
 func TestOperations(t *testing.T) {
 	t.Parallel()
 	b := registered(t)
+	// What the agent registered with, and the master sends with every operation until it hears of another.
+	version := slices.Clone(b.core.version)
 	apply := func(uuid string, op *mesosv1.Offer_Operation) *linkv1.OperationUpdate {
 		t.Helper()
 		b.take()
-		b.master(&linkv1.Message{Kind: &linkv1.Message_ApplyOperation{ApplyOperation: &linkv1.ApplyOperation{Operation: op, OperationUuid: []byte(uuid)}}})
+		b.master(&linkv1.Message{Kind: &linkv1.Message_ApplyOperation{ApplyOperation: &linkv1.ApplyOperation{Operation: op, OperationUuid: []byte(uuid), ResourceVersionUuid: version}}})
 		for _, m := range of[ToMaster](b.effects) {
 			if u := m.Message.GetOperationUpdate(); u != nil {
 				return u

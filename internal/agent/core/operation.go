@@ -74,8 +74,9 @@ func (c *Core) applyOperation(m *linkv1.ApplyOperation) {
 			return errors.New(text)
 		}
 		status.State = mesosv1.OperationState_OPERATION_FINISHED.Enum()
+		// The version stays: the master expects this very outcome and has sent what follows (CREATE after RESERVE) with the
+		// same version.
 		c.total = total
-		c.version = c.drawUUID()
 		return nil
 	}()
 	if err != nil {
