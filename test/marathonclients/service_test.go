@@ -291,3 +291,60 @@ func processes(line string) int {
 	}
 	return n
 }
+
+// TestVolumesStayAndGo: an app with a persistent volume keeps its data over a new version, and over scaling down and up;
+// when it is removed nothing stays reserved.
+func TestVolumesStayAndGo(t *testing.T) {
+	c := startCluster(t, all)
+	state := func() (a appState) {
+		call(t, "GET", c.Marathon+"/v2/apps/prod/db", "", &a)
+		return a
+	}
+	settled := func(n int) func() bool {
+		return func() bool { a := state(); return a.App.TasksRunning == n && len(a.App.Deployments) == 0 }
+	}
+	volumes := func() map[string]bool {
+		var list struct {
+			Tasks []struct{ LocalVolumes []struct{ PersistenceID string } }
+		}
+		call(t, "GET", c.Marathon+"/v2/apps/prod/db/tasks", "", &list)
+		out := map[string]bool{}
+		for _, x := range list.Tasks {
+			for _, v := range x.LocalVolumes {
+				out[v.PersistenceID] = true
+			}
+		}
+		return out
+	}
+	app := `{"id":"/prod/db","cmd":"%s","role":"prod","cpus":0.1,"mem":32,"instances":2,"container":{"type":"MESOS","volumes":[{"containerPath":"data","persistent":{"size":10}}]}}`
+	if s := call(t, "POST", c.Marathon+"/v2/apps", fmt.Sprintf(app, "touch data/mark; sleep 1000"), nil); s != 201 {
+		t.Fatalf("create: %d", s)
+	}
+	await(t, 60*time.Second, "2 run", settled(2))
+	before := volumes()
+	if len(before) != 2 {
+		t.Fatalf("volumes %v", before)
+	}
+	// The new version only runs where the old one's mark is.
+	call(t, "PUT", c.Marathon+"/v2/apps/prod/db", `{"cmd":"test -e data/mark && sleep 2000"}`, nil)
+	await(t, 60*time.Second, "2 of the new version run", settled(2))
+	call(t, "PUT", c.Marathon+"/v2/apps/prod/db", `{"instances":1}`, nil)
+	await(t, 60*time.Second, "1 runs", settled(1))
+	call(t, "PUT", c.Marathon+"/v2/apps/prod/db", `{"instances":2}`, nil)
+	await(t, 60*time.Second, "2 run again", settled(2))
+	for v := range volumes() {
+		if !before[v] {
+			t.Errorf("volume %s is new", v)
+		}
+	}
+	call(t, "DELETE", c.Marathon+"/v2/apps/prod/db", "", nil)
+	await(t, 60*time.Second, "nothing is reserved", func() bool {
+		var s struct {
+			Slaves []struct {
+				Reserved map[string]any `json:"reserved_resources"`
+			}
+		}
+		call(t, "GET", c.Master+"/slaves", "", &s)
+		return len(s.Slaves) == 1 && len(s.Slaves[0].Reserved) == 0
+	})
+}

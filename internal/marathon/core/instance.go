@@ -83,6 +83,7 @@ type Instance struct {
 	Readiness   *Readiness        `json:"readiness,omitempty"`
 	Volumes     []LocalVolume     `json:"volumes,omitempty"`
 	Reserved    bool              `json:"reserved,omitempty"` // its reservation and volumes exist on AgentID
+	HasRun      bool              `json:"hasRun,omitempty"`   // so its volumes may hold something
 
 	KillAt spec.Version `json:"killAt,omitzero"` // when its tasks were asked to end last; zero: they were not
 }

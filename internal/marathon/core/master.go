@@ -2,6 +2,8 @@ package core
 
 import (
 	"slices"
+	"strings"
+	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
@@ -102,13 +104,21 @@ func (m *Machine) frameworkRemoved() {
 	}
 }
 
+// garbageKept is how long offers are asked for because a reservation is to be given back; its agent may not come back.
+const garbageKept = 10 * time.Minute
+
 // revive asks for offers again when something new waits, at most once in the interval; and lets the master know when nothing
 // is wanted.
 func (m *Machine) revive() {
 	if !m.connected {
 		return
 	}
-	if len(m.waiting) == 0 {
+	for id, since := range m.garbage {
+		if m.now.Sub(since) > garbageKept {
+			delete(m.garbage, id)
+		}
+	}
+	if len(m.waiting) == 0 && len(m.garbage) == 0 {
 		m.reviveDue = false
 		if !m.suppressed {
 			m.suppressed = true
@@ -125,7 +135,7 @@ func (m *Machine) revive() {
 		m.after(wait, timerRevive, "")
 		return
 	}
-	ready := false
+	ready := len(m.garbage) > 0
 	for id := range m.waiting {
 		if s := m.root.Get(id); s != nil && m.delayLeft(s) == 0 {
 			ready = true
@@ -154,25 +164,14 @@ func (m *Machine) updateRoles(changed []string) {
 			want[s.Role()] = true
 		}
 	}
-	roles := sortedKeys(want)
-	// Roles that instances still use stay, so that their reservations go on being offered.
+	// A role that was wanted once stays: reservations made for it have to be offered again to be given back.
 	for _, r := range m.roles {
-		if !want[r] && m.roleInUse(r) {
-			roles = append(roles, r)
-		}
+		want[r] = true
 	}
-	slices.Sort(roles)
+	roles := sortedKeys(want)
 	if !slices.Equal(roles, m.roles) {
 		m.roles = roles
+		m.emit(Put{Key: rolesKey, Value: []byte(strings.Join(roles, "\n"))})
 		m.emit(Roles{Roles: roles})
 	}
-}
-
-func (m *Machine) roleInUse(role string) bool {
-	for s := range m.root.Specs(spec.RootID) {
-		if s.Role() == role {
-			return true
-		}
-	}
-	return false
 }

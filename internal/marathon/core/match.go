@@ -67,7 +67,7 @@ func (m *Machine) offers(list []*mesosv1.Offer) {
 // was refused for one instance may do for the next.
 func (m *Machine) filters() *mesosv1.Filters {
 	seconds := m.opt.DeclineDuration.Seconds()
-	if len(m.waiting) > 0 {
+	if len(m.waiting) > 0 || len(m.garbage) > 0 {
 		seconds = min(seconds, 5)
 	}
 	return &mesosv1.Filters{RefuseSeconds: &seconds}
@@ -258,6 +258,7 @@ func (m *Machine) strayReservations(o *mesosv1.Offer, p *purse) []*mesosv1.Offer
 			continue
 		}
 		l.left = 0
+		delete(m.garbage, l.owner)
 		byOwner[l.owner] = append(byOwner[l.owner], l.res)
 	}
 	var ops []*mesosv1.Offer_Operation
@@ -284,9 +285,4 @@ func (m *Machine) strayReservations(o *mesosv1.Offer, p *purse) []*mesosv1.Offer
 		ops = append(ops, &mesosv1.Offer_Operation{Type: &kind, Unreserve: &mesosv1.Offer_Operation_Unreserve{Resources: plain}})
 	}
 	return ops
-}
-
-func (m *Machine) releaseVolumes(*Instance) {
-	// The reservation comes with the next offer of its agent and is found to be nobody's then.
-	m.reviveDue = true
 }

@@ -13,6 +13,7 @@ import (
 // The records, by the beginnings of their keys. Everything is a small record of its own: a change writes what it changes.
 //
 //	framework                           the framework id
+//	roles                               those whose offers were ever wanted, one a line
 //	group/<safe id or "root">           a group's own fields
 //	spec/<safe id>                      the version that is in force
 //	revision/<safe id>/<milliseconds>   a definition; empty: removed at that time
@@ -21,6 +22,7 @@ import (
 //	failure/<safe id>                   the last failure of an app
 const (
 	frameworkKey     = "framework"
+	rolesKey         = "roles"
 	groupPrefix      = "group/"
 	currentPrefix    = "spec/"
 	revisionPrefix   = "revision/"
@@ -152,6 +154,13 @@ func (m *Machine) Load(now time.Time, records []Record) ([]Effect, error) {
 		switch {
 		case r.Key == frameworkKey:
 			m.frameworkID = string(r.Value)
+		case r.Key == rolesKey:
+			for role := range strings.SplitSeq(string(r.Value), "\n") {
+				if role != "" && !slices.Contains(m.roles, role) {
+					m.roles = append(m.roles, role)
+				}
+			}
+			slices.Sort(m.roles)
 		case strings.HasPrefix(r.Key, groupPrefix):
 			var g spec.Group
 			if err := json.Unmarshal(r.Value, &g); err != nil {

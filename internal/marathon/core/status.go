@@ -206,6 +206,7 @@ func (m *Machine) changed(i *Instance) {
 
 // running: the instance has begun to run, or came back.
 func (m *Machine) running(i *Instance, s *spec.Spec) {
+	i.HasRun = true
 	if i.ActiveSince == 0 {
 		i.ActiveSince = m.stamp()
 	}
@@ -287,6 +288,12 @@ func (m *Machine) reschedule(i *Instance) {
 	i.Incarnation++
 	i.Tasks, i.Healthy, i.Health, i.Ready, i.Readiness = nil, nil, nil, false, nil
 	i.ActiveSince, i.StagedAt, i.KillAt = 0, 0, 0
+	if i.Reserved && !i.HasRun {
+		// Its volumes are empty, and may not even exist: it is free to begin anew anywhere. What was reserved is given back
+		// when it is offered.
+		i.Reserved, i.Volumes = false, nil
+		m.garbage[i.ID] = m.now
+	}
 	if !i.Reserved {
 		i.AgentID, i.Host, i.Region, i.Zone, i.Attributes = "", "", "", "", nil
 	}
@@ -385,9 +392,6 @@ func (m *Machine) kill(i *Instance, goal Goal) {
 	c.Goal = goal
 	switch {
 	case !i.launched() && goal == GoalDecommissioned, !i.launched() && goal == GoalStopped && !i.Reserved:
-		if i.Reserved {
-			m.releaseVolumes(i)
-		}
 		m.forget(i)
 		return
 	case !i.launched():
