@@ -58,6 +58,8 @@ type Deps struct {
 	Authorizer Authorizer
 	// BootID tells one boot of the host from another; empty: the kernel's.
 	BootID string
+	// DiskUsage gives the used share of the disk that holds the sandboxes; nil: asks the file system.
+	DiskUsage func() (float64, error)
 	// Host overrides what --resources leaves to the host: cpus, mem (MB) and disk (MB).
 	Host *[3]float64
 }

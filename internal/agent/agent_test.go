@@ -212,9 +212,9 @@ func TestRegistrationIsRepeated(t *testing.T) {
 		h := newHarness(t, nil)
 		h.registered()
 		h.stop()
-		h.master.registry = func(*linkv1.Message) *linkv1.Message {
+		h.master.answer(func(*linkv1.Message) *linkv1.Message {
 			return &linkv1.Message{Kind: &linkv1.Message_Refused{Refused: &linkv1.Refused{Message: proto.String("not now")}}}
-		}
+		})
 		begin := time.Now()
 		h.start()
 		for range 12 {

@@ -24,7 +24,7 @@ type collector struct {
 	mu  sync.Mutex
 	old []oldRun // by end, oldest first
 	age time.Duration
-	// usage gives the used share of the disk; tests give their own.
+	// usage gives the used share of the disk.
 	usage func() (float64, error)
 	now   func() time.Time
 }
@@ -38,7 +38,9 @@ type oldRun struct {
 
 func newCollector(a *Agent) *collector {
 	g := &collector{a: a, wake: make(chan struct{}, 1), age: a.cfg.GCDelay, now: time.Now}
-	g.usage = func() (float64, error) { return diskUsage(a.cfg.WorkDir) }
+	if g.usage = a.deps.DiskUsage; g.usage == nil {
+		g.usage = func() (float64, error) { return diskUsage(a.cfg.WorkDir) }
+	}
 	return g
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,12 +29,16 @@ func TestAllowedAge(t *testing.T) {
 // The sandbox of an ended executor stays for its time, less when the disk is full, and its checkpoint goes with it.
 func TestOldSandboxesAreDeleted(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		h := newHarness(t, nil)
+		var full atomic.Bool
+		h := newHarness(t, func(_ *Config, d *Deps) {
+			d.DiskUsage = func() (float64, error) {
+				if full.Load() {
+					return 0.89, nil // an hour and a half is left of the week
+				}
+				return 0.3, nil
+			}
+		})
 		h.registered()
-		usage := 0.3
-		h.agent.gc.mu.Lock()
-		h.agent.gc.usage = func() (float64, error) { return usage, nil }
-		h.agent.gc.mu.Unlock()
 		var dirs []string
 		for _, executor := range []string{"e1", "e2"} {
 			c := h.run(customTask("t-"+executor, executor))
@@ -57,9 +62,7 @@ func TestOldSandboxesAreDeleted(t *testing.T) {
 		if !exists(dirs[0]) || !exists(meta+"e1") {
 			t.Fatal("the sandbox went before its time")
 		}
-		h.agent.gc.mu.Lock()
-		usage = 0.89 // an hour and a half is left of the week
-		h.agent.gc.mu.Unlock()
+		full.Store(true)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if exists(dirs[0]) || exists(filepath.Dir(filepath.Dir(dirs[0]))) || exists(meta+"e1") {

@@ -118,7 +118,7 @@ func newSite(t *testing.T) *site {
 	}
 	s := &site{t: t, dir: dir, group: fmt.Sprintf("orchestrator-agent-test-%d-%d", os.Getpid(), rand.Uint32()), heard: map[string][]*mesosv1.TaskStatus{}, launched: map[string]bool{}}
 	s.master = newFakeMaster(t, l)
-	s.master.registry = s.register
+	s.master.answer(s.register)
 	if s.log, err = os.Create(dir + "/log"); err != nil {
 		t.Fatal(err)
 	}

@@ -277,8 +277,11 @@ func (m *fakeMaster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 					AgentId: &mesosv1.AgentID{Value: proto.String("m-S0")}, Reregistered: proto.Bool(msg.GetReregister() != nil),
 					Master: &mesosv1.MasterInfo{Id: proto.String("m"), Ip: proto.Uint32(1), Port: proto.Uint32(5050), Hostname: proto.String("master.example")},
 				}}}
-				if m.registry != nil {
-					answer = m.registry(msg)
+				m.mu.Lock()
+				registry := m.registry
+				m.mu.Unlock()
+				if registry != nil {
+					answer = registry(msg)
 				}
 				conn.Send(0, answer)
 			}
@@ -292,6 +295,13 @@ func (m *fakeMaster) send(msg *linkv1.Message) {
 	if !m.try(msg) {
 		m.t.Error("the master has no link to the agent")
 	}
+}
+
+// answer sets what registrations are answered with.
+func (m *fakeMaster) answer(registry func(*linkv1.Message) *linkv1.Message) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.registry = registry
 }
 
 // try sends a message if there is a link.

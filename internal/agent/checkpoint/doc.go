@@ -3,10 +3,10 @@
 //
 // The files lie where a Mesos agent has them (Layout), but making each of them durable by itself would cost one fsync a
 // file. So a batch of operations first goes, checksummed, to the end of a journal (meta/journal.N) with a single fsync:
-// from then on the batch is promised. Then the operations are applied to the files without waiting for the disk. When a
-// journal has grown enough, a new one is begun, and once the file system says that everything applied is durable the old
-// one is deleted. Open replays the journals that are left: every operation gives the same result however often it is
-// applied.
+// from then on the batch is promised. The files follow within a second, in the background: what happened to a file
+// meanwhile is put together first, so that a short task costs two files and not eight writes. When a journal has grown
+// enough, a new one is begun, and once the file system says that everything in the files is durable the old one is
+// deleted. Open replays the journals that are left: every operation gives the same result however often it is applied.
 //
 // Invariants:
 //   - Commit returns nil only when the batch survives a crash of the machine.

@@ -129,3 +129,47 @@ func decodeBytes(b []byte) (value, rest []byte, err error) {
 	}
 	return b[n : n+int(size)], b[n+int(size):], nil
 }
+
+// coalesce gives a shorter sequence of operations with the same result: what is replaced or removed later is left out, and
+// what is appended to a file is put together. The operations are not changed.
+func coalesce(ops []Op) []Op {
+	out := make([]Op, 0, len(ops))
+	last := make(map[string]int, len(ops)) // of a path, its operation in out
+	gone := make([]bool, 0, len(ops))
+	add := func(op Op) {
+		last[op.path] = len(out)
+		out, gone = append(out, op), append(gone, false)
+	}
+	for _, op := range ops {
+		i, there := last[op.path]
+		switch op.kind {
+		case opPut, opLink:
+			if there && out[i].kind != opRemove {
+				gone[i] = true
+			}
+			add(op)
+		case opAppend:
+			if there && (out[i].kind == opPut || out[i].kind == opAppend) && out[i].offset+int64(len(out[i].data)) == op.offset {
+				data := out[i].data
+				out[i].data = append(data[:len(data):len(data)], op.data...)
+				continue
+			}
+			add(op)
+		case opRemove:
+			for path, i := range last {
+				if out[i].kind != opRemove && below(path, op.path) {
+					gone[i] = true
+					delete(last, path)
+				}
+			}
+			add(op)
+		}
+	}
+	kept := out[:0]
+	for i, op := range out {
+		if !gone[i] {
+			kept = append(kept, op)
+		}
+	}
+	return kept
+}

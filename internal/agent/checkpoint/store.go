@@ -1,27 +1,31 @@
 package checkpoint
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 const (
 	journalPrefix = "journal."
-	// rotateAt is the size at which a journal is closed: about what is replayed in well under a second.
-	rotateAt = 8 << 20
-	// maxJournals: so many closed journals may wait for the file system to be synced before Commit waits for it too.
-	maxJournals = 8
+	// rotateAt is the size at which a journal is closed: about what is replayed in a second.
+	rotateAt = 4 << 20
+	// maxBacklog is how much may be promised and not be in the files yet before Commit waits for them.
+	maxBacklog = 64 << 20
+	// flushEvery is how long a change may be in the journal only.
+	flushEvery = time.Second
 )
 
-// Store commits batches of operations below one meta directory. Commit and Close are called by one goroutine.
+// Store commits batches of operations below one meta directory. Commit, Forget and Close are called by one goroutine.
 type Store struct {
 	fs   FS
 	dir  string
@@ -35,19 +39,36 @@ type Store struct {
 	sizes map[string]int64
 	buf   []byte
 
-	// syncing counts closed journals whose operations may not be durable in their files yet.
-	syncing chan struct{}
-	wg      sync.WaitGroup
-	mu      sync.Mutex // orders the deletion of closed journals
+	stop    chan struct{}
+	stopped chan struct{} // nil: nothing flushes but flush itself (tests)
+	wake    chan struct{}
+	room    chan struct{}
+
+	mu      sync.Mutex
+	backlog []Op   // promised, not in the files yet
+	bytes   int    // of the backlog
+	closed  uint64 // the last journal that will not grow; all of it is in the backlog or in the files
+	settled uint64 // the last journal that was deleted
+	// removes counts the removals of the backlog by path: what is on disk below them does not count any more.
+	removes map[string]int
 }
 
 // Open replays the journals that an earlier process left below dir, and begins a new one.
 func Open(fsys FS, dir string, log *slog.Logger) (*Store, error) {
-	return open(fsys, dir, log, rotateAt)
+	s, err := open(fsys, dir, log, rotateAt)
+	if err != nil {
+		return nil, err
+	}
+	s.stop, s.stopped = make(chan struct{}), make(chan struct{})
+	go s.run()
+	return s, nil
 }
 
 func open(fsys FS, dir string, log *slog.Logger, size int64) (*Store, error) {
-	s := &Store{fs: fsys, dir: dir, log: log, size: size, sizes: map[string]int64{}, syncing: make(chan struct{}, maxJournals)}
+	s := &Store{
+		fs: fsys, dir: dir, log: log, size: size, sizes: map[string]int64{}, removes: map[string]int{},
+		wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
+	}
 	if _, err := fsys.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := fsys.MkdirAll(dir); err != nil {
 			return nil, fmt.Errorf("create the agent's meta directory: %w", err)
@@ -60,11 +81,17 @@ func open(fsys FS, dir string, log *slog.Logger, size int64) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	var ops []Op
 	for i, n := range old {
-		if err := s.replay(n, i == len(old)-1); err != nil {
+		if ops, err = s.read(ops, n, i == len(old)-1); err != nil {
 			return nil, err
 		}
 		s.number = n
+	}
+	for _, op := range coalesce(ops) {
+		if err := s.apply(op); err != nil {
+			return nil, fmt.Errorf("replay the journal: %w", err)
+		}
 	}
 	if len(old) > 0 {
 		if err := fsys.SyncAll(dir); err != nil {
@@ -77,7 +104,6 @@ func open(fsys FS, dir string, log *slog.Logger, size int64) (*Store, error) {
 	if err := s.deleteJournals(old); err != nil {
 		return nil, err
 	}
-	s.sizes = map[string]int64{}
 	return s, nil
 }
 
@@ -103,32 +129,29 @@ func (s *Store) journals() ([]uint64, error) {
 	return numbers, nil
 }
 
-func (s *Store) replay(n uint64, last bool) error {
+// read appends the operations of a journal.
+func (s *Store) read(ops []Op, n uint64, last bool) ([]Op, error) {
 	data, err := s.fs.ReadFile(s.journalPath(n))
 	if err != nil {
-		return fmt.Errorf("read journal %d: %w", n, err)
+		return ops, fmt.Errorf("read journal %d: %w", n, err)
 	}
 	total := len(data)
 	for len(data) > 0 {
-		ops, size, err := decodeBatch(data)
+		batch, size, err := decodeBatch(data)
 		if errors.Is(err, errTorn) {
 			// What follows was never promised: Commit had not returned. (A journal that is not the last one ends so
 			// when its batch was written again, after an error of the disk, to the next one.)
 			s.log.Warn("journal ends in a torn batch, which was never promised", "journal", n,
 				"offset", total-len(data), "bytes", len(data), "last", last)
-			return nil
+			return ops, nil
 		}
 		if err != nil {
-			return fmt.Errorf("journal %s: %w", s.journalPath(n), err)
+			return ops, fmt.Errorf("journal %s: %w", s.journalPath(n), err)
 		}
-		for _, op := range ops {
-			if err := s.apply(op); err != nil {
-				return fmt.Errorf("replay journal %d: %w", n, err)
-			}
-		}
+		ops = append(ops, batch...)
 		data = data[size:]
 	}
-	return nil
+	return ops, nil
 }
 
 // begin opens the next journal. It is durable by name before anything is promised in it.
@@ -146,8 +169,9 @@ func (s *Store) begin() error {
 	return nil
 }
 
-// Commit makes a batch durable and visible. After an error nothing is promised, and the same batch may be committed
-// again: it is what the caller does, because there is nothing else that it could do without breaking a promise.
+// Commit makes a batch durable. It is in the files soon after (see flush). After an error nothing is promised, and the same
+// batch may be committed again: it is what the caller does, because there is nothing else that it could do without breaking
+// a promise.
 func (s *Store) Commit(ops []Op) error {
 	if len(ops) == 0 {
 		return nil
@@ -170,25 +194,50 @@ func (s *Store) Commit(ops []Op) error {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	s.length += int64(len(s.buf))
+	for _, op := range ops {
+		if op.kind == opRemove {
+			for name, size := range s.sizes {
+				if size == 0 && below(name, op.path) {
+					delete(s.sizes, name)
+				}
+			}
+		}
+	}
+	s.enqueue(ops, len(s.buf))
 	if cap(s.buf) > 1<<20 {
 		s.buf = nil
 	}
-	for _, op := range ops {
-		if err := s.apply(op); err != nil {
-			// Promised, but not in place: only a replay can put it there. Committing it again does.
-			s.undo(undo)
-			return fmt.Errorf("apply a journaled operation: %w", err)
-		}
-	}
-	for _, op := range ops {
-		if op.kind == opRemove {
-			maps.DeleteFunc(s.sizes, func(path string, size int64) bool { return size == 0 && below(path, op.path) })
-		}
-	}
 	if s.length >= s.size {
-		return s.rotate()
+		s.rotate()
 	}
 	return nil
+}
+
+// enqueue hands a promised batch to flush.
+func (s *Store) enqueue(ops []Op, size int) {
+	s.mu.Lock()
+	for _, op := range ops {
+		if op.kind == opRemove {
+			s.removes[op.path]++
+		}
+	}
+	s.backlog = append(s.backlog, ops...)
+	s.bytes += size
+	full := s.bytes > maxBacklog
+	s.mu.Unlock()
+	if s.stopped == nil {
+		return
+	}
+	if full {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+		select { // the disk is far behind: wait for it, as for a Commit that is slow
+		case <-s.room:
+		case <-s.stopped:
+		}
+	}
 }
 
 // place gives the appends their offsets, and tells how to take that back: the length of each file before the batch.
@@ -209,19 +258,19 @@ func (s *Store) place(ops []Op) (undo map[string]int64) {
 		op := &ops[i]
 		switch op.kind {
 		case opPut:
-			if _, known := s.sizes[op.path]; known {
+			if _, known := s.sizes[op.path]; known || path.Base(op.path) == updatesFile {
 				set(op.path, int64(len(op.data)))
 			}
 		case opRemove:
-			for path := range s.sizes {
-				if below(path, op.path) {
-					set(path, 0)
+			for name := range s.sizes {
+				if below(name, op.path) {
+					set(name, 0)
 				}
 			}
 			removed = append(removed, op.path)
 		case opAppend:
 			size, known := s.sizes[op.path]
-			if !known && !slices.ContainsFunc(removed, func(r string) bool { return below(op.path, r) }) {
+			if !known && !slices.ContainsFunc(removed, func(r string) bool { return below(op.path, r) }) && !s.removing(op.path) {
 				// The first append of this process: the file may hold records of an earlier one.
 				if data, err := s.fs.ReadFile(filepath.Join(s.dir, op.path)); err == nil {
 					size = wholeRecords(data)
@@ -233,6 +282,18 @@ func (s *Store) place(ops []Op) (undo map[string]int64) {
 		}
 	}
 	return undo
+}
+
+// removing reports whether a removal that is not carried out yet will delete the file.
+func (s *Store) removing(path string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r := range s.removes {
+		if below(path, r) {
+			return true
+		}
+	}
+	return false
 }
 
 // unknown marks a file whose length was not known before a batch.
@@ -273,6 +334,9 @@ func (s *Store) apply(op Op) error {
 	path := filepath.Join(s.dir, op.path)
 	switch op.kind {
 	case opPut:
+		if old, err := s.fs.ReadFile(path); err == nil && bytes.Equal(old, op.data) {
+			return nil // of a replay, mostly
+		}
 		return writeWhole(s.fs, path, op.data)
 	case opAppend:
 		return writeAt(s.fs, path, op.data, op.offset)
@@ -293,40 +357,92 @@ func (s *Store) retire() {
 	s.journal = nil
 }
 
-// rotate begins a new journal and has the old one deleted once its operations are durable in their files.
-func (s *Store) rotate() error {
+// rotate begins a new journal; the old one is deleted once its operations are durable in their files.
+func (s *Store) rotate() {
 	old := s.number
 	s.retire()
+	s.mu.Lock()
+	s.closed = old
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 	if err := s.begin(); err != nil {
 		// What was committed is promised; the next Commit tries again to begin a journal.
 		s.log.Error("cannot begin a journal: free space on the agent's disk", "err", err)
-		return nil
 	}
-	s.syncing <- struct{}{}
-	s.wg.Go(func() {
-		defer func() { <-s.syncing }()
-		s.settle(old)
-	})
-	return nil
 }
 
-// settle deletes every journal up to number once their operations are durable.
-func (s *Store) settle(number uint64) {
+// run flushes until Close.
+func (s *Store) run() {
+	defer close(s.stopped)
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for failures := 0; ; {
+		stopping := false
+		select {
+		case <-s.stop:
+			stopping = true
+		case <-s.wake:
+		case <-tick.C:
+		}
+		err := s.flush()
+		switch {
+		case err == nil:
+			failures = 0
+			select {
+			case s.room <- struct{}{}:
+			default:
+			}
+		default:
+			if failures++; failures&(failures-1) == 0 { // seldom, but again and again
+				s.log.Error("cannot bring the checkpoint's files up to date; the journal has everything: free space on the agent's disk", "err", err)
+			}
+		}
+		if stopping {
+			return // what is left is replayed by the next process
+		}
+	}
+}
+
+// flush brings the files up to date with what was promised so far, and deletes the journals that nobody needs any more.
+func (s *Store) flush() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	ops, size, upTo := coalesce(s.backlog), s.bytes, s.closed
+	s.backlog, s.bytes = nil, 0
+	s.mu.Unlock()
+	for i, op := range ops {
+		if err := s.apply(op); err != nil {
+			s.mu.Lock()
+			s.backlog = append(slices.Clone(ops[i:]), s.backlog...)
+			s.bytes += size
+			s.mu.Unlock()
+			return fmt.Errorf("apply a journaled operation: %w", err)
+		}
+		if op.kind == opRemove {
+			s.mu.Lock()
+			if s.removes[op.path]--; s.removes[op.path] <= 0 {
+				delete(s.removes, op.path)
+			}
+			s.mu.Unlock()
+		}
+	}
+	if upTo <= s.settled {
+		return nil
+	}
 	if err := s.fs.SyncAll(s.dir); err != nil {
-		s.log.Error("cannot sync the agent's meta directory; its journal is kept", "err", err)
-		return
+		return fmt.Errorf("sync the agent's meta directory: %w", err)
 	}
 	numbers, err := s.journals()
 	if err != nil {
-		s.log.Error("cannot list the agent's journals", "err", err)
-		return
+		return err
 	}
-	numbers = slices.DeleteFunc(numbers, func(n uint64) bool { return n > number })
-	if err := s.deleteJournals(numbers); err != nil {
-		s.log.Error("cannot delete the agent's old journals", "err", err)
+	if err := s.deleteJournals(slices.DeleteFunc(numbers, func(n uint64) bool { return n > upTo })); err != nil {
+		return err
 	}
+	s.settled = upTo
+	return nil
 }
 
 // deleteJournals deletes journals in their order, and each one durably before the next: an old one that came back without
@@ -343,18 +459,13 @@ func (s *Store) deleteJournals(numbers []uint64) error {
 	return nil
 }
 
-// ReadFile reads a file below the meta directory.
-func (s *Store) ReadFile(path string) ([]byte, error) {
-	data, err := s.fs.ReadFile(filepath.Join(s.dir, path))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read the agent's checkpoint: %w", err)
-	}
-	return data, err
-}
-
-// Close waits for background work. What was committed stays promised without it.
+// Close brings the files up to date as far as that works. What was committed stays promised without it.
 func (s *Store) Close() error {
-	s.wg.Wait()
+	if s.stopped != nil {
+		close(s.stop)
+		<-s.stopped
+		s.stopped = nil
+	}
 	if s.journal == nil {
 		return nil
 	}

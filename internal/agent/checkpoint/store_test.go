@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -92,8 +93,14 @@ func TestCrashAtAnyWriteLosesNoCommittedBatch(t *testing.T) {
 					s, err = open(fsys, metaDir, quiet, 400)
 					continue
 				}
-				if got := files(fsys); err == nil && !cmp.Equal(got, committed) {
-					t.Fatalf("life %d: running process sees\n%s", life, cmp.Diff(committed, got))
+				if r.IntN(3) == 0 { // the files follow at any distance
+					if err = s.flush(); err == nil {
+						if got := files(fsys); !cmp.Equal(got, committed) {
+							t.Fatalf("life %d: running process sees\n%s", life, cmp.Diff(committed, got))
+						}
+					} else if fsys.crashed {
+						break
+					}
 				}
 				ops := randomBatch(r, &n)
 				next = committed.apply(ops)
@@ -102,7 +109,6 @@ func TestCrashAtAnyWriteLosesNoCommittedBatch(t *testing.T) {
 				if err == nil {
 					committed = next
 				}
-				s.wg.Wait() // the background sync is part of the history, not of its randomness
 			}
 			if s != nil {
 				s.Close()
@@ -135,7 +141,9 @@ func TestJournalIsDeletedOnceItsFilesAreDurable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s.wg.Wait()
+	if err := s.flush(); err != nil {
+		t.Fatal(err)
+	}
 	numbers, err := s.journals()
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +173,8 @@ func TestRealFileSystem(t *testing.T) {
 	if err := s2.Commit([]Op{Append("a/c", record("z"))}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s2.ReadFile("a/c")
+	s2.Close()
+	got, err := os.ReadFile(dir + "/a/c")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,10 +185,9 @@ func TestRealFileSystem(t *testing.T) {
 	if link, err := (OS{}).Readlink(dir + "/a/latest"); err != nil || link != "b" {
 		t.Errorf("link = %q, %v", link, err)
 	}
-	if _, err := s2.ReadFile("gone/x"); err == nil {
-		t.Error("gone/x is still there")
+	if _, err := os.Stat(dir + "/gone"); err == nil {
+		t.Error("gone is still there")
 	}
-	s2.Close()
 }
 
 func FuzzDecodeBatch(f *testing.F) {
