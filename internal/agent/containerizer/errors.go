@@ -12,6 +12,9 @@ var ErrNotFound = errors.New("container not found")
 // ErrExists: a container has this id already.
 var ErrExists = errors.New("container exists already")
 
+// ErrStopping: the agent is stopping; nothing was decided about the container. Who asked asks the next agent process.
+var ErrStopping = errors.New("the agent is stopping")
+
 // ErrNotAttachable: the container has no terminal and is no session, so that its output goes to files only.
 var ErrNotAttachable = errors.New("container has no attachable input and output")
 

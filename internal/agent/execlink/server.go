@@ -250,8 +250,12 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) error {
 				return fmt.Errorf("executor %s has more than %d requests under way", peer.ExecutorID, nestedPerPeer)
 			}
 			wg.Go(func() {
-				st.push(message.Down{Result: s.nested(ctx, peer, up)})
-				<-slots
+				defer func() { <-slots }()
+				r, err := s.nested(ctx, peer, up)
+				if ctx.Err() != nil || errors.Is(err, containerizer.ErrStopping) {
+					return // no answer is no loss: it asks the next agent process, which an answer would keep it from
+				}
+				st.push(message.Down{Result: r})
 			})
 		default:
 			// A newer helper's message: nothing that we promised depends on it.
@@ -260,7 +264,7 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) error {
 }
 
 // nested answers one request about a container below the peer's own.
-func (s *Server) nested(ctx context.Context, p Peer, up message.Up) *message.Result {
+func (s *Server) nested(ctx context.Context, p Peer, up message.Up) (*message.Result, error) {
 	h := s.deps.Handler
 	var r message.Result
 	var err error
@@ -316,7 +320,7 @@ func (s *Server) nested(ctx context.Context, p Peer, up message.Up) *message.Res
 		r.Error = err.Error()
 		r.NotFound = s.deps.NotFound != nil && errors.Is(err, s.deps.NotFound)
 	}
-	return &r
+	return &r, err
 }
 
 // stream is one helper's event queue and its writer.

@@ -134,7 +134,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		return failed("The agent is stopping", context.Canceled)
+		return failed("The container can't be launched", containerizer.ErrStopping)
 	}
 	if c.containers[cfg.ID] != nil {
 		c.mu.Unlock()

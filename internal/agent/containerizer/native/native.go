@@ -159,7 +159,7 @@ func (c *Containerizer) Close() {
 	c.closed = true
 	for _, ct := range c.containers {
 		if ct.phase == starting {
-			ct.abort(errors.New("the agent is stopping"))
+			ct.abort(containerizer.ErrStopping)
 		}
 	}
 	c.mu.Unlock()
