@@ -64,6 +64,8 @@ type Fetcher struct {
 	client  *http.Client
 	cache   *cache
 	metrics *metrics
+	// ratioFloor is how much may come out of an archive whatever its size.
+	ratioFloor int64
 }
 
 // maxURIs bounds one container's list.
@@ -86,7 +88,7 @@ func New(cfg Config, deps Deps) (*Fetcher, error) {
 	if cfg.MaxEntries == 0 {
 		cfg.MaxEntries = 1_000_000
 	}
-	f := &Fetcher{cfg: cfg, log: deps.Log, metrics: newMetrics(deps.Registry)}
+	f := &Fetcher{cfg: cfg, log: deps.Log, metrics: newMetrics(deps.Registry), ratioFloor: ratioFloor}
 	if deps.Transport == nil {
 		deps.Transport = transport(cfg)
 	}

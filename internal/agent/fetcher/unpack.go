@@ -167,7 +167,7 @@ func (u *unpacker) count(n int64) error {
 	switch {
 	case u.out > u.f.cfg.MaxBytes:
 		return fmt.Errorf("it unpacks to more than %d bytes", u.f.cfg.MaxBytes)
-	case u.out > ratioFloor && u.out/maxRatio > u.in:
+	case u.out > u.f.ratioFloor && u.out/maxRatio > u.in:
 		return fmt.Errorf("it unpacks to more than %d times its size", maxRatio)
 	}
 	return nil
