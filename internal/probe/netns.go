@@ -111,13 +111,27 @@ func (n *namespaces) enter(ns *namespace) error {
 	return inNamespace(path, ns.inode, work)
 }
 
-// inNamespace runs work on a thread that is in the network namespace behind path, if that is still the one of that inode.
-func inNamespace(path string, inode uint64, work func() error) error {
-	done := make(chan error, 1)
+// onOwnThread runs f on a thread that ends afterwards, so that f may change what belongs to the thread (namespaces). It is
+// never the process's first thread: that one can't end, and its namespaces are those that others take for the process's.
+func onOwnThread(f func()) {
+	done := make(chan struct{})
 	go func() {
-		// The thread is not given back to the scheduler: it ends with this goroutine, whatever namespace it is in.
-		runtime.LockOSThread()
-		done <- func() error {
+		runtime.LockOSThread() // and never unlocked, except on the first thread
+		if unix.Gettid() == unix.Getpid() {
+			onOwnThread(f) // this thread is held meanwhile, so another one is taken
+			runtime.UnlockOSThread()
+		} else {
+			f()
+		}
+		close(done)
+	}()
+	<-done
+}
+
+// inNamespace runs work on a thread that is in the network namespace behind path, if that is still the one of that inode.
+func inNamespace(path string, inode uint64, work func() error) (err error) {
+	onOwnThread(func() {
+		err = func() error {
 			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
 				return fmt.Errorf("open network namespace: %w", err)
@@ -132,8 +146,8 @@ func inNamespace(path string, inode uint64, work func() error) error {
 			}
 			return work()
 		}()
-	}()
-	return <-done
+	})
+	return err
 }
 
 // readAddrs lists the addresses of the calling thread's network namespace.

@@ -69,6 +69,7 @@ type Probe struct {
 	next     struct{ procs, sockets, metrics time.Time }
 	dirs     map[string]string
 	governor governor
+	budget   time.Duration // of one round's search for sockets' owners
 
 	docker *dockerWatch
 	mesos  *mesosWatch
@@ -93,7 +94,7 @@ func New(cfg Config, deps Deps) (*Probe, error) {
 	p := &Probe{
 		cfg: cfg, log: log, codec: topology.NewCodec(), ready: make(chan struct{}), poke: make(chan struct{}, 1),
 		samples: map[string]cgroupSample{}, users: map[uint32]string{}, watched: map[*link][]string{},
-		states: map[string]collectorState{}, dirs: map[string]string{},
+		states: map[string]collectorState{}, dirs: map[string]string{}, budget: ownersBudget,
 	}
 	p.metricsMs.Store(5000)
 	if cfg.Simulate != nil {
@@ -351,7 +352,7 @@ func (p *Probe) readSockets(now time.Time) error {
 			return err
 		}
 	}
-	p.owners.resolve(sockets, p.table, func(proc *process) uint64 { return p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]) }, ownersBudget)
+	p.owners.resolve(sockets, p.table, func(proc *process) uint64 { return p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]) }, p.budget)
 	w := p.world(p.pic)
 	p.readNAT(now)
 	if p.events != nil {

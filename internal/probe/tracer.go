@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -154,19 +153,14 @@ func loadTracer(push func(netEvent)) (_ *tracer, err error) {
 
 // attachTracepoint attaches to the tracepoint. Its number stands in tracefs; where that is not mounted, it is mounted for one
 // thread only, which ends afterwards: the host's mounts stay as they are.
-func attachTracepoint(prog *ebpf.Program) (bpflink.Link, error) {
-	l, err := bpflink.Tracepoint("sock", "inet_sock_set_state", prog, nil)
-	if err == nil || !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOENT) {
-		return l, err
+func attachTracepoint(prog *ebpf.Program) (l bpflink.Link, err error) {
+	for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"} {
+		if _, err := os.Stat(dir + "/events/sock/inet_sock_set_state"); err == nil {
+			return bpflink.Tracepoint("sock", "inet_sock_set_state", prog, nil)
+		}
 	}
-	type result struct {
-		l   bpflink.Link
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread has mounts of its own
-		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+	onOwnThread(func() {
+		err = unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
 		if err == nil {
 			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 		}
@@ -174,14 +168,12 @@ func attachTracepoint(prog *ebpf.Program) (bpflink.Link, error) {
 			err = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 		}
 		if err != nil {
-			done <- result{err: fmt.Errorf("tracefs is not mounted at /sys/kernel/tracing and can't be: %w", err)}
+			err = fmt.Errorf("tracefs is not mounted at /sys/kernel/tracing and can't be: %w", err)
 			return
 		}
-		l, err := bpflink.Tracepoint("sock", "inet_sock_set_state", prog, nil)
-		done <- result{l, err}
-	}()
-	r := <-done
-	return r.l, r.err
+		l, err = bpflink.Tracepoint("sock", "inet_sock_set_state", prog, nil)
+	})
+	return l, err
 }
 
 func parseEvent(b []byte) (ev netEvent, ok bool) {
