@@ -32,7 +32,7 @@ type probeSettings struct {
 	Conntrack    string        `flag:"conntrack" default:"auto" help:"Read the kernel's NAT table: auto, on, off."`
 	DockerSocket config.Path   `flag:"docker_socket" default:"/var/run/docker.sock" help:"Socket of the Docker Engine; off for none."`
 	MesosAgents  []string      `flag:"mesos_agent" default:"" help:"URLs of this host's Mesos agents, to join containers with tasks."`
-	Policy       []string      `flag:"policy" default:"lifecycle,logs,exec,plugin,kubernetes" help:"What monitors may have this probe do: lifecycle, logs, exec, host-exec, plugin, kubernetes; none for nothing."`
+	Policy       []string      `flag:"policy" default:"lifecycle,logs,exec" help:"What monitors may have this probe do: lifecycle, logs, exec, host-exec; none for nothing."`
 	ProcRoot     config.Path   `flag:"proc_root" default:"/proc" help:"Where the host's /proc is."`
 	SysRoot      config.Path   `flag:"sys_root" default:"/sys" help:"Where the host's /sys is."`
 	CPULimit     float64       `flag:"cpu_limit" default:"3" help:"Percent of a core above which the probe slows itself down."`

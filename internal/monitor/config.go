@@ -32,8 +32,6 @@ type Config struct {
 	MetricsOpen bool
 	// ReplicaID names this replica. Default: the host's name.
 	ReplicaID string
-	// ScopeAPI serves Weave Scope's read API besides.
-	ScopeAPI bool
 	// AdminToken and ProbeToken are secrets that `up` makes; they are accepted besides those of the data directory.
 	AdminToken, ProbeToken string
 }

@@ -109,7 +109,7 @@ var controls = map[string]controlDef{
 	"pause": {"Pause", "lifecycle", RoleOperator, true}, "unpause": {"Unpause", "lifecycle", RoleOperator, false}, "kill": {"Kill", "lifecycle", RoleOperator, true},
 	"remove": {"Remove", "lifecycle", RoleOperator, true}, "signal": {"Signal", "lifecycle", RoleOperator, true}, "logs": {"Logs", "logs", RoleViewer, false},
 	"exec": {"Shell", "exec", RoleOperator, false}, "attach": {"Attach", "exec", RoleOperator, false}, "files": {"Files", "exec", RoleOperator, false},
-	"host-exec": {"Host shell", "host-exec", RoleAdmin, true}, "scale": {"Scale", "kubernetes", RoleOperator, true}, "delete": {"Delete", "kubernetes", RoleOperator, true},
+	"host-exec": {"Host shell", "host-exec", RoleAdmin, true},
 }
 
 func (m *Monitor) controlOf(id string) controlDef {

@@ -20,8 +20,6 @@ const (
 	PolicyLogs      = "logs"
 	PolicyExec      = "exec"      // a shell in a container, its files, environment and inspection
 	PolicyHostExec  = "host-exec" // a shell on the host itself
-	PolicyPlugins   = "plugin"    // controls of plugins
-	PolicyK8s       = "kubernetes"
 )
 
 // Config is all that a probe is told.
@@ -46,12 +44,7 @@ type Config struct {
 	DockerSocket string
 	// MesosAgents are the URLs of this host's Mesos agents.
 	MesosAgents []string
-	// Kubeconfig is a file, "in-cluster", or "" for none. Exactly one probe of a cluster gets it.
-	Kubeconfig string
-	// PluginsDir is searched for plugins' sockets; "" none. PluginTimeout bounds each plugin's answer (default 500 ms).
-	PluginsDir    string
-	PluginTimeout time.Duration
-	// Policy is what monitors may have this probe do. Default: lifecycle, logs, exec, plugin, kubernetes; not host-exec.
+	// Policy is what monitors may have this probe do. Default: lifecycle, logs, exec; not host-exec.
 	Policy []string
 	// ProcRoot and SysRoot are /proc and /sys, elsewhere when the probe runs in a container of its own.
 	ProcRoot, SysRoot string
@@ -93,11 +86,8 @@ func (c *Config) defaults() {
 	case "off":
 		c.DockerSocket = ""
 	}
-	if c.PluginTimeout == 0 {
-		c.PluginTimeout = 500 * time.Millisecond
-	}
 	if c.Policy == nil {
-		c.Policy = []string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyPlugins, PolicyK8s}
+		c.Policy = []string{PolicyLifecycle, PolicyLogs, PolicyExec}
 	}
 	if c.ProcRoot == "" {
 		c.ProcRoot = "/proc"
@@ -131,8 +121,8 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("conntrack: %q is none of auto, on, off", c.Conntrack))
 	}
 	for _, p := range c.Policy {
-		if !slices.Contains([]string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyHostExec, PolicyPlugins, PolicyK8s}, p) {
-			errs = append(errs, fmt.Errorf("policy: %q is none of lifecycle, logs, exec, host-exec, plugin, kubernetes", p))
+		if !slices.Contains([]string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyHostExec}, p) {
+			errs = append(errs, fmt.Errorf("policy: %q is none of lifecycle, logs, exec, host-exec", p))
 		}
 	}
 	if c.MaxProcesses < 0 || c.MaxProcesses > 32768 {

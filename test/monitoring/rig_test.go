@@ -26,12 +26,12 @@ const (
 
 // rig is a running monitor.
 type rig struct {
-	t   *testing.T
+	t   testing.TB
 	m   *monitor.Monitor
 	url string
 }
 
-func newRig(t *testing.T, change func(*monitor.Config)) *rig {
+func newRig(t testing.TB, change func(*monitor.Config)) *rig {
 	t.Helper()
 	cfg := monitor.Config{Listen: "127.0.0.1:0", AdminToken: adminToken, ProbeToken: probeToken, ViewerLogs: true, ReplicaID: "test"}
 	if change != nil {
@@ -86,7 +86,7 @@ type answer struct {
 	body   []byte
 }
 
-func (a answer) into(t *testing.T, v any) {
+func (a answer) into(t testing.TB, v any) {
 	t.Helper()
 	if a.status >= 300 {
 		t.Fatalf("status %d: %s", a.status, a.body)
