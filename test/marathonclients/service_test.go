@@ -305,7 +305,9 @@ func TestVolumesStayAndGo(t *testing.T) {
 	}
 	volumes := func() map[string]bool {
 		var list struct {
-			Tasks []struct{ LocalVolumes []struct{ PersistenceID string } }
+			Tasks []struct {
+				LocalVolumes []struct{ PersistenceID string }
+			}
 		}
 		call(t, "GET", c.Marathon+"/v2/apps/prod/db/tasks", "", &list)
 		out := map[string]bool{}

@@ -714,3 +714,22 @@ func TestTooManyDeployments(t *testing.T) {
 		t.Errorf("a forced one that ends another: %v", err)
 	}
 }
+
+// TestLostLaunchIsFoundOut: the process dies after an offer was taken and before the master heard of it, and the master says
+// nothing about the task until its agent is back.
+func TestLostLaunchIsFoundOut(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t, 1)
+	c.settle(time.Second)
+	c.loseAccepts = true
+	c.must(`{"id":"/a","cmd":"sleep 1","cpus":0.1}`)
+	c.run(10*time.Second, "the offer is taken", func() bool { return c.m.of("/a")[0].Condition == Provisioned })
+	c.loseAccepts, c.silent = false, true
+	c.restart()
+	c.settle(20 * time.Second)
+	if got := c.m.of("/a")[0].Condition; got != Provisioned {
+		t.Fatalf("nobody said anything, and it is %s", got)
+	}
+	c.silent = false
+	c.run(90*time.Second, "started after all", c.stable)
+}

@@ -81,6 +81,8 @@ type Machine struct {
 	homeRegion  string
 	suppressed  bool
 	asking      bool
+	unheard     map[string]bool // tasks that nothing was heard of since the subscription
+	askWait     time.Duration
 	revivedAt   time.Time
 	reviveDue   bool
 	roles       []string
@@ -335,6 +337,7 @@ const (
 	timerRevive
 	timerReconcile
 	timerAsk
+	timerUnheard
 )
 
 // callFailedPause is how long after a failed call the master is asked what it knows.
@@ -387,6 +390,8 @@ func (m *Machine) fire() {
 			if m.opt.ReconcileInterval > 0 {
 				m.after(m.opt.ReconcileInterval, timerReconcile, "")
 			}
+		case timerUnheard:
+			m.askUnheard()
 		case timerAsk:
 			m.asking = false
 			m.reviveDue, m.suppressed = true, false

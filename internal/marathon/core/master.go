@@ -38,6 +38,54 @@ func (m *Machine) registered(e Registered) {
 		return true
 	})
 	m.reconcile()
+	m.unheard = map[string]bool{}
+	m.instances.Scan(func(_ string, i *Instance) bool {
+		for _, t := range i.Tasks {
+			if i.launched() && !t.Condition.Terminal() {
+				m.unheard[t.ID] = true
+			}
+		}
+		return true
+	})
+	m.askWait = askFirst
+	m.after(m.askWait, timerUnheard, "")
+}
+
+// How often tasks that nothing was heard of since the subscription are asked for.
+const (
+	askFirst = 2 * time.Second
+	askLast  = time.Minute
+)
+
+// askUnheard asks again for tasks that the master said nothing about. It says nothing while their agent has not come back
+// after a fail-over; when it has, a task whose launch was lost on the way is known to be gone.
+func (m *Machine) askUnheard() {
+	if !m.connected {
+		return
+	}
+	kind := scheduler.Call_RECONCILE
+	var tasks []*scheduler.Call_Reconcile_Task
+	for _, id := range sortedKeys(m.unheard) {
+		specID, inst, _, err := ParseTaskID(id)
+		i, _ := m.instances.Get(InstanceKey(specID, inst))
+		if err != nil || i == nil || i.task(id) < 0 || !i.launched() {
+			delete(m.unheard, id)
+			continue
+		}
+		if len(tasks) < reconcileChunk {
+			r := &scheduler.Call_Reconcile_Task{TaskId: &mesosv1.TaskID{Value: new(id)}}
+			if i.AgentID != "" {
+				r.AgentId = &mesosv1.AgentID{Value: new(i.AgentID)}
+			}
+			tasks = append(tasks, r)
+		}
+	}
+	if len(tasks) == 0 {
+		return
+	}
+	m.emit(Call{&scheduler.Call{Type: &kind, Reconcile: &scheduler.Call_Reconcile{Tasks: tasks}}})
+	m.askWait = min(2*m.askWait, askLast)
+	m.after(m.askWait, timerUnheard, "")
 }
 
 // reconcileChunk bounds the tasks in one RECONCILE.

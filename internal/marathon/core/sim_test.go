@@ -26,23 +26,25 @@ type failer interface {
 // what the machine stores is kept so that it can be started again from it. Time is simulated. It checks the machine's
 // invariants after every step.
 type cluster struct {
-	t       failer
-	rng     *rand.Rand
-	opt     Options
-	m       *Machine
-	now     time.Time
-	records map[string][]byte
-	agents  []*simAgent
-	tasks   map[string]*simTask
-	ever    map[string]bool // task ids that were used
-	offers  map[string]*simOffer
-	queue   []delivery
-	nOffer  int
-	revived bool
-	down    bool // the master is away
-	notices []Notice
-	replies []Reply
-	probes  map[string]bool
+	t           failer
+	rng         *rand.Rand
+	opt         Options
+	m           *Machine
+	now         time.Time
+	records     map[string][]byte
+	agents      []*simAgent
+	tasks       map[string]*simTask
+	ever        map[string]bool // task ids that were used
+	offers      map[string]*simOffer
+	queue       []delivery
+	nOffer      int
+	revived     bool
+	down        bool // the master is away
+	silent      bool // it answers no explicit reconciliation
+	loseAccepts bool
+	notices     []Notice
+	replies     []Reply
+	probes      map[string]bool
 
 	startDelay, killDelay, failAfter func() time.Duration
 	unhealthy                        func(version spec.Version) bool // what probes find
@@ -275,7 +277,9 @@ func (c *cluster) call(call *scheduler.Call) {
 		c.revived = false
 		c.later(time.Duration(call.Decline.Filters.GetRefuseSeconds()*float64(time.Second)), func() []Event { c.revived = true; return nil })
 	case scheduler.Call_ACCEPT:
-		c.accept(call.Accept)
+		if !c.loseAccepts {
+			c.accept(call.Accept)
+		}
 	case scheduler.Call_KILL:
 		t := c.tasks[call.Kill.TaskId.GetValue()]
 		if t == nil {
@@ -292,6 +296,9 @@ func (c *cluster) call(call *scheduler.Call) {
 		c.always(c.killDelay(), func() []Event { return c.end(t, mesosv1.TaskState_TASK_KILLED) })
 	case scheduler.Call_RECONCILE:
 		for _, r := range call.Reconcile.Tasks {
+			if c.silent {
+				break
+			}
 			id := r.TaskId
 			c.later(time.Millisecond, func() []Event {
 				state := mesosv1.TaskState_TASK_UNKNOWN

@@ -70,6 +70,7 @@ func conditionFrom(st *mesosv1.TaskStatus) Condition {
 // status takes what Mesos says of a task. It is acknowledged after what follows from it is stored.
 func (m *Machine) status(st *mesosv1.TaskStatus) {
 	id := st.GetTaskId().GetValue()
+	delete(m.unheard, id)
 	cond := conditionFrom(st)
 	var i *Instance
 	at := -1
