@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	jar    = "/usr/share/java/zookeeper.jar"
+	// Jar is ZooKeeper as Debian installs it; its manifest names the rest.
+	Jar    = "/usr/share/java/zookeeper.jar"
 	logJar = "/usr/share/java/slf4j-simple.jar"
 )
 
@@ -59,7 +60,7 @@ type Node struct {
 func Require(tb testing.TB) {
 	tb.Helper()
 	_, javaErr := exec.LookPath("java")
-	_, jarErr := os.Stat(jar)
+	_, jarErr := os.Stat(Jar)
 	if javaErr == nil && jarErr == nil {
 		return
 	}
@@ -242,7 +243,7 @@ func (n *Node) Start() error {
 		"-Dzookeeper.authProvider.1=org.apache.zookeeper.server.auth.SASLAuthenticationProvider",
 	}
 	args = append(args, n.opts.JVM...)
-	args = append(args, "-cp", jar+":"+logJar, "org.apache.zookeeper.server.quorum.QuorumPeerMain", filepath.Join(n.Dir, "zoo.cfg"))
+	args = append(args, "-cp", Jar+":"+logJar, "org.apache.zookeeper.server.quorum.QuorumPeerMain", filepath.Join(n.Dir, "zoo.cfg"))
 	cmd := exec.Command("java", args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
