@@ -105,6 +105,7 @@ func (o theirs) set(path, data string, version int32) error {
 	_, err := o.c.Set(path, []byte(data), version)
 	return translate(err)
 }
+
 func (o theirs) del(path string, version int32) error { return translate(o.c.Delete(path, version)) }
 
 func (o theirs) read(path string) (node, error) {

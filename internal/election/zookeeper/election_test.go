@@ -26,7 +26,8 @@ func master(address string) election.Leader {
 		Id: proto.String("id-" + address), Ip: proto.Uint32(0), Port: proto.Uint32(5050), Hostname: proto.String("host.example"), Version: proto.String("1.11.0"),
 		Capabilities: []*mesosv1.MasterInfo_Capability{
 			{Type: mesosv1.MasterInfo_Capability_AGENT_UPDATE.Enum()},
-			{Type: mesosv1.MasterInfo_Capability_AGENT_DRAINING.Enum()}, {Type: mesosv1.MasterInfo_Capability_QUOTA_V2.Enum()},
+			{Type: mesosv1.MasterInfo_Capability_AGENT_DRAINING.Enum()},
+			{Type: mesosv1.MasterInfo_Capability_QUOTA_V2.Enum()},
 		},
 	}}
 }
