@@ -284,7 +284,7 @@ func (op *Op) appendBody(b []byte, root chroot) []byte {
 		b = jute.AppendInt(b, op.Version)
 	case OpAddWatch:
 		b = jute.AppendString(b, path)
-		b = jute.AppendInt(b, int32(op.WatchMode.addMode()))
+		b = jute.AppendInt(b, op.WatchMode.addMode())
 	case OpRemoveWatches:
 		b = jute.AppendString(b, path)
 		b = jute.AppendInt(b, int32(op.WatchMode))

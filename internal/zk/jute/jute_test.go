@@ -2,6 +2,7 @@ package jute
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 
@@ -82,7 +83,7 @@ func TestHostileLengths(t *testing.T) {
 	s.Int()
 	first := s.Err()
 	s.Buffer()
-	if first == nil || s.Err() != first {
+	if first == nil || !errors.Is(s.Err(), first) {
 		t.Errorf("first error %v, then %v", first, s.Err())
 	}
 }

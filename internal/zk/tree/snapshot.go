@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -79,7 +80,7 @@ func Read(s *jute.Stream) (*Tree, error) {
 		t.insert(parent, n)
 	}
 	if err := s.Err(); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, fmt.Errorf("snapshot ends after %d bytes, %d nodes: %w", s.Offset(), len(t.nodes), err)

@@ -306,5 +306,5 @@ func (a *aclTable) id(acl []zk.ACL) int32 {
 
 // String sums the tree up.
 func (t *Tree) String() string {
-	return fmt.Sprintf("%d nodes at 0x%x, digest %x", len(t.nodes), t.zxid, uint64(t.sum))
+	return fmt.Sprintf("%d nodes at 0x%x, digest %x", len(t.nodes), t.zxid, t.sum)
 }

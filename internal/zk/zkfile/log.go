@@ -176,7 +176,7 @@ func replay(path string, t *tree.Tree, after int64) error {
 		}
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	for {
 		x, err := r.Next()
 		if errors.Is(err, io.EOF) {

@@ -1,7 +1,6 @@
 package zktest
 
 import (
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -35,7 +34,7 @@ func NewProxy(tb testing.TB, target string) *Proxy {
 	p.target.Store(&target)
 	go p.accept()
 	tb.Cleanup(func() {
-		l.Close()
+		_ = l.Close()
 		p.Stall(false)
 		p.Break()
 	})
@@ -146,9 +145,6 @@ func (p *Proxy) pump(dst, src net.Conn) {
 			queue <- chunk{time.Now().Add(time.Duration(p.delay.Load())), b[:n]}
 		}
 		if err != nil {
-			if err == io.EOF {
-				break
-			}
 			break
 		}
 	}
