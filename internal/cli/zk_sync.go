@@ -66,7 +66,6 @@ type zkSyncConfig struct {
 	Session      time.Duration     `flag:"session_timeout" default:"6secs" help:"How long a dead engine blocks its standby."`
 	MaxRequest   int               `flag:"max_request" default:"1048575" help:"jute.maxbuffer of the target, in bytes."`
 	Queue        config.Bytes      `flag:"queue" default:"256MB" help:"What may wait in memory for a slow target; beyond it the source is left alone until half of it is written."`
-	Watches      bool              `flag:"watches" help:"Follow the source by watches through its client port, because its quorum port can't be reached (recursive watches from 3.6 on, reading all of it at intervals before). Weaker: changes of a node in quick succession may become one, multis fall apart, kinds are taken for persistent, ACLs lag by half a minute."`
 	TwoWay       bool              `flag:"two_way" help:"Keep both sides equal at once: every subtree has a home where it is written to, the source unless --homes says otherwise."`
 	Homes        map[string]string `flag:"homes" help:"With --two-way: subtrees and their home, /path=target[,…]; used when none are recorded yet, later they are flipped by zk flip."`
 	Conflicts    string            `flag:"conflicts" default:"home" help:"With --two-way, what becomes of writes to a copy: home (the home wins), last (the later write wins), manual (a person decides by zk resolve)."`
@@ -141,16 +140,13 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	zcfg := zksync.Config{
 		Name: cfg.Name, Source: source, Target: target, Scope: scope, Overwrite: cfg.Overwrite, SessionTimeout: cfg.Session,
-		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue), Watches: cfg.Watches,
+		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue),
 	}
 	deps := zksync.Deps{Log: log, Metrics: reg}
 	var e *zksync.Engine
 	var pair *zksync.Pair
 	work, handler := func(context.Context) error { return nil }, http.Handler(nil)
 	ready := func(context.Context) error { return nil }
-	if cfg.TwoWay && cfg.Watches {
-		return usagef("--two-way needs the quorum ports: watches do not tell who wrote")
-	}
 	if cfg.TwoWay {
 		homes := map[string]zksync.Home{}
 		for p, h := range cfg.Homes {

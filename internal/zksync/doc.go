@@ -12,12 +12,8 @@
 // else changed, a container that the target's own reaper removed) is one procedure, reconcile: compare the shadow with
 // what the target holds and do what is missing, until versions and counters agree as well.
 //
-// Pair runs an engine in each direction over disjoint subtrees, each of which has a home side. Where the source's quorum port
-// can't be reached a watcher takes the follower's place, with what is weaker said in its comment. stretch is the other way to
-// move: one ensemble throughout.
-//
 // Invariants:
-//   - The source is never written to (a Pair writes to both, each only where it is not at home).
+//   - The source is never written to.
 //   - The target's state node never names a position whose changes are not in the target.
 //   - Ephemeral nodes of the source are persistent nodes in the target that the engine deletes when their owner's deletion
 //     was read in the source's stream, never because of a timeout. If the engine or the link fails, they stay.

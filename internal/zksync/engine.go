@@ -41,9 +41,6 @@ type Config struct {
 	Overwrite bool
 	// SessionTimeout of the target's session: how long a dead engine blocks its standby. Default 6s.
 	SessionTimeout time.Duration
-	// Watches follows the source by watches through its client port, because its quorum port can't be reached. It is weaker:
-	// several changes of a node may become one, multis fall apart, kinds are taken for persistent, ACLs lag.
-	Watches bool
 	// MaxRequest is the target's jute.maxbuffer. Default 1,048,575.
 	MaxRequest int
 	// QueueBytes bounds what may wait for a slow target. Default 256 MB.
@@ -288,16 +285,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	defer wg.Wait()
 	defer stop()
 	e.f = newFollower(e.cfg.Source.Quorum, e.deps.Learner, learnerID(e.id), e.cfg.QueueBytes, e.log)
-	if e.cfg.Watches {
-		src, err := zk.New(zk.Config{Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL, Renew: true, SessionTimeout: e.cfg.SessionTimeout}, e.deps.ZK)
-		if err != nil {
-			return err
-		}
-		defer src.Close()
-		wg.Go(func() { newWatcher(e.f, src, e.cfg.Scope.Source, 30*time.Second).run(fctx) })
-	} else {
-		wg.Go(func() { e.f.run(fctx) })
-	}
+	wg.Go(func() { e.f.run(fctx) })
 
 	for {
 		if err := e.lock(ctx); err != nil {
@@ -323,7 +311,7 @@ func learnerID(engine string) int64 {
 
 // discover finds the quorum ports that were not given.
 func (e *Engine) discover(ctx context.Context) error {
-	if len(e.cfg.Source.Quorum) == 0 && !e.cfg.Watches {
+	if len(e.cfg.Source.Quorum) == 0 {
 		c, err := zk.New(zk.Config{Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL}, e.deps.ZK)
 		if err != nil {
 			return err

@@ -418,38 +418,3 @@ func TestKill9(t *testing.T) {
 		t.Error("too slow")
 	}
 }
-
-// Without the quorum port, by a recursive watch: in the end everything that clients can see is equal, also after interruptions.
-func TestWatches(t *testing.T) {
-	t.Parallel()
-	a, b := pair(t)
-	a.Churn(t, a.Base(t), 1, 300)
-	cfg := config(a, b)
-	p := zktest.NewProxy(t, a.Nodes[0].Client)
-	cfg.Source.Servers, cfg.Source.Auth, cfg.Watches = []string{p.Addr()}, super(), true
-	e, stop := start(t, cfg)
-	ready(t, e)
-	same := func() {
-		t.Helper()
-		var proof Proof
-		zktest.Eventually(t, 60*time.Second, "both are equal as clients see them", func() bool {
-			var err error
-			proof, err = Compare(t.Context(), Side{Client: a.Client(t, zk.Config{Auth: super()})}, Side{Client: b.Client(t, zk.Config{Auth: super()})}, Scope{}, "", 5)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// ACLs have no events: they come with the next full reading.
-			proof.Differences = slices.DeleteFunc(proof.Differences, func(d tree.Difference) bool { return d.What == "acl" || d.What == "aversion" })
-			return len(proof.Differences) == 0
-		})
-	}
-	same()
-	a.Churn(t, a.Base(t), 2, 400)
-	same()
-	p.Break()
-	a.Churn(t, a.Base(t), 3, 300)
-	same()
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
-}
