@@ -132,6 +132,7 @@ type Engine struct {
 	st       Status
 	planned  int64 // the position that everything planned will reach
 	position int64 // the position that the target has
+	begun    bool
 	seeded   bool
 	phase    Phase
 	commands chan command
@@ -463,7 +464,9 @@ type record struct {
 	Engine   string `json:"engine"`
 	Source   string `json:"source"`
 	Scope    Scope  `json:"scope"`
-	Seeded   bool   `json:"seeded"`
+	// Begun says that the target was ours to write to when the seed began: what a killed engine has left there is no stranger's.
+	Begun  bool `json:"begun"`
+	Seeded bool `json:"seeded"`
 }
 
 func (r record) position() int64 {
@@ -488,7 +491,7 @@ func (e *Engine) readState(ctx context.Context) (record, int32, error) {
 
 func (e *Engine) encode(zxid int64) []byte {
 	e.planned = max(e.planned, zxid)
-	b, err := json.Marshal(record{zxidText(e.planned), e.id, strings.Join(e.cfg.Source.Servers, ","), e.cfg.Scope, e.seeded})
+	b, err := json.Marshal(record{zxidText(e.planned), e.id, strings.Join(e.cfg.Source.Servers, ","), e.cfg.Scope, e.begun, e.seeded})
 	if err != nil {
 		panic(err) // strings and booleans cannot fail
 	}
@@ -518,7 +521,7 @@ func (e *Engine) claim(ctx context.Context) error {
 			return fmt.Errorf("this link kept %s equal to the source's %s before, now %s and %s are asked for: use another --name, or --overwrite",
 				rec.Scope.Target, rec.Scope.Source, e.cfg.Scope.Target, e.cfg.Scope.Source)
 		}
-		e.seeded, e.planned, e.position = rec.Seeded, rec.position(), rec.position()
+		e.begun, e.seeded, e.planned, e.position = rec.Begun, rec.Seeded, rec.position(), rec.position()
 		// The new version fences every earlier engine: its batches expect the old one. And once it is written, the position
 		// that was read is final.
 		st, err := e.c.Set(ctx, path, e.encode(0), version)

@@ -111,7 +111,7 @@ func (e *Engine) setACL(ctx context.Context, op *txn.Op) error {
 // reconcileAll makes the whole target right, whatever it holds.
 func (e *Engine) reconcileAll(ctx context.Context) error {
 	var problem error
-	for try := range 20 {
+	for range 20 {
 		var old *mismatch
 		if err := e.w.drain(ctx); err != nil && !errors.As(err, &old) {
 			return err
@@ -129,12 +129,19 @@ func (e *Engine) reconcileAll(ctx context.Context) error {
 			}
 			continue
 		}
-		if !e.seeded && !e.cfg.Overwrite && try == 0 {
+		if !e.seeded && !e.begun && !e.cfg.Overwrite {
 			if path, full := occupied(view, e.cfg.Scope); full {
 				return fmt.Errorf("the target holds %s already and was never synchronized by this link: choose an empty target or another path, or permit to make it equal to the source, deleting what the source does not have, with --overwrite", path)
 			}
 		}
-		e.cfg.Overwrite = e.cfg.Overwrite || !e.seeded // from here on it is ours that is there
+		if !e.begun {
+			// From here on it is ours that is there, and the state node says so before anything else is written.
+			e.begun = true
+			e.w.current.zxid = max(e.planned, 1)
+			if err := e.w.drain(ctx); err != nil {
+				return err
+			}
+		}
 		clear(e.ahead)
 		if e.noteLate != "" { // a flip: what the copy has beside the new home's is somebody's late write
 			late := Scope{Source: e.noteLate, Target: e.noteLate}
