@@ -193,6 +193,9 @@ func (a *Agent) open() error {
 		return err
 	}
 	a.closers = append(a.closers, unlock)
+	if err := keepDescriptors(); err != nil {
+		return err
+	}
 	if a.listener = a.deps.Listener; a.listener == nil {
 		a.listener, err = net.Listen("tcp", net.JoinHostPort(a.cfg.IP, strconv.Itoa(a.cfg.Port)))
 		if err != nil {
