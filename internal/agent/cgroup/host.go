@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -187,10 +188,14 @@ func homes(h *Host, self string) map[string]string {
 	return out
 }
 
-// Close ends what watches for memory exhaustion.
+// Close ends what watches for memory exhaustion and, on v1, removes the root if it is empty: whoever needs it makes it anew.
 func (m *Manager) Close() {
 	if m.oom != nil {
 		m.oom.close()
+		return
+	}
+	for _, base := range m.bases() {
+		_ = syscall.Rmdir(filepath.Join(base, m.cfg.Root)) // not empty: in use
 	}
 }
 
