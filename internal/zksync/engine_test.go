@@ -249,6 +249,25 @@ func TestRefusals(t *testing.T) {
 	if d, _, err := tgt.Get(t.Context(), "/x"); err != nil || string(d) != "false" {
 		t.Errorf("the target was touched: %q %v", d, err)
 	}
+	// What an engine that was killed in the middle of its seed has left is not a stranger's.
+	killed := cfg
+	killed.Name, killed.Scope = "killed", Scope{Source: "/x"}
+	if err := tgt.MakePath(t.Context(), stateRoot+"/killed", zk.OpenACL()); err != nil {
+		t.Fatal(err)
+	}
+	half := `{"position":"0x1","begun":true,"seeded":false,"scope":{"Source":"/x","Target":"/x"}}`
+	if _, err := tgt.Create(t.Context(), stateRoot+"/killed/state", []byte(half), zk.OpenACL(), zk.Persistent); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tgt.Create(t.Context(), "/x/half", nil, zk.OpenACL(), zk.Persistent); err != nil {
+		t.Fatal(err)
+	}
+	e, stop := start(t, killed)
+	ready(t, e)
+	equal(t, a, b, killed.Scope)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
 	// Without super, a node of somebody else's cannot be kept.
 	cfg.Overwrite = true
 	cfg.Target.Auth = nil
