@@ -112,7 +112,18 @@ func (a *agent) step(ev agentcore.Event) {
 	for a.core != nil && len(a.pending) > 0 {
 		next := a.pending[0]
 		a.pending = a.pending[1:]
-		for _, e := range slices.Clone(a.core.Step(a.w.now, next)) {
+		effects := slices.Clone(a.core.Step(a.w.now, next))
+		if a.crashNext && a.w.chance(0.3) {
+			a.crash()
+			return
+		}
+		// What persists is made durable in one go, as the committer does, before anything else is done.
+		for _, e := range effects {
+			if p, ok := e.(agentcore.Persistent); ok {
+				a.disk.write(p)
+			}
+		}
+		for _, e := range effects {
 			if a.crashNext && a.w.chance(0.3) {
 				a.crash()
 				return
@@ -158,8 +169,6 @@ func (a *agent) arm() {
 
 func (a *agent) carryOut(e agentcore.Effect) {
 	switch e := e.(type) {
-	case agentcore.Persistent:
-		a.disk.write(e)
 	case agentcore.ToMaster:
 		if a.link != nil {
 			a.link.toMaster(e.Message)

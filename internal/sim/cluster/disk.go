@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -55,11 +56,18 @@ func (d *disk) write(p agentcore.Persistent) {
 		d.runs[e.Run].completed = true
 	case agentcore.SaveTask:
 		d.runs[e.Run].tasks[ids.Task(e.Task.GetInfo().GetTaskId().GetValue())] = &savedTask{task: e.Task}
+	case agentcore.ForgetRun:
+		delete(d.runs, e.Run)
+		if !e.FrameworkInUse {
+			delete(d.frameworks, e.Run.Framework)
+		}
 	case agentcore.AppendUpdate:
 		t := d.runs[e.Run].tasks[e.Task]
 		t.updates = append(t.updates, e.Update)
 	case agentcore.RewriteUpdates:
 		d.runs[e.Run].tasks[e.Task].updates = e.Updates
+	default:
+		panic(fmt.Sprintf("cluster: the disk does not know %T", p))
 	}
 }
 
