@@ -334,7 +334,7 @@ func Discover(ctx context.Context, c *zk.Client) ([]string, error) {
 	}
 	addrs := QuorumAddrs(string(data))
 	if len(addrs) == 0 {
-		return nil, errors.New("the ensemble's configuration names no quorum ports: a standalone server has none (restart it with standaloneEnabled=false and a server line, or follow it by watches)")
+		return nil, errors.New("the ensemble's configuration names no quorum ports: a standalone server has none (restart it with standaloneEnabled=false and a server line in its configuration)")
 	}
 	return addrs, nil
 }
