@@ -26,6 +26,7 @@ if [ $# -eq 0 ]; then
 	micro ./internal/wire/mesosjson .
 	micro ./internal/wire 'Stream/|IdleStream'
 	micro ./internal/wire/link .
+	MONITOR_BENCH_HOSTS=1000 BENCH_COUNT=1 micro ./test/monitoring Monitor
 fi
 
 ./bin/orchestrator bench --output "$out.wire" "$@"

@@ -29,6 +29,8 @@ func configurables() map[string]configurable {
 		"agent":    {func() any { return &agent.Config{} }, agent.BindOptions()},
 		"marathon": {func() any { return &marathon.Config{} }, config.Options{EnvPrefix: []string{marathon.EnvPrefix}}},
 		"master":   {func() any { return &master.Config{} }, master.BindOptions()},
+		"monitor":  {func() any { return &monitorSettings{} }, config.Options{EnvPrefix: []string{"ORCHESTRATOR_MONITOR_"}, Hyphens: true}},
+		"probe":    {func() any { return &probeSettings{} }, config.Options{EnvPrefix: []string{"ORCHESTRATOR_PROBE_"}, Hyphens: true}},
 		"up":       {func() any { return &up.Config{} }, config.Options{EnvPrefix: []string{"ORCHESTRATOR_"}, Hyphens: true}},
 	}
 }

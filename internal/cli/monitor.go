@@ -46,8 +46,8 @@ The first start prints a link that logs an administrator in. Probes need a token
 	}
 	set := config.Bind(cmd.Flags(), &in, config.Options{Hyphens: true, EnvPrefix: []string{"ORCHESTRATOR_MONITOR_"}})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := set.Load(os.LookupEnv); err != nil {
-			return usageError{err}
+		if err := loadSettings(cmd, set); err != nil {
+			return err
 		}
 		// Most of the heap lives long; collecting it earlier costs little and keeps the process small.
 		if os.Getenv("GOGC") == "" {

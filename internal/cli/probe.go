@@ -52,8 +52,8 @@ func newProbeCommand() *cobra.Command {
 	}
 	set := config.Bind(cmd.Flags(), &in, config.Options{Hyphens: true, EnvPrefix: []string{"ORCHESTRATOR_PROBE_"}})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := set.Load(os.LookupEnv); err != nil {
-			return usageError{err}
+		if err := loadSettings(cmd, set); err != nil {
+			return err
 		}
 		cfg := probe.Config{
 			Monitors: in.Monitors, Token: in.Token, TokenFile: string(in.TokenFile), ID: in.ID, Hostname: in.Hostname, Tick: in.Tick,
