@@ -4,6 +4,8 @@ package marathonclients
 import (
 	"context"
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,6 +53,7 @@ func startIn(t *testing.T, bin, dir, resources string) cluster {
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }()
 	t.Cleanup(func() {
+		removeAll(ready, done)
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-done:
@@ -81,6 +84,38 @@ func startIn(t *testing.T, bin, dir, resources string) cluster {
 		<-done
 	}
 	return c
+}
+
+// removeAll ends every service, so that a test that failed leaves no task on this machine: tasks outlive the cluster.
+func removeAll(ready string, done <-chan struct{}) {
+	var c cluster
+	b, err := os.ReadFile(ready)
+	if err != nil || json.Unmarshal(b, &c) != nil || c.Marathon == "" {
+		return
+	}
+	client := &http.Client{Timeout: 5 * time.Second}
+	req, _ := http.NewRequest(http.MethodDelete, c.Marathon+"/v2/groups?force=true", nil)
+	resp, err := client.Do(req)
+	if err != nil {
+		return
+	}
+	resp.Body.Close()
+	for range 50 {
+		resp, err := client.Get(c.Marathon + "/v2/deployments")
+		if err != nil {
+			return
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(b) == "[]" {
+			return
+		}
+		select {
+		case <-done:
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func containsFlag(help []byte, flag string) bool {

@@ -236,17 +236,19 @@ func TestBadCanaryGoesBack(t *testing.T) {
 // started again the update goes on, and no instance is there twice or missing.
 func TestCrashInEachPhase(t *testing.T) {
 	bin, dir := os.Getenv("ORCHESTRATOR_BIN"), t.TempDir()
+	// A command line that no other process of this machine has.
+	line := func(n int) string { return fmt.Sprintf("sleep %d00%d", 10000+os.Getpid(), n) }
 	c := startCluster(t, "cpus:1") // skips or fails as it must without a binary
 	c.kill()
 	c = startIn(t, bin, dir, all)
-	call(t, "POST", c.Marathon+"/v2/apps", `{"id":"/job","cmd":"sleep 9000","cpus":0.1,"mem":16,"instances":12,"upgradeStrategy":{"minimumHealthCapacity":0.5,"maximumOverCapacity":0.25}}`, nil)
+	call(t, "POST", c.Marathon+"/v2/apps", `{"id":"/job","cmd":"`+line(0)+`","cpus":0.1,"mem":16,"instances":12,"upgradeStrategy":{"minimumHealthCapacity":0.5,"maximumOverCapacity":0.25}}`, nil)
 	state := func() (a appState) {
 		call(t, "GET", c.Marathon+"/v2/apps/job", "", &a)
 		return a
 	}
 	await(t, 60*time.Second, "12 run", func() bool { a := state(); return a.App.TasksRunning == 12 && len(a.App.Deployments) == 0 })
 	for n, pause := range []time.Duration{0, 60 * time.Millisecond, 200 * time.Millisecond} {
-		if s := call(t, "PUT", c.Marathon+"/v2/apps/job", fmt.Sprintf(`{"cmd":"sleep 900%d"}`, n+1), nil); s != 200 {
+		if s := call(t, "PUT", c.Marathon+"/v2/apps/job", `{"cmd":"`+line(n+1)+`"}`, nil); s != 200 {
 			t.Fatalf("PUT: %d", s)
 		}
 		time.Sleep(pause)
@@ -272,11 +274,11 @@ func TestCrashInEachPhase(t *testing.T) {
 			t.Errorf("%d tasks", len(seen))
 		}
 		await(t, 30*time.Second, "12 processes, no more", func() bool {
-			return processes(fmt.Sprintf("sleep 900%d", n+1)) == 12 && processes(fmt.Sprintf("sleep 900%d", n)) == 0
+			return processes(line(n+1)) == 12 && processes(line(n)) == 0
 		})
 	}
 	call(t, "DELETE", c.Marathon+"/v2/apps/job", "", nil)
-	await(t, 60*time.Second, "all processes have ended", func() bool { return processes("sleep 9003") == 0 })
+	await(t, 60*time.Second, "all processes have ended", func() bool { return processes(line(3)) == 0 })
 }
 
 // processes counts this machine's processes with a command line.
