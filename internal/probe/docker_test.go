@@ -46,6 +46,10 @@ func startDocker(t *testing.T) string {
 		_ = cmd.Wait()
 		log.Close()
 		_ = os.RemoveAll(dir)
+		mounts, _ := filepath.Glob("/sys/fs/cgroup/*/probe-docker-test")
+		for _, left := range append(mounts, "/sys/fs/cgroup/probe-docker-test") {
+			_ = os.Remove(left)
+		}
 	})
 	api := newDockerAPI(socket)
 	defer api.http.CloseIdleConnections()
