@@ -50,12 +50,30 @@ type instance struct {
 	path string
 	dir  string
 	cmd  *exec.Cmd
-	log  *bytes.Buffer
+	log  *output
 	at   struct {
 		Master, Marathon string
 		Agents           []string
 		PID              int
 	}
+}
+
+// output is what a process that still runs has printed.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
 }
 
 func start(t *testing.T, dir string) *instance {
@@ -64,7 +82,7 @@ func start(t *testing.T, dir string) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &instance{t: t, path: path, dir: dir, log: &bytes.Buffer{}}
+	u := &instance{t: t, path: path, dir: dir, log: &output{}}
 	ready := filepath.Join(dir, "ready.json")
 	_ = os.Remove(ready)
 	u.cmd = exec.Command(path, "up", "--data-dir", filepath.Join(dir, "data"), "--master-port=0", "--agent-port=0", "--marathon-port=0", "--monitor-port=0",
@@ -135,6 +153,8 @@ func TestUp(t *testing.T) {
 	if len(u.at.Agents) != 1 || u.at.Master == "" || u.at.Marathon == "" || u.at.PID != u.cmd.Process.Pid {
 		t.Errorf("ready file says %+v", u.at)
 	}
+	// The table is printed beside the file, not before it.
+	u.poll("the table of addresses", func() bool { return strings.Contains(u.log.String(), u.at.Marathon) })
 	if !strings.Contains(u.log.String(), u.at.Marathon) {
 		t.Errorf("no table of addresses:\n%s", u.log)
 	}
