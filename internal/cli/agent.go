@@ -35,6 +35,9 @@ attributes); SIGUSR1 kills the tasks and takes the agent out of the cluster for 
 		if err := loadSettings(cmd, set); err != nil {
 			return err
 		}
+		if err := complete(&cfg); err != nil {
+			return err
+		}
 		var level slog.LevelVar
 		initial, err := cfg.Level()
 		if err != nil {

@@ -184,16 +184,23 @@ func newAppRunCommand(f *marathonFlags) *cobra.Command {
 		cpus, mem float64
 		env       []string
 	)
-	cmd := &cobra.Command{Use: "run [-f FILE | --id ID [flags] [COMMAND]]", Short: "Run an app, a pod or a group of apps",
+	cmd := &cobra.Command{Use: "run [FILE | --id ID [flags] [COMMAND]]", Short: "Run an app, a pod or a group of apps",
 		Long: `Run what a Marathon JSON file describes, as it is: an app, a pod (it has "containers"), a group (it has "apps" or
-"groups"), or an array of apps. Or describe a simple app by flags:
+"groups"), or an array of apps; FILE - is standard input. Or describe a simple app by flags:
 
   orchestrator app run --id /web --instances 3 'python3 -m http.server $PORT'`,
-		Args: cobra.MaximumNArgs(1),
+		Example: "  orchestrator app run web.json\n  orchestrator app run --id /once --image nginx:1",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.client()
 			if err != nil {
 				return err
+			}
+			if file == "" && id == "" && image == "" && len(args) == 1 {
+				file, args = args[0], nil
+				if _, err := os.Stat(file); file != "-" && errors.Is(err, os.ErrNotExist) {
+					return usagef("there is no file %q; to run it as a command, name the app with --id", printable(file))
+				}
 			}
 			var body []byte
 			switch {
@@ -204,7 +211,7 @@ func newAppRunCommand(f *marathonFlags) *cobra.Command {
 					return err
 				}
 			case id == "":
-				return usagef("say what to run: --file FILE, or --id ID and a command or --image")
+				return usagef("say what to run: a FILE, or --id ID and a command or --image")
 			default:
 				app := map[string]any{"id": id, "instances": instances, "cpus": cpus, "mem": mem}
 				if len(args) > 0 {
@@ -250,7 +257,7 @@ func newAppRunCommand(f *marathonFlags) *cobra.Command {
 			err = c.call(cmd.Context(), method, path+ch.query(), body, &answer)
 			var exists *marathonError
 			if errors.As(err, &exists) && exists.status == http.StatusConflict && strings.Contains(exists.text, "already") {
-				return fmt.Errorf("%w; change it with `orchestrator app update %s`", err, kind.ID)
+				return fmt.Errorf("%s; change it with `orchestrator app update %s`", strings.TrimSuffix(exists.text, "."), printable(kind.ID))
 			}
 			if err != nil {
 				return err

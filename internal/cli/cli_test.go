@@ -6,6 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,7 +122,8 @@ func TestCommands(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("execute did not end with its task")
 	}
-	orchestrate("framework", "ls", "--all", at).want(t, 0, "completed")
+	// The master accepts the end of a framework (202) before it has come.
+	poll(t, "the framework to be completed", func() bool { return strings.Contains(orchestrate("framework", "ls", "--all", at).stdout, "completed") })
 	orchestrate("task", "ls", "--all", at).want(t, 0, "killed")
 	orchestrate("node", "undrain", id, at).want(t, 0, "takes tasks again")
 	orchestrate("node", "undrain", id, at).wantErr(t, 1, "not deactivated")
@@ -190,6 +194,9 @@ func TestConfigCommands(t *testing.T) {
 	orchestrate("config", "check", "master", "--port=99999").wantErr(t, 2, "port: 99999 is not between 0 and 65535")
 	orchestrate("config", "check", "mister").wantErr(t, 2, "master")
 	orchestrate("config", "check").wantErr(t, 2, "name the component")
+	orchestrate("config", "check", "agent").wantErr(t, 2, "master: it is not given")
+	orchestrate("config", "check", "agent", "--master=m:5050").want(t, 0, "m:5050")
+	orchestrate("agent").wantErr(t, 2, "master: it is not given")
 	orchestrate("config", "reference", "master").want(t, 0, "| `--agent_ping_timeout`, `--slave_ping_timeout` | duration | `15secs` |")
 }
 
@@ -294,6 +301,81 @@ func TestPick(t *testing.T) {
 	}
 	if _, err := pick("thing", "zz\x1b[2J", items, names); err == nil || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("%q", err)
+	}
+}
+
+// TestWrongUsage: what is typed wrongly ends with 2 and says what would be right.
+func TestWrongUsage(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"app rm":                    "usage: orchestrator app rm ID",
+		"node ls extra":             "usage: orchestrator node ls",
+		"task exec":                 "name a task",
+		"task exec web.1":           "orchestrator task exec -it web.1 -- sh",
+		"task exec web.1 --":        "name the program to run beside web.1",
+		"app run":                   "say what to run: a FILE",
+		"app run no-such-file.json": `there is no file "no-such-file.json"`,
+		"help nope":                 `no command "nope"`,
+		"help app nope":             `no command "app nope"`,
+		"completion fishy":          `unknown command "fishy" for "orchestrator completion" (did you mean "fish"?)`,
+		"tsk ls":                    "task",
+		"--bogus":                   "unknown flag: --bogus",
+	} {
+		orchestrate(strings.Fields(line)...).wantErr(t, 2, want)
+	}
+	orchestrate("help", "app", "run").want(t, 0, "Run what a Marathon JSON file describes")
+	orchestrate("help").want(t, 0, "Available Commands")
+	orchestrate("--version").want(t, 0, orchestrate("version").stdout)
+}
+
+// TestNotACluster: what listens at the address is something else, or nothing.
+func TestNotACluster(t *testing.T) {
+	t.Parallel()
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	address := strings.TrimPrefix(other.URL, "http://")
+	orchestrate("node", "ls", "--master", address).wantErr(t, 1, "is no master")
+	orchestrate("app", "ls", "--marathon", address).wantErr(t, 1, "no Marathon may be there")
+	other.Close()
+	r := orchestrate("execute", "--command", "true", "--master", address)
+	r.wantErr(t, 1, "is one running there?")
+	if n := strings.Count(r.stderr, "is one running there?"); n != 1 {
+		t.Errorf("it is asked %d times whether a master runs there:\n%s", n, r.stderr)
+	}
+}
+
+// TestAppRunTakesAFile: the file goes to the API as it is, named with and without --file. What answers only notes the requests.
+func TestAppRunTakesAFile(t *testing.T) {
+	t.Parallel()
+	bodies := make(chan string, 3)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		bodies <- r.Method + " " + r.URL.Path + " " + string(body)
+		_, _ = io.WriteString(w, `{"deployments":[{"id":"d1"}]}`)
+	}))
+	defer s.Close()
+	const app = `{"id": "/web",  "cmd": "sleep 1"}`
+	file := filepath.Join(t.TempDir(), "web.json")
+	if err := os.WriteFile(file, []byte(app), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{file}, {"--file", file}} {
+		orchestrate(append([]string{"app", "run", "--detach", "--marathon", s.URL}, args...)...).want(t, 0, "d1")
+		if got := <-bodies; got != "POST /v2/apps "+app {
+			t.Errorf("%q sends %s", args, got)
+		}
+	}
+	orchestrate("app", "run", "--file", file, "sleep 1", "--marathon", s.URL).wantErr(t, 2, "not both")
+}
+
+func TestProgramOf(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"web.1 ps aux": "ps aux", "web.1 -- ps aux": "ps aux", "web.1 -- -- x": "-- x", "web.1 env -- x": "env -- x", "web.1": "", "web.1 --": "",
+	} {
+		if got := strings.Join(programOf(strings.Fields(line)), " "); got != want {
+			t.Errorf("%q runs %q, want %q", line, got, want)
+		}
 	}
 }
 

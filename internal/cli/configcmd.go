@@ -71,13 +71,20 @@ every problem and exits with 2, or prints the settings in force, each with its s
 			}
 			fs := pflag.NewFlagSet(args[0], pflag.ContinueOnError)
 			fs.SetOutput(cmd.ErrOrStderr())
-			set := config.Bind(fs, c.config(), c.options)
+			cfg := c.config()
+			set := config.Bind(fs, cfg, c.options)
 			(&daemonFlags{}).bind(fs)
 			if err := fs.Parse(args[1:]); err != nil {
 				return usageError{config.Explain(fs, err)}
 			}
+			if u, ok := cfg.(*up.Config); ok && u.DataDir == "" {
+				u.DataDir = defaultDataDir()
+			}
 			if err := set.Load(os.LookupEnv); err != nil {
 				return usageError{err}
+			}
+			if err := complete(cfg); err != nil {
+				return err
 			}
 			for _, n := range set.Notices() {
 				fmt.Fprintln(cmd.ErrOrStderr(), "note: "+n)
@@ -86,6 +93,14 @@ every problem and exits with 2, or prints the settings in force, each with its s
 			return err
 		},
 	}
+}
+
+// complete says what a component that is started by its command lacks: settings without which it can't begin.
+func complete(cfg any) error {
+	if a, ok := cfg.(*agent.Config); ok && a.Master.IsZero() {
+		return usagef("master: it is not given: name the masters (--master host:port,…) or where they meet (--master zk://host:port,…/path)")
+	}
+	return nil
 }
 
 func newConfigReferenceCommand() *cobra.Command {

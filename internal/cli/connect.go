@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -150,6 +151,8 @@ func (c *connection) explain(ctx context.Context, err error) error {
 		return err
 	case errors.As(err, &status) && status.Status == 401:
 		return fmt.Errorf("%w; give --principal and --secret", err)
+	case errors.As(err, &status) && status.Status == http.StatusNotFound:
+		return fmt.Errorf("what answers at %s is no master: %w; name one with --master or ORCHESTRATOR_MASTER", c.Master, err)
 	case errors.As(err, &status):
 		return err
 	case errors.As(err, &netError) || strings.Contains(err.Error(), "connect"):

@@ -33,17 +33,37 @@ func newTaskExecCommand() *cobra.Command {
 			return fmt.Errorf("task %s is %s, not running", p.task.GetTaskId().GetValue(), taskState(p.task.GetState()))
 		}
 		s := &execSession{c: c, p: p, in: cmd.InOrStdin(), out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), interactive: interactive || tty, tty: tty}
-		return s.run(ctx, args[1:])
+		return s.run(ctx, programOf(args))
 	})
 	cmd := &cobra.Command{
-		Use: "exec TASK PROGRAM [ARG…]", Short: "Run a program beside a task, in its container", Args: cobra.MinimumNArgs(2), RunE: runE,
-		Example: "  orchestrator task exec web.1 ps aux\n  orchestrator task exec -it web.1 bash",
+		Use: "exec [flags] TASK [--] PROGRAM [ARG…]", Short: "Run a program beside a task, in its container", RunE: runE,
+		Example: "  orchestrator task exec web.1 -- ps aux\n  orchestrator task exec -it web.1 -- bash",
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return usagef("name a task and the program to run beside it")
+			case len(programOf(args)) == 0:
+				return usagef("name the program to run beside %s, such as: orchestrator task exec -it %s -- sh", printable(args[0]), printable(args[0]))
+			}
+			return nil
+		},
+		DisableFlagsInUseLine: true,
 	}
 	conn.bind(cmd)
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "Send what is typed here to it.")
 	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "Give it a terminal.")
 	return cmd
+}
+
+// programOf is what to run of the arguments TASK [--] PROGRAM [ARG…]. Flags end at the task, so the dashes that people are used to
+// write there arrive as an argument.
+func programOf(args []string) []string {
+	args = args[1:]
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	return args
 }
 
 // execSession is one program in a task's container.

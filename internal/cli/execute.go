@@ -108,6 +108,9 @@ type execTask struct {
 // errAllDone ends the subscription.
 var errAllDone = errors.New("all done")
 
+// errTooLong ends it when the time of --kill-after is over.
+var errTooLong = errors.New("it takes too long")
+
 // maxInstances bounds one execute: each has a follower of its output.
 const maxInstances = 10_000
 
@@ -187,7 +190,7 @@ func (e *execution) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if e.killAt > 0 {
-		timer := time.AfterFunc(e.killAt, func() { cancel(fmt.Errorf("still running after %s (--kill-after)", e.flags.killAfter)) })
+		timer := time.AfterFunc(e.killAt, func() { cancel(errTooLong) })
 		defer timer.Stop()
 	}
 	// The framework is torn down while its stream is still there: the master takes that call from a subscribed one only.
@@ -215,8 +218,10 @@ func (e *execution) run(ctx context.Context) error {
 		Disconnected: func(err error, retryIn time.Duration) {
 			failures++
 			if e.framework == nil && failures >= 3 {
-				cancel(e.cluster.explain(context.Background(), err))
-				return
+				cancel(err)
+			}
+			if ctx.Err() != nil {
+				return // the stream ends because this does
 			}
 			e.say("the master is away (%v); trying again in %s", err, retryIn.Round(time.Millisecond))
 		},
@@ -235,6 +240,10 @@ func (e *execution) run(ctx context.Context) error {
 			return exitCode(e.code)
 		}
 		return nil
+	case errors.Is(cause, errTooLong) && e.launched == 0:
+		return fmt.Errorf("nothing was started within %s (--kill-after): no node offered %s; `orchestrator node ls` shows what is free", e.flags.killAfter, e.flags.resources)
+	case errors.Is(cause, errTooLong):
+		return fmt.Errorf("still running after %s (--kill-after): what still ran was ended", e.flags.killAfter)
 	case errors.Is(cause, context.Canceled):
 		return errors.New("interrupted: what still ran was ended")
 	default:

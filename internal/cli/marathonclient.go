@@ -99,7 +99,11 @@ func describe(status int, body []byte) string {
 		Deployments []struct{ ID string }
 	}
 	if json.Unmarshal(body, &e) != nil || e.Message == "" {
-		return fmt.Sprintf("Marathon answers %d %s", status, http.StatusText(status))
+		text := fmt.Sprintf("Marathon answers %d %s", status, http.StatusText(status))
+		if status == http.StatusNotFound {
+			text += ": no Marathon may be there, but something else; --marathon or ORCHESTRATOR_MARATHON name its address"
+		}
+		return text
 	}
 	text := e.Message
 	var list []struct {

@@ -105,6 +105,9 @@ func (c *cluster) updateQuota(ctx context.Context, cmd *cobra.Command, q *quotav
 		Type:        masterv1.Call_UPDATE_QUOTA.Enum(),
 		UpdateQuota: &masterv1.Call_UpdateQuota{Force: proto.Bool(force), QuotaConfigs: []*quotav1.QuotaConfig{q}},
 	}, nil)
+	if err != nil && !force && strings.Contains(err.Error(), "'force'") {
+		return fmt.Errorf("%w (--force)", err)
+	}
 	if err == nil {
 		fmt.Fprintf(cmd.OutOrStdout(), "quota of role %s is %s\n", q.GetRole(), done)
 	}

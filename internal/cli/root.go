@@ -15,6 +15,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/executor"
 
 	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/version"
 )
 
 // Exit codes of the binary.
@@ -56,7 +57,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(context.WithValue(ctx, argsKey{}, args))
+	strict(root)
+	cmd, err := root.ExecuteContextC(context.WithValue(ctx, argsKey{}, args))
 	if err == nil {
 		return exitDone
 	}
@@ -66,13 +68,40 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "orchestrator: %v\n", err)
 	var usage usageError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
 	// Cobra has no type for its own usage errors.
-	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") ||
-		strings.HasPrefix(err.Error(), "unknown flag") || strings.HasPrefix(err.Error(), "required flag") ||
-		strings.Contains(err.Error(), "arg(s)") {
+	case strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "unknown flag"),
+		strings.HasPrefix(err.Error(), "required flag"), strings.Contains(err.Error(), "arg(s)"):
+		if cmd != nil && cmd != root {
+			fmt.Fprintf(stderr, "usage: %s\n", cmd.UseLine())
+		}
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// strict makes the commands that Cobra adds refuse what they don't know, as ours do. The streams must be set before.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "completion":
+			group(cmd)
+		case "help":
+			cmd.Run = nil
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				about, rest, err := cmd.Root().Find(args)
+				if err != nil || about == nil || len(rest) > 0 {
+					return usagef("no command %q: `orchestrator help` lists them", strings.Join(args, " "))
+				}
+				about.InitDefaultHelpFlag()
+				return about.Help()
+			}
+		}
+	}
 }
 
 // argsKey is the key of the command line in a command's context: a daemon that reloads its settings reads it again.
@@ -87,9 +116,11 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "orchestrator",
 		Short:         "A Mesos-compatible datacenter in one binary",
+		Version:       version.Version, // what --version prints is set below
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{config.Explain(cmd.Flags(), err)}
 	})

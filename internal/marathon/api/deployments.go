@@ -244,8 +244,13 @@ func (s *Server) why(r *request) (*answer, error) {
 				out.Reasons = append(out.Reasons, fmt.Sprintf("%d of the last %d agents that made an offer were refused for %s", x.Declined, len(q.Unused), x.Reason))
 			}
 		}
-		if q.Stats.Processed == 0 && q.Blocked == "" {
+		switch {
+		case q.Blocked != "":
+		case q.Stats.Processed == 0:
 			out.Reasons = append(out.Reasons, "no agent has made an offer for role "+sp.Role()+" since the instances began to wait")
+		case q.Count > 0 && len(q.LastOffers) == 0:
+			// Offers that came before say nothing about those that wait now.
+			out.Reasons = append(out.Reasons, "no agent makes an offer for role "+sp.Role()+" now: its nodes may be full, drained or away (see `orchestrator node ls`)")
 		}
 	}
 	if f := r.snap.Failure(r.id); f != nil {
