@@ -53,6 +53,9 @@ func startIn(t *testing.T, bin, dir, resources string) cluster {
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }()
 	t.Cleanup(func() {
+		if t.Failed() {
+			describe(t, ready)
+		}
 		removeAll(ready, done)
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
@@ -84,6 +87,27 @@ func startIn(t *testing.T, bin, dir, resources string) cluster {
 		<-done
 	}
 	return c
+}
+
+// describe logs what a cluster on which a test has failed was doing.
+func describe(t *testing.T, ready string) {
+	t.Helper()
+	var c cluster
+	b, err := os.ReadFile(ready)
+	if err != nil || json.Unmarshal(b, &c) != nil {
+		return
+	}
+	client := &http.Client{Timeout: 5 * time.Second}
+	for _, url := range []string{c.Marathon + "/v2/deployments", c.Marathon + "/v2/queue", c.Marathon + "/v2/tasks", c.Master + "/frameworks", c.Master + "/slaves"} {
+		resp, err := client.Get(url)
+		if err != nil {
+			t.Logf("%s: %v", url, err)
+			continue
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		t.Logf("%s: %s", url, tail(b, 6000))
+	}
 }
 
 // removeAll ends every service, so that a test that failed leaves no task on this machine: tasks outlive the cluster.

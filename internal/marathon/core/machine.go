@@ -85,6 +85,7 @@ type Machine struct {
 	askWait     time.Duration
 	revivedAt   time.Time
 	reviveDue   bool
+	repeatAt    time.Time // when offers are asked for again if something still waits
 	roles       []string
 	patterns    patterns
 	deployEpoch int // grows with every change of a deployment that readers see
@@ -335,6 +336,7 @@ const (
 	timerSpec
 	timerDeployment
 	timerRevive
+	timerRepeat
 	timerReconcile
 	timerAsk
 	timerUnheard
@@ -385,6 +387,9 @@ func (m *Machine) fire() {
 			}
 		case timerRevive:
 			m.reviveDue = true
+		case timerRepeat:
+			m.reviveDue = m.reviveDue || len(m.waiting) > 0
+			m.repeat()
 		case timerReconcile:
 			m.reconcile()
 			if m.opt.ReconcileInterval > 0 {

@@ -30,6 +30,7 @@ func (m *Machine) registered(e Registered) {
 	}
 	m.suppressed = false
 	m.reviveDue = len(m.waiting) > 0
+	m.repeat()
 	// Probes belong to this process: whatever runs is probed from now on.
 	m.instances.Scan(func(_ string, i *Instance) bool {
 		if i.Condition == Running {
@@ -154,6 +155,18 @@ func (m *Machine) frameworkRemoved() {
 
 // garbageKept is how long offers are asked for because a reservation is to be given back; its agent may not come back.
 const garbageKept = 10 * time.Minute
+
+// reviveRepeat is how long something waits at most until offers are asked for once more: whatever became of the first time, a
+// service may not wait for ever.
+const reviveRepeat = 30 * time.Second
+
+// repeat keeps the one timer of that.
+func (m *Machine) repeat() {
+	if !m.repeatAt.After(m.now) {
+		m.repeatAt = m.now.Add(reviveRepeat)
+		m.after(reviveRepeat, timerRepeat, "")
+	}
+}
 
 // revive asks for offers again when something new waits, at most once in the interval; and lets the master know when nothing
 // is wanted.
