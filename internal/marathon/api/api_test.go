@@ -416,3 +416,21 @@ func BenchmarkListApps(b *testing.B) {
 		}
 	}
 }
+
+// TestWhyNamesAReasonWhenOffersStop: offers that came for earlier instances do not hide that none comes for those that wait now.
+func TestWhyNamesAReasonWhenOffersStop(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.must(http.StatusCreated, "POST", "/v2/apps", `{"id":"/web","cmd":"serve","cpus":0.5,"mem":64}`)
+	b.offer(10)
+	b.run()
+	if text := b.must(http.StatusOK, "GET", "/v2/apps/web::why", ""); !strings.Contains(text, `"running":1`) || !strings.Contains(text, `"reasons":[]`) {
+		t.Errorf("one that runs: %s", text)
+	}
+	b.must(http.StatusOK, "DELETE", "/v2/apps/web/tasks/"+b.snap.Instances("/web")[0].Tasks[0].ID, "")
+	b.run()
+	text := b.must(http.StatusOK, "GET", "/v2/apps/web::why", "")
+	if !strings.Contains(text, `"waiting":1`) || !strings.Contains(text, "no agent") {
+		t.Errorf("one that waits without offers has no reason: %s", text)
+	}
+}

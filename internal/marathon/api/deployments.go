@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -248,7 +249,7 @@ func (s *Server) why(r *request) (*answer, error) {
 		case q.Blocked != "":
 		case q.Stats.Processed == 0:
 			out.Reasons = append(out.Reasons, "no agent has made an offer for role "+sp.Role()+" since the instances began to wait")
-		case q.Count > 0 && len(q.LastOffers) == 0:
+		case q.Count > 0 && !slices.ContainsFunc(q.LastOffers, func(x core.Rejects) bool { return x.Declined > 0 }):
 			// Offers that came before say nothing about those that wait now.
 			out.Reasons = append(out.Reasons, "no agent makes an offer for role "+sp.Role()+" now: its nodes may be full, drained or away (see `orchestrator node ls`)")
 		}
