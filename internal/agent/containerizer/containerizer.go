@@ -73,7 +73,7 @@ type Config struct {
 type Termination struct {
 	// WaitStatus is the raw wait status of the container's first process; nil when it was never known.
 	WaitStatus *int32
-	// State, Reasons, Message and Limitation are set when the containerizer ended the container by itself (an OOM, a disk
+	// State, Reason, Message and Limitation are set when the containerizer ended the container by itself (an OOM, a disk
 	// limit, a failed launch) and override what the executor's exit would mean.
 	State      *mesosv1.TaskState
 	Reason     *mesosv1.TaskStatus_Reason

@@ -30,7 +30,6 @@ type Config struct {
 	MaxAgentPingTimeouts   int           // missed in a row before the agent is unreachable; 5
 	AgentReregisterTimeout time.Duration // after election, for agents in the registry; 10 min
 	OfferTimeout           time.Duration // 0: offers never time out
-	FrameworkSorter        string        // reserved
 
 	MaxCompletedFrameworks         int // 50
 	MaxCompletedTasksPerFramework  int // 1000
