@@ -150,8 +150,10 @@ func (a *Agent) routes() http.Handler {
 
 // serve serves the API until ctx ends.
 func (a *Agent) serve(ctx context.Context) error {
-	server := &http.Server{Handler: a.api, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: nil, BaseContext: func(net.Listener) context.Context { return ctx }}
+	server := &http.Server{
+		Handler: a.api, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: nil, BaseContext: func(net.Listener) context.Context { return ctx },
+	}
 	listeners := []net.Listener{a.listener}
 	if a.cfg.DomainSocket {
 		l, err := unixsock.Listen(a.socketPath())

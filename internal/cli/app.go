@@ -184,7 +184,8 @@ func newAppRunCommand(f *marathonFlags) *cobra.Command {
 		cpus, mem float64
 		env       []string
 	)
-	cmd := &cobra.Command{Use: "run [FILE | --id ID [flags] [COMMAND]]", Short: "Run an app, a pod or a group of apps",
+	cmd := &cobra.Command{
+		Use: "run [FILE | --id ID [flags] [COMMAND]]", Short: "Run an app, a pod or a group of apps",
 		Long: `Run what a Marathon JSON file describes, as it is: an app, a pod (it has "containers"), a group (it has "apps" or
 "groups"), or an array of apps; FILE - is standard input. Or describe a simple app by flags:
 
@@ -267,7 +268,8 @@ func newAppRunCommand(f *marathonFlags) *cobra.Command {
 				return nil
 			}
 			return ch.done(cmd, f, c, answer)
-		}}
+		},
+	}
 	ch.bind(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "A Marathon JSON file; - is standard input.")
 	cmd.Flags().StringVar(&id, "id", "", "Id of the app.")
@@ -284,7 +286,8 @@ func newAppUpdateCommand(f *marathonFlags) *cobra.Command {
 		ch   change
 		file string
 	)
-	cmd := &cobra.Command{Use: "update ID (-f FILE | KEY=VALUE ...)", Short: "Change an app; only the keys given are replaced", Args: cobra.MinimumNArgs(1),
+	cmd := &cobra.Command{
+		Use: "update ID (-f FILE | KEY=VALUE ...)", Short: "Change an app; only the keys given are replaced", Args: cobra.MinimumNArgs(1),
 		Long: "Change an app. Values are JSON where they can be read as JSON, and text otherwise:\n\n  orchestrator app update /web cpus=0.5 cmd='serve --fast' 'env={\"A\":\"1\"}'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.client()
@@ -323,7 +326,8 @@ func newAppUpdateCommand(f *marathonFlags) *cobra.Command {
 				return err
 			}
 			return ch.done(cmd, f, c, answer)
-		}}
+		},
+	}
 	ch.bind(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "A JSON file with the keys to change; - is standard input.")
 	return cmd

@@ -104,8 +104,10 @@ func startFakeAgent(t *testing.T, masterAddress string) *fakeAgent {
 		},
 		Version: proto.String("1.11.0"), Address: proto.String(a.http.Listener.Addr().String()),
 		Capabilities: []*mesosv1.AgentInfo_Capability{
-			{Type: mesosv1.AgentInfo_Capability_MULTI_ROLE.Enum()}, {Type: mesosv1.AgentInfo_Capability_HIERARCHICAL_ROLE.Enum()},
-			{Type: mesosv1.AgentInfo_Capability_RESERVATION_REFINEMENT.Enum()}, {Type: mesosv1.AgentInfo_Capability_AGENT_DRAINING.Enum()},
+			{Type: mesosv1.AgentInfo_Capability_MULTI_ROLE.Enum()},
+			{Type: mesosv1.AgentInfo_Capability_HIERARCHICAL_ROLE.Enum()},
+			{Type: mesosv1.AgentInfo_Capability_RESERVATION_REFINEMENT.Enum()},
+			{Type: mesosv1.AgentInfo_Capability_AGENT_DRAINING.Enum()},
 		},
 	}}})
 	select {

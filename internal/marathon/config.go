@@ -123,8 +123,10 @@ func (c *Config) Validate() error {
 	if !slices.Contains([]string{"keep-waiting", "pause", "rollback", "keep"}, c.DeploymentPolicy) {
 		p.Addf("deployment_policy", "%q is unknown; known are keep-waiting, pause, rollback, keep", c.DeploymentPolicy)
 	}
-	for name, v := range map[string]int64{"decline_offer_duration": c.DeclineDuration, "min_revive_offers_interval": c.ReviveInterval, "task_launch_timeout": c.LaunchTimeout,
-		"task_launch_confirm_timeout": c.ConfirmTimeout, "reconciliation_interval": c.Reconcile, "failover_timeout": c.FailoverTimeout} {
+	for name, v := range map[string]int64{
+		"decline_offer_duration": c.DeclineDuration, "min_revive_offers_interval": c.ReviveInterval, "task_launch_timeout": c.LaunchTimeout,
+		"task_launch_confirm_timeout": c.ConfirmTimeout, "reconciliation_interval": c.Reconcile, "failover_timeout": c.FailoverTimeout,
+	} {
 		if v < 0 {
 			p.Addf(name, "must not be negative")
 		}
@@ -153,8 +155,10 @@ func (c *Config) options() core.Options {
 		policy = spec.PolicyNone
 	}
 	return core.Options{
-		Spec: spec.Settings{DefaultNetworkName: c.DefaultNetwork, Role: c.Role, Features: c.Features, PortMin: c.PortMin, PortMax: c.PortMax,
-			MaxApps: c.MaxApps, EnforceTopRole: c.GroupRole == "top"},
+		Spec: spec.Settings{
+			DefaultNetworkName: c.DefaultNetwork, Role: c.Role, Features: c.Features, PortMin: c.PortMin, PortMax: c.PortMax,
+			MaxApps: c.MaxApps, EnforceTopRole: c.GroupRole == "top",
+		},
 		MaxInstancesPerOffer: c.MaxPerOffer, MaxRunningDeployments: c.MaxDeployments, MaxVersions: c.MaxVersions, LaunchConfirmTimeout: ms(c.ConfirmTimeout),
 		LaunchTimeout: ms(c.LaunchTimeout), KillRetry: ms(c.KillRetry), DeclineDuration: ms(c.DeclineDuration), ReviveInterval: ms(c.ReviveInterval),
 		ReconcileInterval: ms(c.Reconcile), MaintenanceDrain: time.Duration(c.Draining) * time.Second, EnvPrefix: c.EnvVarsPrefix, Executor: c.Executor, User: c.User,
@@ -193,8 +197,10 @@ func (c *Config) info(port int, host string) map[string]any {
 			"store_cache": true, "task_launch_confirm_timeout": c.ConfirmTimeout, "task_launch_timeout": c.LaunchTimeout, "task_lost_expunge_initial_delay": 300000,
 			"task_lost_expunge_interval": 30000, "task_reservation_timeout": 20000, "webui_url": c.WebUIURL,
 		},
-		"zookeeper_config": map[string]any{"zk": zk, "zk_compression": true, "zk_compression_threshold": 65536, "zk_connection_timeout": c.ZkSession, "zk_max_node_size": 1024000,
-			"zk_max_versions": c.MaxVersions, "zk_session_timeout": c.ZkSession, "zk_timeout": c.ZkSession},
+		"zookeeper_config": map[string]any{
+			"zk": zk, "zk_compression": true, "zk_compression_threshold": 65536, "zk_connection_timeout": c.ZkSession, "zk_max_node_size": 1024000,
+			"zk_max_versions": c.MaxVersions, "zk_session_timeout": c.ZkSession, "zk_timeout": c.ZkSession,
+		},
 		"http_config": map[string]any{"http_port": port, "https_port": nil},
 	}
 }

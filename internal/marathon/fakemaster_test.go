@@ -106,8 +106,10 @@ func (f *fakeMaster) handle(w http.ResponseWriter, r *http.Request) {
 	f.wanted = true
 	clear(f.offers)
 	kind := v1.Event_SUBSCRIBED
-	stream <- &v1.Event{Type: &kind, Subscribed: &v1.Event_Subscribed{FrameworkId: &mesosv1.FrameworkID{Value: &id}, HeartbeatIntervalSeconds: proto.Float64(15),
-		MasterInfo: &mesosv1.MasterInfo{Id: proto.String("m"), Ip: proto.Uint32(1), Port: proto.Uint32(5050), Hostname: proto.String("localhost")}}}
+	stream <- &v1.Event{Type: &kind, Subscribed: &v1.Event_Subscribed{
+		FrameworkId: &mesosv1.FrameworkID{Value: &id}, HeartbeatIntervalSeconds: proto.Float64(15),
+		MasterInfo: &mesosv1.MasterInfo{Id: proto.String("m"), Ip: proto.Uint32(1), Port: proto.Uint32(5050), Hostname: proto.String("localhost")},
+	}}
 	f.offer()
 	f.mu.Unlock()
 	w.Header().Set("Content-Type", "application/x-protobuf")
@@ -174,10 +176,14 @@ func (f *fakeMaster) offer() {
 	scalar := func(name string, v float64) *mesosv1.Resource {
 		return &mesosv1.Resource{Name: &name, Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: &v}, AllocationInfo: &mesosv1.Resource_AllocationInfo{Role: proto.String("*")}}
 	}
-	o := &mesosv1.Offer{Id: &mesosv1.OfferID{Value: &id}, FrameworkId: &mesosv1.FrameworkID{Value: proto.String("x")}, AgentId: &mesosv1.AgentID{Value: proto.String(fakeAgent)}, Hostname: proto.String("127.0.0.1"),
+	o := &mesosv1.Offer{
+		Id: &mesosv1.OfferID{Value: &id}, FrameworkId: &mesosv1.FrameworkID{Value: proto.String("x")}, AgentId: &mesosv1.AgentID{Value: proto.String(fakeAgent)}, Hostname: proto.String("127.0.0.1"),
 		AllocationInfo: &mesosv1.Resource_AllocationInfo{Role: proto.String("*")},
-		Resources: []*mesosv1.Resource{scalar("cpus", cpus), scalar("mem", 1e9), scalar("disk", 1e9),
-			{Name: proto.String("ports"), Type: mesosv1.Value_RANGES.Enum(), Ranges: &mesosv1.Value_Ranges{Range: ranges}}}}
+		Resources: []*mesosv1.Resource{
+			scalar("cpus", cpus), scalar("mem", 1e9), scalar("disk", 1e9),
+			{Name: proto.String("ports"), Type: mesosv1.Value_RANGES.Enum(), Ranges: &mesosv1.Value_Ranges{Range: ranges}},
+		},
+	}
 	f.push(&v1.Event{Type: v1.Event_OFFERS.Enum(), Offers: &v1.Event_Offers{Offers: []*mesosv1.Offer{o}}})
 }
 
@@ -185,8 +191,10 @@ func (f *fakeMaster) status(id string, state mesosv1.TaskState) {
 	uuid := make([]byte, 16)
 	copy(uuid, fmt.Sprintf("%d-%s", f.next, id))
 	f.next++
-	f.push(&v1.Event{Type: v1.Event_UPDATE.Enum(), Update: &v1.Event_Update{Status: &mesosv1.TaskStatus{TaskId: &mesosv1.TaskID{Value: &id}, State: &state,
-		AgentId: &mesosv1.AgentID{Value: proto.String(fakeAgent)}, Uuid: uuid}}})
+	f.push(&v1.Event{Type: v1.Event_UPDATE.Enum(), Update: &v1.Event_Update{Status: &mesosv1.TaskStatus{
+		TaskId: &mesosv1.TaskID{Value: &id}, State: &state,
+		AgentId: &mesosv1.AgentID{Value: proto.String(fakeAgent)}, Uuid: uuid,
+	}}})
 }
 
 func (f *fakeMaster) call(c *v1.Call) {

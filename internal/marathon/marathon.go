@@ -120,8 +120,10 @@ func New(cfg Config, deps Deps) (_ *Marathon, err error) {
 	deps.Metrics.System()
 	number, _ := strconv.Atoi(port)
 	opt := cfg.options()
-	m.api = api.New(api.Config{Spec: &opt.Spec, Version: Version, Scheme: "http", Credentials: cfg.HTTPCredentials, Realm: cfg.HTTPRealm, AllowOrigin: cfg.AllowOrigin,
-		Compress: !cfg.NoCompression, MaxRequests: cfg.MaxConcurrent, MaxBody: int64(cfg.MaxBody), Info: cfg.info(number, host), Metrics: deps.Metrics.PrometheusHandler(), Now: deps.Clock}, m, m.hub, deps.Log)
+	m.api = api.New(api.Config{
+		Spec: &opt.Spec, Version: Version, Scheme: "http", Credentials: cfg.HTTPCredentials, Realm: cfg.HTTPRealm, AllowOrigin: cfg.AllowOrigin,
+		Compress: !cfg.NoCompression, MaxRequests: cfg.MaxConcurrent, MaxBody: int64(cfg.MaxBody), Info: cfg.info(number, host), Metrics: deps.Metrics.PrometheusHandler(), Now: deps.Clock,
+	}, m, m.hub, deps.Log)
 	return m, nil
 }
 
@@ -134,8 +136,10 @@ func (m *Marathon) openStore() (err error) {
 	case m.cfg.Store == "mem":
 		m.store = mem.New()
 	case zk != nil && m.cfg.Store != "bolt":
-		m.store, err = storezk.Open(storezk.Config{Servers: zk.Servers, Path: zk.Path + "/services", User: zk.User, Password: zk.Password,
-			SessionTimeout: time.Duration(m.cfg.ZkSession) * time.Millisecond}, storezk.Deps{Log: m.deps.Log})
+		m.store, err = storezk.Open(storezk.Config{
+			Servers: zk.Servers, Path: zk.Path + "/services", User: zk.User, Password: zk.Password,
+			SessionTimeout: time.Duration(m.cfg.ZkSession) * time.Millisecond,
+		}, storezk.Deps{Log: m.deps.Log})
 	default:
 		if err := os.MkdirAll(m.cfg.DataDir, 0o755); err != nil {
 			return fmt.Errorf("making the state directory: %w; choose another with --data_dir", err)
@@ -217,8 +221,10 @@ const shutdownGrace = 3 * time.Second
 // Run serves until ctx ends.
 func (m *Marathon) Run(ctx context.Context) error {
 	defer m.close()
-	server := &http.Server{Handler: m.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(m.deps.Log.Handler(), slog.LevelDebug)}
+	server := &http.Server{
+		Handler: m.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(m.deps.Log.Handler(), slog.LevelDebug),
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if err := server.Serve(m.listener); !errors.Is(err, http.ErrServerClosed) {

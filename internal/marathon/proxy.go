@@ -21,8 +21,10 @@ const (
 
 // handler serves requests here while this process leads, and passes them on to the leader otherwise.
 func (m *Marathon) handler() http.Handler {
-	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: time.Duration(m.cfg.LeaderConnect) * time.Millisecond}).DialContext,
-		ResponseHeaderTimeout: time.Duration(m.cfg.LeaderRead) * time.Millisecond, MaxConnsPerHost: 64, IdleConnTimeout: 30 * time.Second, DisableCompression: true}
+	transport := &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: time.Duration(m.cfg.LeaderConnect) * time.Millisecond}).DialContext,
+		ResponseHeaderTimeout: time.Duration(m.cfg.LeaderRead) * time.Millisecond, MaxConnsPerHost: 64, IdleConnTimeout: 30 * time.Second, DisableCompression: true,
+	}
 	if m.deps.Dial != nil {
 		transport.DialContext = m.deps.Dial
 	}

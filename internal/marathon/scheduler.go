@@ -40,14 +40,18 @@ type scheduler struct {
 }
 
 func newScheduler(t *term) (*scheduler, error) {
-	cfg := wire.ClientConfig{Path: "/api/v1/scheduler", Principal: t.m.cfg.Principal, Secret: t.m.cfg.Secret, Detector: t.m.masters, Masters: t.m.cfg.Master.Addresses,
-		Transport: wire.NewTransport(t.m.deps.Dial), MaxBackoff: 5 * time.Second, CallTimeout: 10 * time.Second}
+	cfg := wire.ClientConfig{
+		Path: "/api/v1/scheduler", Principal: t.m.cfg.Principal, Secret: t.m.cfg.Secret, Detector: t.m.masters, Masters: t.m.cfg.Master.Addresses,
+		Transport: wire.NewTransport(t.m.deps.Dial), MaxBackoff: 5 * time.Second, CallTimeout: 10 * time.Second,
+	}
 	client, err := wire.NewClient(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to the Mesos master: %w", err)
 	}
-	return &scheduler{t: t, client: client, calls: make(chan *v1.Call, callQueue), acks: make(chan *v1.Call, callQueue),
-		wanted: t.machine.WantedRoles(), id: t.machine.FrameworkID()}, nil
+	return &scheduler{
+		t: t, client: client, calls: make(chan *v1.Call, callQueue), acks: make(chan *v1.Call, callQueue),
+		wanted: t.machine.WantedRoles(), id: t.machine.FrameworkID(),
+	}, nil
 }
 
 func (s *scheduler) run(ctx context.Context) error {
@@ -75,7 +79,8 @@ func (s *scheduler) subscribe(ctx context.Context) error {
 			Disconnected: func(err error, retry time.Duration) {
 				s.lost(ctx)
 				s.t.log.Warn("no connection to the Mesos master", "error", err, "retry_in", retry)
-			}})
+			},
+		})
 		s.lost(ctx)
 		if ctx.Err() != nil || errors.Is(err, errFailedOver) {
 			return err
@@ -120,16 +125,20 @@ func (s *scheduler) frameworkInfo() *mesosv1.FrameworkInfo {
 	if ui == "" {
 		ui = "http://" + s.t.m.address
 	}
-	f := &mesosv1.FrameworkInfo{User: &name, Name: &c.FrameworkName, FailoverTimeout: proto.Float64(float64(c.FailoverTimeout)), Checkpoint: &c.Checkpoint,
-		Hostname: &host, Roles: roles, WebuiUrl: &ui}
+	f := &mesosv1.FrameworkInfo{
+		User: &name, Name: &c.FrameworkName, FailoverTimeout: proto.Float64(float64(c.FailoverTimeout)), Checkpoint: &c.Checkpoint,
+		Hostname: &host, Roles: roles, WebuiUrl: &ui,
+	}
 	if id != "" {
 		f.Id = &mesosv1.FrameworkID{Value: &id}
 	}
 	if c.Principal != "" {
 		f.Principal = &c.Principal
 	}
-	caps := []mesosv1.FrameworkInfo_Capability_Type{mesosv1.FrameworkInfo_Capability_PARTITION_AWARE, mesosv1.FrameworkInfo_Capability_REGION_AWARE,
-		mesosv1.FrameworkInfo_Capability_MULTI_ROLE, mesosv1.FrameworkInfo_Capability_TASK_KILLING_STATE}
+	caps := []mesosv1.FrameworkInfo_Capability_Type{
+		mesosv1.FrameworkInfo_Capability_PARTITION_AWARE, mesosv1.FrameworkInfo_Capability_REGION_AWARE,
+		mesosv1.FrameworkInfo_Capability_MULTI_ROLE, mesosv1.FrameworkInfo_Capability_TASK_KILLING_STATE,
+	}
 	for _, feature := range c.Features {
 		if feature == "gpu_resources" {
 			caps = append(caps, mesosv1.FrameworkInfo_Capability_GPU_RESOURCES)

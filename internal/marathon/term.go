@@ -81,8 +81,10 @@ func (m *Marathon) leadOnce(parent context.Context, epoch uint64, log *slog.Logg
 	}
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
-	t := &term{m: m, log: log, writer: writer, events: make(chan core.Event, eventQueue), batches: make(chan []core.Effect, batchQueue),
-		cancel: cancel, done: make(chan struct{}), stored: make(chan struct{}), waiting: map[uint64]chan core.Reply{}}
+	t := &term{
+		m: m, log: log, writer: writer, events: make(chan core.Event, eventQueue), batches: make(chan []core.Effect, batchQueue),
+		cancel: cancel, done: make(chan struct{}), stored: make(chan struct{}), waiting: map[uint64]chan core.Reply{},
+	}
 	defer t.abandon()
 	var seed [32]byte
 	if _, err := rand.Read(seed[:]); err != nil {

@@ -89,7 +89,8 @@ func dialFakeAgent(t *testing.T, address string) *fakeAgent {
 		Info:    &mesosv1.AgentInfo{Hostname: proto.String("host"), Resources: resources.MustParse("cpus:4;mem:1024").Proto()},
 		Address: proto.String("127.0.0.1:5051"), Version: proto.String("1.11.0"),
 		Capabilities: []*mesosv1.AgentInfo_Capability{
-			{Type: mesosv1.AgentInfo_Capability_MULTI_ROLE.Enum()}, {Type: mesosv1.AgentInfo_Capability_HIERARCHICAL_ROLE.Enum()},
+			{Type: mesosv1.AgentInfo_Capability_MULTI_ROLE.Enum()},
+			{Type: mesosv1.AgentInfo_Capability_HIERARCHICAL_ROLE.Enum()},
 			{Type: mesosv1.AgentInfo_Capability_RESERVATION_REFINEMENT.Enum()},
 		},
 	}}})

@@ -119,8 +119,10 @@ func (p *Probe) perform(ctx context.Context, req *probev1.Request, s *pipe.Pipe)
 		return nil, refuse("not_found", "this probe knows no control %q", topology.Clean(req.Verb, 64))
 	}
 	if v.policy != "" && !p.cfg.allowed(v.policy) {
-		return nil, &refusal{"forbidden", fmt.Sprintf("the probe on %s allows: %s", p.cfg.Hostname, strings.Join(p.cfg.Policy, ", ")),
-			"start the probe with --policy=…," + v.policy + " to allow it"}
+		return nil, &refusal{
+			"forbidden", fmt.Sprintf("the probe on %s allows: %s", p.cfg.Hostname, strings.Join(p.cfg.Policy, ", ")),
+			"start the probe with --policy=…," + v.policy + " to allow it",
+		}
 	}
 	e := p.hub.entity(req.Node)
 	if e == nil {

@@ -150,8 +150,11 @@ func (h *simulated) picture(now time.Time) error {
 			Id: h.containerID(i), Kind: topology.KindContainer, Label: fmt.Sprintf("%s.%d-%d", app, h.index, i), State: state, StartedMs: 1,
 			Parents: []string{hostID, topology.ID(topology.KindImage, app+":1.0"), topology.ID(topology.KindApp, "/"+app)},
 			Attrs: []*probev1.Attr{
-				{Key: topology.AttrImage, Value: app + ":1.0"}, {Key: topology.AttrRuntime, Value: "docker"}, {Key: topology.AttrApp, Value: "/" + app},
-				{Key: topology.AttrLabel + "app", Value: app}, {Key: topology.AttrLabel + "tier", Value: []string{"front", "back"}[i%2]},
+				{Key: topology.AttrImage, Value: app + ":1.0"},
+				{Key: topology.AttrRuntime, Value: "docker"},
+				{Key: topology.AttrApp, Value: "/" + app},
+				{Key: topology.AttrLabel + "app", Value: app},
+				{Key: topology.AttrLabel + "tier", Value: []string{"front", "back"}[i%2]},
 			},
 			Controls: []string{"logs", "stop", "restart"},
 		}

@@ -106,11 +106,17 @@ func TestFrontServesCallsAndHandsTheRestOver(t *testing.T) {
 	}{
 		{"one call", post(api, "Mesos-Stream-Id: s\r\nAuthorization: Basic eDp5\r\n", "hello"), []string{"200 front POST /api/v1/scheduler host=m id=s auth=Basic eDp5 5:hello"}},
 		{"an empty body", post(api, "", ""), []string{"200 front POST /api/v1/scheduler host=m id= auth= 0:"}},
-		{"pipelined, the head repeated and changed", post(api, "Mesos-Stream-Id: s\r\n", "a") + post(api, "Mesos-Stream-Id: s\r\n", "bbbbbbbbbbbb") + post(api, "Mesos-Stream-Id: t\r\n", "c") + post(api, "Mesos-Stream-Id: tt\r\n", ""),
-			[]string{"200 front POST /api/v1/scheduler host=m id=s auth= 1:a", "200 front POST /api/v1/scheduler host=m id=s auth= 12:bbbbbbbbbbbb",
-				"200 front POST /api/v1/scheduler host=m id=t auth= 1:c", "200 front POST /api/v1/scheduler host=m id=tt auth= 0:"}},
-		{"another path, and then calls again", post(api, "", "a") + "GET /state HTTP/1.1\r\nHost: m\r\n\r\n" + post(api, "", "b"),
-			[]string{"200 front POST /api/v1/scheduler host=m id= auth= 1:a", "200 net/http GET /state host=m id= auth= 0:", "200 net/http POST /api/v1/scheduler host=m id= auth= 1:b"}},
+		{
+			"pipelined, the head repeated and changed", post(api, "Mesos-Stream-Id: s\r\n", "a") + post(api, "Mesos-Stream-Id: s\r\n", "bbbbbbbbbbbb") + post(api, "Mesos-Stream-Id: t\r\n", "c") + post(api, "Mesos-Stream-Id: tt\r\n", ""),
+			[]string{
+				"200 front POST /api/v1/scheduler host=m id=s auth= 1:a", "200 front POST /api/v1/scheduler host=m id=s auth= 12:bbbbbbbbbbbb",
+				"200 front POST /api/v1/scheduler host=m id=t auth= 1:c", "200 front POST /api/v1/scheduler host=m id=tt auth= 0:",
+			},
+		},
+		{
+			"another path, and then calls again", post(api, "", "a") + "GET /state HTTP/1.1\r\nHost: m\r\n\r\n" + post(api, "", "b"),
+			[]string{"200 front POST /api/v1/scheduler host=m id= auth= 1:a", "200 net/http GET /state host=m id= auth= 0:", "200 net/http POST /api/v1/scheduler host=m id= auth= 1:b"},
+		},
 		{"a query", post(api+"?x=1", "", "a"), []string{"200 net/http POST /api/v1/scheduler?x=1 host=m id= auth= 1:a"}},
 		{"a chunked body", "POST " + api + " HTTP/1.1\r\nHost: m\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", []string{"200 net/http POST /api/v1/scheduler host=m id= auth= -1:a"}},
 		{"expecting 100", "POST " + api + " HTTP/1.1\r\nHost: m\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 1\r\n\r\na", []string{"100 ", "200 net/http POST /api/v1/scheduler host=m id= auth= 1:a"}},

@@ -311,8 +311,11 @@ func TestBadMessagesOnTheLiveSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, x := range []struct{ text, code string }{
-		{`{`, "bad_request"}, {`{"type":"dance"}`, "bad_request"}, {`{"type":"subscribe","sub":1,"view":"nonsense"}`, "not_found"},
-		{`{"type":"subscribe","sub":1,"view":"hosts","options":{"q":"("}}`, "bad_request"}, {`{"type":"subscribe","sub":1,"view":"hosts","options":{"at":5}}`, "not_found"},
+		{`{`, "bad_request"},
+		{`{"type":"dance"}`, "bad_request"},
+		{`{"type":"subscribe","sub":1,"view":"nonsense"}`, "not_found"},
+		{`{"type":"subscribe","sub":1,"view":"hosts","options":{"q":"("}}`, "bad_request"},
+		{`{"type":"subscribe","sub":1,"view":"hosts","options":{"at":5}}`, "not_found"},
 	} {
 		r.send(conn, x.text)
 		if m := r.read(conn); m.Type != "error" || m.Error.Code != x.code {

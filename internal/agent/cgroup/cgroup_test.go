@@ -31,14 +31,18 @@ func TestDetect(t *testing.T) {
 	if err != nil || h.V2 != "" {
 		t.Fatalf("%+v %v", h, err)
 	}
-	want := map[string]string{"cpu": "/sys/fs/cgroup/cpu,cpuacct", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct", "memory": "/sys/fs/cgroup/memory",
-		"pids": "/sys/fs/cgroup/with space", "freezer": "/sys/fs/cgroup/freezer"}
+	want := map[string]string{
+		"cpu": "/sys/fs/cgroup/cpu,cpuacct", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct", "memory": "/sys/fs/cgroup/memory",
+		"pids": "/sys/fs/cgroup/with space", "freezer": "/sys/fs/cgroup/freezer",
+	}
 	if d := cmp.Diff(want, h.V1); d != "" {
 		t.Error(d)
 	}
 	got := homes(h, "9:cpu,cpuacct:/user/me\n8:memory:/docker/abc/x\n7:pids:/\n6:freezer:/f\n0::/z\n")
-	if d := cmp.Diff(map[string]string{"/sys/fs/cgroup/cpu,cpuacct": "/sys/fs/cgroup/cpu,cpuacct/user/me", "/sys/fs/cgroup/memory": "/sys/fs/cgroup/memory/x",
-		"/sys/fs/cgroup/with space": "/sys/fs/cgroup/with space", "/sys/fs/cgroup/freezer": "/sys/fs/cgroup/freezer/f"}, got); d != "" {
+	if d := cmp.Diff(map[string]string{
+		"/sys/fs/cgroup/cpu,cpuacct": "/sys/fs/cgroup/cpu,cpuacct/user/me", "/sys/fs/cgroup/memory": "/sys/fs/cgroup/memory/x",
+		"/sys/fs/cgroup/with space": "/sys/fs/cgroup/with space", "/sys/fs/cgroup/freezer": "/sys/fs/cgroup/freezer/f",
+	}, got); d != "" {
 		t.Error(d)
 	}
 	h, err = detect(strings.NewReader(hostV2), func(string) ([]string, error) { return []string{"cpu", "memory", "pids"}, nil })

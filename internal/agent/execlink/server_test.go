@@ -124,13 +124,17 @@ func TestSubscribeUpdateAcknowledge(t *testing.T) {
 	r := &recorder{}
 	c := dial(t, newServer(t, r))
 	healthy := true
-	u := message.Update{TaskID: "t", State: "TASK_RUNNING", Reason: "REASON_TASK_CHECK_STATUS_UPDATED", Message: "m", UUID: []byte("0123456789abcdef"),
-		Timestamp: 1.5, Healthy: &healthy, Check: &message.CheckStatus{Type: "TCP"}}
+	u := message.Update{
+		TaskID: "t", State: "TASK_RUNNING", Reason: "REASON_TASK_CHECK_STATUS_UPDATED", Message: "m", UUID: []byte("0123456789abcdef"),
+		Timestamp: 1.5, Healthy: &healthy, Check: &message.CheckStatus{Type: "TCP"},
+	}
 	say(t, c, message.Up{Subscribe: &message.Subscribe{ContainerID: "c", FrameworkID: "liar", ExecutorID: "liar", Token: "secret", Updates: []message.Update{u}}})
-	status := &mesosv1.TaskStatus{TaskId: &mesosv1.TaskID{Value: ptr("t")}, State: mesosv1.TaskState_TASK_RUNNING.Enum(), Message: ptr("m"),
+	status := &mesosv1.TaskStatus{
+		TaskId: &mesosv1.TaskID{Value: ptr("t")}, State: mesosv1.TaskState_TASK_RUNNING.Enum(), Message: ptr("m"),
 		Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(), Reason: mesosv1.TaskStatus_REASON_TASK_CHECK_STATUS_UPDATED.Enum(), Timestamp: ptr(1.5),
 		ExecutorId: &mesosv1.ExecutorID{Value: ptr("e")}, Uuid: u.UUID, Healthy: &healthy,
-		CheckStatus: &mesosv1.CheckStatusInfo{Type: mesosv1.CheckInfo_TCP.Enum(), Tcp: &mesosv1.CheckStatusInfo_Tcp{}}}
+		CheckStatus: &mesosv1.CheckStatusInfo{Type: mesosv1.CheckInfo_TCP.Enum(), Tcp: &mesosv1.CheckStatusInfo_Tcp{}},
+	}
 	call := func(typ executorv1.Call_Type) *executorv1.Call {
 		return &executorv1.Call{Type: typ.Enum(), ExecutorId: &mesosv1.ExecutorID{Value: ptr("e")}, FrameworkId: &mesosv1.FrameworkID{Value: ptr("f")}}
 	}
@@ -150,8 +154,10 @@ func TestSubscribeUpdateAcknowledge(t *testing.T) {
 	if d := hear(t, c); d.Acknowledged == nil || d.Acknowledged.TaskID != "t" || string(d.Acknowledged.UUID) != string(u.UUID) {
 		t.Errorf("%+v", d)
 	}
-	s.Send(&executorv1.Event{Type: executorv1.Event_KILL.Enum(), Kill: &executorv1.Event_Kill{TaskId: status.TaskId,
-		KillPolicy: &mesosv1.KillPolicy{GracePeriod: &mesosv1.DurationInfo{Nanoseconds: ptr(int64(time.Minute))}}}})
+	s.Send(&executorv1.Event{Type: executorv1.Event_KILL.Enum(), Kill: &executorv1.Event_Kill{
+		TaskId:     status.TaskId,
+		KillPolicy: &mesosv1.KillPolicy{GracePeriod: &mesosv1.DurationInfo{Nanoseconds: ptr(int64(time.Minute))}},
+	}})
 	if d := hear(t, c); d.Kill == nil || *d.Kill.Grace != time.Minute {
 		t.Errorf("%+v", d)
 	}
@@ -261,21 +267,25 @@ func TestOneWhoDoesNotReadIsCutOff(t *testing.T) {
 
 func TestTaskOf(t *testing.T) {
 	t.Parallel()
-	ti := &mesosv1.TaskInfo{Name: ptr("n"), TaskId: &mesosv1.TaskID{Value: ptr("t")}, AgentId: &mesosv1.AgentID{Value: ptr("a")},
+	ti := &mesosv1.TaskInfo{
+		Name: ptr("n"), TaskId: &mesosv1.TaskID{Value: ptr("t")}, AgentId: &mesosv1.AgentID{Value: ptr("a")},
 		Command:           &mesosv1.CommandInfo{Value: ptr("run"), Environment: &mesosv1.Environment{Variables: []*mesosv1.Environment_Variable{{Name: ptr("K"), Value: ptr("V")}, {Name: ptr("S"), Type: mesosv1.Environment_Variable_SECRET.Enum()}}}},
 		KillPolicy:        &mesosv1.KillPolicy{GracePeriod: &mesosv1.DurationInfo{Nanoseconds: ptr(int64(-5))}},
 		MaxCompletionTime: &mesosv1.DurationInfo{Nanoseconds: ptr(int64(time.Hour))},
 		HealthCheck:       &mesosv1.HealthCheck{Http: &mesosv1.HealthCheck_HTTPCheckInfo{Port: ptr(uint32(80)), Scheme: ptr("https"), Path: ptr("/h")}},
-		Check:             &mesosv1.CheckInfo{Type: mesosv1.CheckInfo_TCP.Enum(), Tcp: &mesosv1.CheckInfo_Tcp{Port: ptr(uint32(81))}, IntervalSeconds: ptr(-1.0)}}
+		Check:             &mesosv1.CheckInfo{Type: mesosv1.CheckInfo_TCP.Enum(), Tcp: &mesosv1.CheckInfo_Tcp{Port: ptr(uint32(81))}, IntervalSeconds: ptr(-1.0)},
+	}
 	got, err := TaskOf(ti)
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw, _ := ti.MarshalVT()
-	want := message.Task{ID: "t", Raw: raw, Command: &message.Command{Shell: true, Value: "run", Env: []string{"K=V"}},
+	want := message.Task{
+		ID: "t", Raw: raw, Command: &message.Command{Shell: true, Value: "run", Env: []string{"K=V"}},
 		KillGrace: ptr(time.Duration(0)), MaxCompletion: ptr(time.Hour),
 		Health: &message.Check{Type: "HTTP", Scheme: "https", Port: 80, Path: "/h", Delay: 15 * time.Second, Interval: 10 * time.Second, Timeout: 20 * time.Second, Failures: 3, Grace: 10 * time.Second},
-		Check:  &message.Check{Type: "TCP", Port: 81, Delay: 15 * time.Second, Timeout: 20 * time.Second}}
+		Check:  &message.Check{Type: "TCP", Port: 81, Delay: 15 * time.Second, Timeout: 20 * time.Second},
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

@@ -208,8 +208,10 @@ func TestArchives(t *testing.T) {
 	content := tarOf(t, item{name: "top/", kind: tar.TypeDir, mode: 0o755}, item{name: "top/f", body: "inside", mode: 0o4755},
 		item{name: "top/link", kind: tar.TypeSymlink, link: "f"}, item{name: "top/hard", kind: tar.TypeLink, link: "top/f"},
 		item{name: "/abs", body: "absolute"}, item{name: "no/dir/entry", body: "made"})
-	files := map[string][]byte{"a.tar": content, "a.tgz": gz(t, content), "a.tar.gz": gz(t, content), "single.gz": gz(t, []byte("single")),
-		"a.zip": zipOf(t, map[string]string{"z/f": "zipped"})}
+	files := map[string][]byte{
+		"a.tar": content, "a.tgz": gz(t, content), "a.tar.gz": gz(t, content), "single.gz": gz(t, []byte("single")),
+		"a.zip": zipOf(t, map[string]string{"z/f": "zipped"}),
+	}
 	for ext, tool := range map[string]string{"a.tar.xz": "xz", "a.tbz2": "bzip2"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") != "" {

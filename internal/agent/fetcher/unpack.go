@@ -36,8 +36,15 @@ func archiveOf(name string) archive {
 		suffix string
 		kind   archive
 	}{
-		{".tar", tarPlain}, {".tgz", tarGzip}, {".tar.gz", tarGzip}, {".tbz2", tarBzip2}, {".tar.bz2", tarBzip2},
-		{".txz", tarXz}, {".tar.xz", tarXz}, {".gz", gzipFile}, {".zip", zipFile},
+		{".tar", tarPlain},
+		{".tgz", tarGzip},
+		{".tar.gz", tarGzip},
+		{".tbz2", tarBzip2},
+		{".tar.bz2", tarBzip2},
+		{".txz", tarXz},
+		{".tar.xz", tarXz},
+		{".gz", gzipFile},
+		{".zip", zipFile},
 	} {
 		if strings.HasSuffix(name, s.suffix) {
 			return s.kind

@@ -47,12 +47,16 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{t: t, now: time.Date(2026, 3, 4, 5, 6, 7, 890_000_000, time.UTC), reply: map[any]core.Reply{}, leader: "leader:8080"}
-	opt := core.Options{Spec: spec.Settings{Role: "*", PortMin: 10000, PortMax: 20000}, MaxInstancesPerOffer: 100, MaxRunningDeployments: 100, MaxVersions: 50, LaunchConfirmTimeout: time.Hour,
-		LaunchTimeout: time.Hour, KillRetry: time.Hour, DeclineDuration: time.Minute}
+	opt := core.Options{
+		Spec: spec.Settings{Role: "*", PortMin: 10000, PortMax: 20000}, MaxInstancesPerOffer: 100, MaxRunningDeployments: 100, MaxVersions: 50, LaunchConfirmTimeout: time.Hour,
+		LaunchTimeout: time.Hour, KillRetry: time.Hour, DeclineDuration: time.Minute,
+	}
 	b.m = core.New(opt, [32]byte{1}, b.now)
 	b.step(core.Registered{FrameworkID: "fw-1", Master: "master:5050"})
-	b.server = New(Config{Spec: &opt.Spec, Version: "1.11.24", Scheme: "http", Realm: "Mesosphere", Compress: true, MaxBody: 1 << 20, Now: func() time.Time { return b.now },
-		Info: map[string]any{"marathon_config": map[string]any{"ha": false}}}, b, events.NewHub(10, time.Hour, time.Now), slog.New(slog.DiscardHandler))
+	b.server = New(Config{
+		Spec: &opt.Spec, Version: "1.11.24", Scheme: "http", Realm: "Mesosphere", Compress: true, MaxBody: 1 << 20, Now: func() time.Time { return b.now },
+		Info: map[string]any{"marathon_config": map[string]any{"ha": false}},
+	}, b, events.NewHub(10, time.Hour, time.Now), slog.New(slog.DiscardHandler))
 	return b
 }
 
@@ -98,9 +102,13 @@ func (b *bench) offer(cpus float64) {
 	}
 	id, agent, host := fmt.Sprintf("o%d", b.offers), "agent-1", "node1.example"
 	begin, end := uint64(31000), uint64(31000+uint64(b.offers)*100)
-	b.step(core.Offers{Offers: []*mesosv1.Offer{{Id: &mesosv1.OfferID{Value: &id}, AgentId: &mesosv1.AgentID{Value: &agent}, Hostname: &host,
-		Resources: []*mesosv1.Resource{scalar("cpus", cpus), scalar("mem", 100000), scalar("disk", 100000),
-			{Name: new("ports"), Type: mesosv1.Value_RANGES.Enum(), Ranges: &mesosv1.Value_Ranges{Range: []*mesosv1.Value_Range{{Begin: &begin, End: &end}}}}}}}})
+	b.step(core.Offers{Offers: []*mesosv1.Offer{{
+		Id: &mesosv1.OfferID{Value: &id}, AgentId: &mesosv1.AgentID{Value: &agent}, Hostname: &host,
+		Resources: []*mesosv1.Resource{
+			scalar("cpus", cpus), scalar("mem", 100000), scalar("disk", 100000),
+			{Name: new("ports"), Type: mesosv1.Value_RANGES.Enum(), Ranges: &mesosv1.Value_Ranges{Range: []*mesosv1.Value_Range{{Begin: &begin, End: &end}}}},
+		},
+	}}})
 }
 
 // run makes every task that was launched run.
@@ -110,8 +118,10 @@ func (b *bench) run() {
 	for _, c := range calls {
 		for _, op := range c.GetAccept().GetOperations() {
 			for _, ti := range slices.Concat(op.GetLaunch().GetTaskInfos(), op.GetLaunchGroup().GetTaskGroup().GetTasks()) {
-				b.step(core.Status{Status: &mesosv1.TaskStatus{TaskId: ti.TaskId, AgentId: ti.AgentId, State: mesosv1.TaskState_TASK_RUNNING.Enum(), Uuid: make([]byte, 16),
-					ContainerStatus: &mesosv1.ContainerStatus{NetworkInfos: []*mesosv1.NetworkInfo{{IpAddresses: []*mesosv1.NetworkInfo_IPAddress{{IpAddress: new("10.0.0.7")}}}}}}})
+				b.step(core.Status{Status: &mesosv1.TaskStatus{
+					TaskId: ti.TaskId, AgentId: ti.AgentId, State: mesosv1.TaskState_TASK_RUNNING.Enum(), Uuid: make([]byte, 16),
+					ContainerStatus: &mesosv1.ContainerStatus{NetworkInfos: []*mesosv1.NetworkInfo{{IpAddresses: []*mesosv1.NetworkInfo_IPAddress{{IpAddress: new("10.0.0.7")}}}}},
+				}})
 			}
 		}
 		if id := c.GetKill().GetTaskId(); id != nil {

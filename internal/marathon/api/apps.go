@@ -82,7 +82,8 @@ func (s *Server) createApp(r *request) (*answer, error) {
 		return nil, err
 	}
 	var put *spec.Spec
-	res, err := s.update(r, core.Update{Force: r.flag("force", false),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false),
 		Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 			if old := root.Get(app.ID); old != nil {
 				if old.Pod != nil {
@@ -95,7 +96,8 @@ func (s *Server) createApp(r *request) (*answer, error) {
 		Notices: func(root *spec.Root) []core.Notice {
 			put = root.Get(app.ID)
 			return r.posted(root, app.ID)
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -205,12 +207,14 @@ func (s *Server) changeApp(r *request, partial, mustExist bool) (*answer, error)
 		return nil, err
 	}
 	created := false
-	res, err := s.update(r, core.Update{Force: r.flag("force", false),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false),
 		Mutate: func(root *spec.Root, now spec.Version, h spec.History) (err error) {
 			created, err = change(root, now, h, r.id, v, partial, mustExist, s.cfg.Spec)
 			return err
 		},
-		Notices: func(root *spec.Root) []core.Notice { return r.posted(root, r.id) }})
+		Notices: func(root *spec.Root) []core.Notice { return r.posted(root, r.id) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +247,8 @@ func (s *Server) changeApps(r *request, partial, mustExist bool) (*answer, error
 		}
 		ids[i] = spec.Resolve(id, spec.RootID)
 	}
-	res, err := s.update(r, core.Update{Force: r.flag("force", false),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false),
 		Mutate: func(root *spec.Root, now spec.Version, h spec.History) error {
 			for i, x := range list {
 				if _, err := change(root, now, h, ids[i], x, partial, mustExist, s.cfg.Spec); err != nil {
@@ -252,7 +257,8 @@ func (s *Server) changeApps(r *request, partial, mustExist bool) (*answer, error
 			}
 			return nil
 		},
-		Notices: func(root *spec.Root) []core.Notice { return r.posted(root, ids...) }})
+		Notices: func(root *spec.Root) []core.Notice { return r.posted(root, ids...) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +266,8 @@ func (s *Server) changeApps(r *request, partial, mustExist bool) (*answer, error
 }
 
 func (s *Server) deleteApp(r *request) (*answer, error) {
-	res, err := s.update(r, core.Update{Force: r.flag("force", true),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", true),
 		Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 			if sp := root.Get(r.id); sp == nil || sp.App == nil {
 				return noApp(r.id)
@@ -268,7 +275,8 @@ func (s *Server) deleteApp(r *request) (*answer, error) {
 			root.Remove(r.id, now)
 			return nil
 		},
-		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, spec.ParentID(r.id)) }})
+		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, spec.ParentID(r.id)) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +284,8 @@ func (s *Server) deleteApp(r *request) (*answer, error) {
 }
 
 func (s *Server) restartApp(r *request) (*answer, error) {
-	res, err := s.update(r, core.Update{Force: r.flag("force", false), ResetBackoff: []string{r.id},
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false), ResetBackoff: []string{r.id},
 		Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 			sp := root.Get(r.id)
 			if sp == nil || sp.App == nil {
@@ -284,7 +293,8 @@ func (s *Server) restartApp(r *request) (*answer, error) {
 			}
 			return root.Put(sp, now, true)
 		},
-		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, spec.ParentID(r.id)) }})
+		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, spec.ParentID(r.id)) },
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -33,8 +33,10 @@ type deploymentJSON struct {
 func (s *Server) listDeployments(r *request) (*answer, error) {
 	out := []deploymentJSON{}
 	for _, d := range r.snap.Deployments {
-		j := deploymentJSON{ID: d.ID, Version: d.Version, AffectedApps: orEmpty(d.AffectedApps), AffectedPods: orEmpty(d.AffectedPods), Steps: d.Info().Steps,
-			CurrentActions: []currentAction{}, CurrentStep: d.CurrentStep, TotalSteps: len(d.Steps), Paused: d.Paused, Canary: d.Canary}
+		j := deploymentJSON{
+			ID: d.ID, Version: d.Version, AffectedApps: orEmpty(d.AffectedApps), AffectedPods: orEmpty(d.AffectedPods), Steps: d.Info().Steps,
+			CurrentActions: []currentAction{}, CurrentStep: d.CurrentStep, TotalSteps: len(d.Steps), Paused: d.Paused, Canary: d.Canary,
+		}
 		if d.Deadline != 0 {
 			x := d.Deadline
 			j.Deadline = &x
@@ -122,10 +124,14 @@ func at(v spec.Version) *spec.Version {
 }
 
 func queueJSON(q core.QueueItem, unused bool) queueItem {
-	j := queueItem{App: q.Spec.App, Pod: q.Spec.Pod, Count: q.Count, Role: q.Spec.Role(), Since: q.Since,
+	j := queueItem{
+		App: q.Spec.App, Pod: q.Spec.Pod, Count: q.Count, Role: q.Spec.Role(), Since: q.Since,
 		Delay: delayJSON{TimeLeft: int((q.TimeLeft + time.Second - 1) / time.Second), Overdue: q.TimeLeft == 0},
-		Summary: offersSummary{Processed: q.Stats.Processed, Unused: q.Stats.Unused, LastUnused: at(q.Stats.LastUnused), LastUsed: at(q.Stats.LastUsed),
-			LastOffers: q.LastOffers, LastAttempt: q.LastAttempt}}
+		Summary: offersSummary{
+			Processed: q.Stats.Processed, Unused: q.Stats.Unused, LastUnused: at(q.Stats.LastUnused), LastUsed: at(q.Stats.LastUsed),
+			LastOffers: q.LastOffers, LastAttempt: q.LastAttempt,
+		},
+	}
 	if unused {
 		list := []unusedOffer{}
 		for _, u := range q.Unused {

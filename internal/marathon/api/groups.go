@@ -151,7 +151,8 @@ func (s *Server) changeGroup(r *request, create bool) (*answer, error) {
 			return nil, &spec.Invalid{Message: spec.MessageInvalidJSON, Problems: []spec.Problem{{Path: "/id", Errors: []string{"error.path.missing"}}}}
 		}
 	}
-	res, err := s.update(r, core.Update{Force: r.flag("force", false), DryRun: !create && r.flag("dryRun", false),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false), DryRun: !create && r.flag("dryRun", false),
 		Mutate: func(root *spec.Root, now spec.Version, h spec.History) error {
 			if create {
 				if root.Group(id) != nil {
@@ -163,7 +164,8 @@ func (s *Server) changeGroup(r *request, create bool) (*answer, error) {
 			}
 			return root.UpdateGroup(id, v, now, h)
 		},
-		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, id) }})
+		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, id) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +210,8 @@ func (s *Server) patchGroup(r *request) (*answer, error) {
 }
 
 func (s *Server) deleteGroup(r *request) (*answer, error) {
-	res, err := s.update(r, core.Update{Force: r.flag("force", false),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false),
 		Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 			if root.Group(r.group()) == nil {
 				return noGroup(r.group())
@@ -216,7 +219,8 @@ func (s *Server) deleteGroup(r *request) (*answer, error) {
 			root.RemoveGroup(r.group(), now)
 			return nil
 		},
-		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, spec.ParentID(r.group())) }})
+		Notices: func(root *spec.Root) []core.Notice { return r.groupChanged(root, spec.ParentID(r.group())) },
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -142,14 +142,16 @@ func (s *Server) metrics(r *request) (*answer, error) {
 	value := func(v float64) map[string]any { return map[string]any{"value": v} }
 	count := func(v float64) map[string]any { return map[string]any{"count": v} }
 	now := s.cfg.Now().UTC().Format(time.RFC3339Nano)
-	return jsonAnswer(http.StatusOK, map[string]any{"version": "4.0.0", "start": now, "end": now,
+	return jsonAnswer(http.StatusOK, map[string]any{
+		"version": "4.0.0", "start": now, "end": now,
 		"gauges": map[string]any{
 			"marathon.apps.active.gauge": value(apps), "marathon.pods.active.gauge": value(pods), "marathon.deployments.active.gauge": value(float64(len(r.snap.Deployments))),
 			"marathon.instances.running.gauge": value(running), "marathon.instances.staged.gauge": value(staged), "marathon.instances.healthy.gauge": value(healthy),
 			"marathon.instances.unhealthy.gauge": value(unhealthy), "marathon.http.event-streams.active.gauge": value(float64(streams)),
 		},
 		"counters":   map[string]any{"marathon.http.event-streams.dropped.counter": count(float64(dropped))},
-		"histograms": map[string]any{}, "min-max-counters": map[string]any{}, "meters": map[string]any{}, "timers": map[string]any{}})
+		"histograms": map[string]any{}, "min-max-counters": map[string]any{}, "meters": map[string]any{}, "timers": map[string]any{},
+	})
 }
 
 func (s *Server) prometheus(*request) (*answer, error) {
@@ -195,8 +197,10 @@ func (s *Server) document() map[string]any {
 				params = append(params, map[string]any{"name": p, "in": "path", "required": true, "schema": map[string]any{"type": "string"}})
 			}
 		}
-		op := map[string]any{"summary": rt.summary, "operationId": operationID(rt), "responses": map[string]any{"200": map[string]any{"description": "done"},
-			"default": map[string]any{"description": "an error", "content": map[string]any{"application/json": map[string]any{"schema": map[string]any{"$ref": "#/components/schemas/Error"}}}}}}
+		op := map[string]any{"summary": rt.summary, "operationId": operationID(rt), "responses": map[string]any{
+			"200":     map[string]any{"description": "done"},
+			"default": map[string]any{"description": "an error", "content": map[string]any{"application/json": map[string]any{"schema": map[string]any{"$ref": "#/components/schemas/Error"}}}},
+		}}
 		if params != nil {
 			op["parameters"] = params
 		}
@@ -205,8 +209,10 @@ func (s *Server) document() map[string]any {
 		}
 		paths[rt.path][strings.ToLower(rt.method)] = op
 	}
-	return map[string]any{"openapi": "3.1.0", "info": map[string]any{"title": "Services (Marathon-compatible)", "version": s.cfg.Version}, "paths": paths,
-		"components": map[string]any{"schemas": map[string]any{"Error": map[string]any{"type": "object", "required": []string{"message"}, "properties": map[string]any{"message": map[string]any{"type": "string"}, "details": map[string]any{}}}}}}
+	return map[string]any{
+		"openapi": "3.1.0", "info": map[string]any{"title": "Services (Marathon-compatible)", "version": s.cfg.Version}, "paths": paths,
+		"components": map[string]any{"schemas": map[string]any{"Error": map[string]any{"type": "object", "required": []string{"message"}, "properties": map[string]any{"message": map[string]any{"type": "string"}, "details": map[string]any{}}}}},
+	}
 }
 
 func operationID(rt route) string {

@@ -74,7 +74,8 @@ func (s *Server) changePod(r *request, want string) (*answer, error) {
 		kind, status = "pod_created_event", http.StatusCreated
 	}
 	var put *spec.Spec
-	res, err := s.update(r, core.Update{Force: r.flag("force", false),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false),
 		Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 			old := root.Get(pod.ID)
 			switch {
@@ -90,7 +91,8 @@ func (s *Server) changePod(r *request, want string) (*answer, error) {
 		Notices: func(root *spec.Root) []core.Notice {
 			put = root.Get(pod.ID)
 			return append([]core.Notice{{Type: kind, Fields: core.PodEvent{ClientIP: r.clientIP(), URI: r.URL.Path}}}, r.groupChanged(root, spec.ParentID(pod.ID))...)
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +104,8 @@ func (s *Server) changePod(r *request, want string) (*answer, error) {
 }
 
 func (s *Server) deletePod(r *request) (*answer, error) {
-	res, err := s.update(r, core.Update{Force: r.flag("force", false),
+	res, err := s.update(r, core.Update{
+		Force: r.flag("force", false),
 		Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 			if sp := root.Get(r.id); sp == nil || sp.Pod == nil {
 				return noPod(r.id)
@@ -112,7 +115,8 @@ func (s *Server) deletePod(r *request) (*answer, error) {
 		},
 		Notices: func(root *spec.Root) []core.Notice {
 			return append([]core.Notice{{Type: "pod_deleted_event", Fields: core.PodEvent{ClientIP: r.clientIP(), URI: r.URL.Path}}}, r.groupChanged(root, spec.ParentID(r.id))...)
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -249,9 +253,11 @@ func (w *renderer) podInstance(sp *spec.Spec, i *core.Instance) podInstanceStatu
 		run = sp
 	}
 	total := run.Total()
-	p := podInstanceStatus{ID: i.ID, Status: podInstanceState(i), StatusSince: i.Since, AgentHostname: i.Host, AgentID: i.AgentID, AgentRegion: i.Region, AgentZone: i.Zone,
+	p := podInstanceStatus{
+		ID: i.ID, Status: podInstanceState(i), StatusSince: i.Since, AgentHostname: i.Host, AgentID: i.AgentID, AgentRegion: i.Region, AgentZone: i.Zone,
 		Conditions: []podCondition{}, Resources: &total, Networks: []podNetwork{}, Containers: []containerStatus{}, LocalVolumes: []volumeJSON{},
-		SpecReference: fmt.Sprintf("/v2/pods%s::versions/%s", sp.ID, i.Version), Role: i.Role, LastUpdated: i.Since, LastChanged: i.Since}
+		SpecReference: fmt.Sprintf("/v2/pods%s::versions/%s", sp.ID, i.Version), Role: i.Role, LastUpdated: i.Since, LastChanged: i.Since,
+	}
 	for _, v := range i.Volumes {
 		p.LocalVolumes = append(p.LocalVolumes, volumeJSON{sp.ID, v.ContainerPath, v.UUID, v.PersistenceID})
 	}

@@ -217,8 +217,10 @@ type taskJSON struct {
 
 // taskOf is one task as the API shows it.
 func taskOf(i *core.Instance, t *core.Task, servicePorts []int) taskJSON {
-	j := taskJSON{AppID: i.SpecID, Host: i.Host, ID: t.ID, Addresses: core.TaskAddresses(t), Ports: core.PortsOf(t), AgentID: i.AgentID, State: t.State,
-		CheckResult: t.Check, LocalVolumes: []volumeJSON{}, Region: i.Region, Zone: i.Zone, Role: i.Role, ServicePorts: servicePorts}
+	j := taskJSON{
+		AppID: i.SpecID, Host: i.Host, ID: t.ID, Addresses: core.TaskAddresses(t), Ports: core.PortsOf(t), AgentID: i.AgentID, State: t.State,
+		CheckResult: t.Check, LocalVolumes: []volumeJSON{}, Region: i.Region, Zone: i.Zone, Role: i.Role, ServicePorts: servicePorts,
+	}
 	if i.Condition == core.UnreachableInactive {
 		j.Ports = []int{}
 	} else {

@@ -238,7 +238,8 @@ func (s *Server) kill(r *request, victims []*core.Instance, single bool) (*answe
 		perApp[i.SpecID]++
 	}
 	if scale {
-		res, err := s.update(r, core.Update{Force: r.flag("force", false), Sentence: ids,
+		res, err := s.update(r, core.Update{
+			Force: r.flag("force", false), Sentence: ids,
 			Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 				for id, n := range perApp {
 					sp := root.Get(id)
@@ -250,7 +251,8 @@ func (s *Server) kill(r *request, victims []*core.Instance, single bool) (*answe
 					}
 				}
 				return nil
-			}})
+			},
+		})
 		if err != nil {
 			return nil, err
 		}

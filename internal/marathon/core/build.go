@@ -134,8 +134,10 @@ func (b *builder) app() (*placement, []Reason, string) {
 	res = append(res, portRes...)
 	id := taskIDs(b.inst, b.spec)[0]
 	b.inst.Tasks = []Task{{ID: id, State: mesosv1.TaskState_TASK_STAGING.String(), Condition: Provisioned, StagedAt: b.m.stamp(), HostPorts: host}}
-	t := &mesosv1.TaskInfo{Name: new(spec.DiscoveryName(a.ID)), TaskId: &mesosv1.TaskID{Value: &id}, AgentId: b.offer.GetAgentId(), Resources: res,
-		Labels: labels(a.Labels), Discovery: b.discovery(ports, host)}
+	t := &mesosv1.TaskInfo{
+		Name: new(spec.DiscoveryName(a.ID)), TaskId: &mesosv1.TaskID{Value: &id}, AgentId: b.offer.GetAgentId(), Resources: res,
+		Labels: labels(a.Labels), Discovery: b.discovery(ports, host),
+	}
 	cmd := b.command(id, ports, host)
 	t.Container = b.container(id, ports, host)
 	if path := b.executor(); path != "" {
@@ -182,8 +184,10 @@ func (b *builder) customExecutor(task, path string, cmd *mesosv1.CommandInfo, re
 		line += " " + a
 	}
 	c := &mesosv1.CommandInfo{Shell: new(true), Value: &line, Uris: cmd.GetUris(), Environment: cmd.GetEnvironment(), User: cmd.User}
-	return &mesosv1.ExecutorInfo{Type: &kind, ExecutorId: &mesosv1.ExecutorID{Value: new("marathon-" + task)}, Command: c, Resources: res,
-		Name: new(spec.DiscoveryName(b.spec.ID)), Source: &task}
+	return &mesosv1.ExecutorInfo{
+		Type: &kind, ExecutorId: &mesosv1.ExecutorID{Value: new("marathon-" + task)}, Command: c, Resources: res,
+		Name: new(spec.DiscoveryName(b.spec.ID)), Source: &task,
+	}
 }
 
 func labels(m map[string]string) *mesosv1.Labels {
@@ -438,8 +442,10 @@ func (b *builder) checkPort(index *int, ports []spec.Port, host []int) uint32 {
 }
 
 func (b *builder) healthCheck(h *spec.HealthCheck, ports []spec.Port, host []int) *mesosv1.HealthCheck {
-	out := &mesosv1.HealthCheck{DelaySeconds: new(float64(h.DelaySeconds)), IntervalSeconds: new(float64(h.IntervalSeconds)), TimeoutSeconds: new(float64(h.TimeoutSeconds)),
-		ConsecutiveFailures: new(uint32(h.MaxConsecutiveFailures)), GracePeriodSeconds: new(float64(h.GracePeriodSeconds))}
+	out := &mesosv1.HealthCheck{
+		DelaySeconds: new(float64(h.DelaySeconds)), IntervalSeconds: new(float64(h.IntervalSeconds)), TimeoutSeconds: new(float64(h.TimeoutSeconds)),
+		ConsecutiveFailures: new(uint32(h.MaxConsecutiveFailures)), GracePeriodSeconds: new(float64(h.GracePeriodSeconds)),
+	}
 	var proto *mesosv1.NetworkInfo_Protocol
 	if h.IPProtocol == "IPv6" {
 		proto = new(mesosv1.NetworkInfo_IPv6)

@@ -61,8 +61,10 @@ func (b *builder) pod() (*placement, []Reason, string) {
 	ids := taskIDs(b.inst, b.spec)
 	kind := mesosv1.ExecutorInfo_DEFAULT
 	execID := "instance-" + spec.SafeID(p.ID) + "." + b.inst.ID[strings.LastIndex(b.inst.ID, ".instance-")+len(".instance-"):]
-	executor := &mesosv1.ExecutorInfo{Type: &kind, ExecutorId: &mesosv1.ExecutorID{Value: &execID}, FrameworkId: &mesosv1.FrameworkID{Value: new(b.m.frameworkID)},
-		Resources: execRes, Labels: labels(p.Labels), Name: new(spec.DiscoveryName(p.ID))}
+	executor := &mesosv1.ExecutorInfo{
+		Type: &kind, ExecutorId: &mesosv1.ExecutorID{Value: &execID}, FrameworkId: &mesosv1.FrameworkID{Value: new(b.m.frameworkID)},
+		Resources: execRes, Labels: labels(p.Labels), Name: new(spec.DiscoveryName(p.ID)),
+	}
 	executor.Container = b.podContainerInfo(host)
 	group := &mesosv1.TaskGroupInfo{}
 	at := 0
@@ -118,8 +120,10 @@ func (b *builder) podTask(k int, id string, res []*mesosv1.Resource) *mesosv1.Ta
 		ports = append(ports, endpointPort(&c.Endpoints[n]))
 	}
 	host := b.inst.Tasks[k].HostPorts
-	t := &mesosv1.TaskInfo{Name: new(c.Name), TaskId: &mesosv1.TaskID{Value: &id}, AgentId: b.offer.GetAgentId(), Resources: res, Labels: labels(c.Labels),
-		Limits: limits(c.ResourceLimits), Discovery: b.discovery(ports, host)}
+	t := &mesosv1.TaskInfo{
+		Name: new(c.Name), TaskId: &mesosv1.TaskID{Value: &id}, AgentId: b.offer.GetAgentId(), Resources: res, Labels: labels(c.Labels),
+		Limits: limits(c.ResourceLimits), Discovery: b.discovery(ports, host),
+	}
 	t.Discovery.Name = new(c.Name + "." + spec.DiscoveryName(p.ID))
 	cmd := &mesosv1.CommandInfo{Shell: new(false)}
 	if c.Exec != nil {
@@ -154,8 +158,10 @@ func (b *builder) podTask(k int, id string, res []*mesosv1.Resource) *mesosv1.Ta
 		return 0
 	}
 	if h := c.HealthCheck; h != nil {
-		out := &mesosv1.HealthCheck{DelaySeconds: new(float64(h.DelaySeconds)), IntervalSeconds: new(float64(h.IntervalSeconds)), TimeoutSeconds: new(float64(h.TimeoutSeconds)),
-			ConsecutiveFailures: new(uint32(h.MaxConsecutiveFailures)), GracePeriodSeconds: new(float64(h.GracePeriodSeconds))}
+		out := &mesosv1.HealthCheck{
+			DelaySeconds: new(float64(h.DelaySeconds)), IntervalSeconds: new(float64(h.IntervalSeconds)), TimeoutSeconds: new(float64(h.TimeoutSeconds)),
+			ConsecutiveFailures: new(uint32(h.MaxConsecutiveFailures)), GracePeriodSeconds: new(float64(h.GracePeriodSeconds)),
+		}
 		switch {
 		case h.HTTP != nil:
 			scheme := "http"
@@ -212,8 +218,10 @@ func (b *builder) podTaskContainer(c *spec.PodContainer) *mesosv1.ContainerInfo 
 			v.Source = &mesosv1.Volume_Source{Type: new(mesosv1.Volume_Source_SECRET), Secret: secretRef(p.Secrets[pv.Secret].Source)}
 		default:
 			// Ephemeral and persistent volumes lie in the executor's sandbox.
-			v.Source = &mesosv1.Volume_Source{Type: new(mesosv1.Volume_Source_SANDBOX_PATH),
-				SandboxPath: &mesosv1.Volume_Source_SandboxPath{Type: new(mesosv1.Volume_Source_SandboxPath_PARENT), Path: new(pv.Name)}}
+			v.Source = &mesosv1.Volume_Source{
+				Type:        new(mesosv1.Volume_Source_SANDBOX_PATH),
+				SandboxPath: &mesosv1.Volume_Source_SandboxPath{Type: new(mesosv1.Volume_Source_SandboxPath_PARENT), Path: new(pv.Name)},
+			}
 		}
 		out.Volumes = append(out.Volumes, v)
 	}
@@ -226,10 +234,12 @@ func (b *builder) podTaskContainer(c *spec.PodContainer) *mesosv1.ContainerInfo 
 func (b *builder) podEnv(k int, task string) map[string]string {
 	p := b.spec.Pod
 	c := &p.Containers[k]
-	env := map[string]string{"MESOS_TASK_ID": task, "MARATHON_APP_ID": p.ID, "MARATHON_APP_VERSION": b.spec.Version.String(),
+	env := map[string]string{
+		"MESOS_TASK_ID": task, "MARATHON_APP_ID": p.ID, "MARATHON_APP_VERSION": b.spec.Version.String(),
 		"MARATHON_APP_RESOURCE_CPUS": amount(c.Resources.CPUs), "MARATHON_APP_RESOURCE_MEM": amount(c.Resources.Mem),
 		"MARATHON_APP_RESOURCE_DISK": amount(c.Resources.Disk), "MARATHON_APP_RESOURCE_GPUS": strconv.Itoa(c.Resources.GPUs),
-		"MARATHON_CONTAINER_ID": c.Name, b.m.opt.EnvPrefix + "HOST": b.offer.GetHostname()}
+		"MARATHON_CONTAINER_ID": c.Name, b.m.opt.EnvPrefix + "HOST": b.offer.GetHostname(),
+	}
 	if c.Image != nil {
 		env["MARATHON_APP_DOCKER_IMAGE"] = c.Image.ID
 	}

@@ -70,8 +70,10 @@ func (b *builder) docker(task string, ports []spec.Port, host, inside []int) *me
 			continue
 		}
 		for proto := range strings.SplitSeq(p.Protocol, ",") {
-			out.PortMappings = append(out.PortMappings, &mesosv1.ContainerInfo_DockerInfo_PortMapping{HostPort: new(uint32(host[at])),
-				ContainerPort: new(uint32(inside[k])), Protocol: new(proto)})
+			out.PortMappings = append(out.PortMappings, &mesosv1.ContainerInfo_DockerInfo_PortMapping{
+				HostPort:      new(uint32(host[at])),
+				ContainerPort: new(uint32(inside[k])), Protocol: new(proto),
+			})
 		}
 		at++
 	}
@@ -236,8 +238,10 @@ func (b *builder) reserve(pl *placement, res []*mesosv1.Resource, volumes []want
 				continue
 			}
 			v := o.CloneVT()
-			v.Disk = &mesosv1.Resource_DiskInfo{Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: &id, Principal: optional(b.m.opt.Principal)},
-				Volume: &mesosv1.Volume{Mode: mode("RW"), ContainerPath: new(w.path)}}
+			v.Disk = &mesosv1.Resource_DiskInfo{
+				Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: &id, Principal: optional(b.m.opt.Principal)},
+				Volume:      &mesosv1.Volume{Mode: mode("RW"), ContainerPath: new(w.path)},
+			}
 			created = append(created, v)
 			launch = append(launch, v)
 		}

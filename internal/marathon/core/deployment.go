@@ -85,8 +85,10 @@ const chunk = 256 << 10
 func (m *Machine) storeDeployment(d *deployment) {
 	d.view = nil
 	m.deployEpoch++
-	rec := storedDeployment{ID: d.ID, Version: d.Version, Steps: d.Steps, Original: d.original, Target: map[string]spec.Version{},
-		Started: d.Started, Deadline: d.Deadline, Policy: d.policy, Paused: d.Paused, Canary: d.Canary}
+	rec := storedDeployment{
+		ID: d.ID, Version: d.Version, Steps: d.Steps, Original: d.original, Target: map[string]spec.Version{},
+		Started: d.Started, Deadline: d.Deadline, Policy: d.policy, Paused: d.Paused, Canary: d.Canary,
+	}
 	for id := range d.original {
 		if s := m.root.Get(id); s != nil {
 			rec.Target[id] = s.Version

@@ -123,8 +123,10 @@ func (m *Machine) healthResult(e HealthResult) {
 	}
 	m.putInstance(&i)
 	if most := check.MaxConsecutiveFailures; !h.Alive && most > 0 && h.ConsecutiveFailures > most {
-		m.publish("unhealthy_instance_kill_event", UnhealthyKill{AppID: i.SpecID, TaskID: i.Tasks[0].ID, InstanceID: i.ID, Version: i.Version,
-			Reason: h.LastFailureCause, Host: i.Host, AgentID: i.AgentID})
+		m.publish("unhealthy_instance_kill_event", UnhealthyKill{
+			AppID: i.SpecID, TaskID: i.Tasks[0].ID, InstanceID: i.ID, Version: i.Version,
+			Reason: h.LastFailureCause, Host: i.Host, AgentID: i.AgentID,
+		})
 		m.canaryFailed(&i)
 		if again := m.instance(i.ID); again != nil && again.Goal == GoalRunning {
 			m.kill(again, GoalRunning)

@@ -74,8 +74,10 @@ func (m *Machine) start(target *spec.Spec, list []*Instance, n int) {
 	}
 	now := m.stamp()
 	for ; n > 0; n-- {
-		i := &Instance{ID: instanceID(target.ID, m.uuid()), SpecID: target.ID, Version: target.Version, Goal: GoalRunning,
-			Incarnation: 1, Condition: Scheduled, Since: now, Role: target.Role()}
+		i := &Instance{
+			ID: instanceID(target.ID, m.uuid()), SpecID: target.ID, Version: target.Version, Goal: GoalRunning,
+			Incarnation: 1, Condition: Scheduled, Since: now, Role: target.Role(),
+		}
 		m.putInstance(i)
 		m.changed(i)
 	}

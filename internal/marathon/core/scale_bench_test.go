@@ -19,8 +19,10 @@ func hold(b *testing.B, apps, instances int) *Machine {
 	m := New(opt, [32]byte{1}, now)
 	m.Step(now, Registered{FrameworkID: "f", Master: "m"})
 	for n := 0; n < apps; n++ {
-		a := &spec.App{ID: fmt.Sprintf("/team%d/app%d", n%100, n), Cmd: "sleep 1000", CPUs: 0.1, Mem: 32, Instances: instances, Labels: map[string]string{}, KillSelection: spec.YoungestFirst,
-			BackoffSeconds: 1, BackoffFactor: 1.15, MaxLaunchDelaySeconds: 300, UpgradeStrategy: spec.UpgradeStrategy{MinimumHealthCapacity: 1, MaximumOverCapacity: 1}, PortDefinitions: []spec.PortDefinition{}, Networks: []spec.Network{{Mode: "host"}}}
+		a := &spec.App{
+			ID: fmt.Sprintf("/team%d/app%d", n%100, n), Cmd: "sleep 1000", CPUs: 0.1, Mem: 32, Instances: instances, Labels: map[string]string{}, KillSelection: spec.YoungestFirst,
+			BackoffSeconds: 1, BackoffFactor: 1.15, MaxLaunchDelaySeconds: 300, UpgradeStrategy: spec.UpgradeStrategy{MinimumHealthCapacity: 1, MaximumOverCapacity: 1}, PortDefinitions: []spec.PortDefinition{}, Networks: []spec.Network{{Mode: "host"}},
+		}
 		drive(b, m, now, Update{Mutate: func(r *spec.Root, v spec.Version, _ spec.History) error { return r.Put(spec.OfApp(a), v, false) }})
 	}
 	return m
@@ -72,8 +74,10 @@ func wideOffer(n int) *mesosv1.Offer {
 	scalar := func(name string, v float64) *mesosv1.Resource {
 		return &mesosv1.Resource{Name: &name, Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: &v}}
 	}
-	return &mesosv1.Offer{Id: &mesosv1.OfferID{Value: new(fmt.Sprintf("o%d", n))}, AgentId: &mesosv1.AgentID{Value: new("agent-1")}, Hostname: new("host1"),
-		Resources: []*mesosv1.Resource{scalar("cpus", 1e9), scalar("mem", 1e9), scalar("disk", 1e9)}}
+	return &mesosv1.Offer{
+		Id: &mesosv1.OfferID{Value: new(fmt.Sprintf("o%d", n))}, AgentId: &mesosv1.AgentID{Value: new("agent-1")}, Hostname: new("host1"),
+		Resources: []*mesosv1.Resource{scalar("cpus", 1e9), scalar("mem", 1e9), scalar("disk", 1e9)},
+	}
 }
 
 // BenchmarkHold reports what a machine with many apps and instances takes of memory, and what one step and one snapshot

@@ -84,11 +84,15 @@ type delivery struct {
 }
 
 func newCluster(t failer, seed uint64, agents int) *cluster {
-	c := &cluster{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), records: map[string][]byte{}, tasks: map[string]*simTask{},
-		ever: map[string]bool{}, offers: map[string]*simOffer{}, probes: map[string]bool{}}
-	c.opt = Options{Spec: spec.Settings{Role: "*", PortMin: 10000, PortMax: 20000}, MaxInstancesPerOffer: 5, MaxRunningDeployments: 100, MaxVersions: 50,
+	c := &cluster{
+		t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), records: map[string][]byte{}, tasks: map[string]*simTask{},
+		ever: map[string]bool{}, offers: map[string]*simOffer{}, probes: map[string]bool{},
+	}
+	c.opt = Options{
+		Spec: spec.Settings{Role: "*", PortMin: 10000, PortMax: 20000}, MaxInstancesPerOffer: 5, MaxRunningDeployments: 100, MaxVersions: 50,
 		LaunchConfirmTimeout: 5 * time.Minute, LaunchTimeout: 5 * time.Minute, KillRetry: 30 * time.Second, DeclineDuration: 2 * time.Minute,
-		ReviveInterval: 100 * time.Millisecond, ReconcileInterval: 10 * time.Minute}
+		ReviveInterval: 100 * time.Millisecond, ReconcileInterval: 10 * time.Minute,
+	}
 	for i := range agents {
 		c.agents = append(c.agents, &simAgent{id: fmt.Sprintf("agent-%d", i), host: fmt.Sprintf("host%d", i), zone: fmt.Sprintf("z%d", i%3), cpus: 16, mem: 16384, ports: [][2]int{{31000, 32000}}})
 	}
@@ -451,14 +455,16 @@ func (c *cluster) offerAll() {
 		}
 		c.nOffer++
 		id := fmt.Sprintf("o%d", c.nOffer)
-		o := &mesosv1.Offer{Id: &mesosv1.OfferID{Value: &id}, AgentId: &mesosv1.AgentID{Value: new(a.id)}, Hostname: new(a.host),
+		o := &mesosv1.Offer{
+			Id: &mesosv1.OfferID{Value: &id}, AgentId: &mesosv1.AgentID{Value: new(a.id)}, Hostname: new(a.host),
 			Attributes: []*mesosv1.Attribute{{Name: new("zone"), Type: new(mesosv1.Value_TEXT), Text: &mesosv1.Value_Text{Value: new(a.zone)}}},
 			Resources: []*mesosv1.Resource{
 				{Name: new("cpus"), Type: new(mesosv1.Value_SCALAR), Scalar: &mesosv1.Value_Scalar{Value: &cpus}},
 				{Name: new("mem"), Type: new(mesosv1.Value_SCALAR), Scalar: &mesosv1.Value_Scalar{Value: &mem}},
 				{Name: new("disk"), Type: new(mesosv1.Value_SCALAR), Scalar: &mesosv1.Value_Scalar{Value: new(100000.0)}},
 				{Name: new("ports"), Type: new(mesosv1.Value_RANGES), Ranges: &mesosv1.Value_Ranges{Range: ranges}},
-			}}
+			},
+		}
 		a.offered = true
 		c.offers[id] = &simOffer{a, o}
 		list = append(list, o)

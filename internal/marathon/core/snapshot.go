@@ -26,8 +26,10 @@ type Snapshot struct {
 
 // Snapshot is what readers may see of the machine now.
 func (m *Machine) Snapshot() *Snapshot {
-	s := &Snapshot{Root: m.root, FrameworkID: m.frameworkID, Master: m.master, Connected: m.connected,
-		instances: m.instances.Copy(), revisions: m.revisions.Copy(), failures: m.failures.Copy()}
+	s := &Snapshot{
+		Root: m.root, FrameworkID: m.frameworkID, Master: m.master, Connected: m.connected,
+		instances: m.instances.Copy(), revisions: m.revisions.Copy(), failures: m.failures.Copy(),
+	}
 	s.Deployments = make([]*Deployment, 0, len(m.deployments))
 	for _, d := range m.deployments {
 		if d.view == nil {

@@ -158,8 +158,10 @@ func (m *Machine) taskStatus(old *Instance, at int, st *mesosv1.TaskStatus, cond
 	m.setCondition(&i, conditionOf(i.Tasks))
 	s := m.specOf(&i)
 	if stateChanged {
-		m.publish("status_update_event", StatusUpdate{AgentID: i.AgentID, TaskID: t.ID, TaskStatus: t.State, Message: t.Message, AppID: i.SpecID,
-			Host: i.Host, Addresses: TaskAddresses(t), Ports: PortsOf(t), Version: i.Version})
+		m.publish("status_update_event", StatusUpdate{
+			AgentID: i.AgentID, TaskID: t.ID, TaskStatus: t.State, Message: t.Message, AppID: i.SpecID,
+			Host: i.Host, Addresses: TaskAddresses(t), Ports: PortsOf(t), Version: i.Version,
+		})
 	}
 	if s != nil {
 		m.agentHealth(&i, s)

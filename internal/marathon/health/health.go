@@ -76,9 +76,11 @@ func New(report func(core.Event), dial func(ctx context.Context, network, addres
 	}
 	p := &Prober{report: report, dial: dial, now: time.Now, byKey: map[string]*check{}, wake: make(chan struct{}, 1), slots: make(chan struct{}, MaxInFlight)}
 	p.client = &http.Client{
-		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true, DisableCompression: true,
+		Transport: &http.Transport{
+			DialContext: dial, DisableKeepAlives: true, DisableCompression: true,
 			// Marathon doesn't verify either: checks go to addresses, which certificates don't name.
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, //nolint:gosec // see above
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		}, //nolint:gosec // see above
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return p

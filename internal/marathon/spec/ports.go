@@ -29,8 +29,10 @@ func (a *App) Ports() []Port {
 	}
 	out := make([]Port, 0, len(a.Container.PortMappings))
 	for _, m := range a.Container.PortMappings {
-		out = append(out, Port{Name: m.Name, Protocol: m.Protocol, Labels: m.Labels, ServicePort: m.ServicePort,
-			ContainerPort: m.ContainerPort, HostPort: m.HostPort, NetworkNames: m.NetworkNames})
+		out = append(out, Port{
+			Name: m.Name, Protocol: m.Protocol, Labels: m.Labels, ServicePort: m.ServicePort,
+			ContainerPort: m.ContainerPort, HostPort: m.HostPort, NetworkNames: m.NetworkNames,
+		})
 	}
 	return out
 }

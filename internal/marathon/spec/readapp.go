@@ -182,8 +182,10 @@ func readConstraints(r reader, key string) [][]string {
 }
 
 func readArtifact(r reader) Artifact {
-	return Artifact{URI: r.need("uri"), Extract: r.boolean("extract", true), Executable: r.boolean("executable", false),
-		Cache: r.boolean("cache", false), DestPath: r.str("destPath", "")}
+	return Artifact{
+		URI: r.need("uri"), Extract: r.boolean("extract", true), Executable: r.boolean("executable", false),
+		Cache: r.boolean("cache", false), DestPath: r.str("destPath", ""),
+	}
 }
 
 func readProtocol(r reader) string {
@@ -213,9 +215,11 @@ func readContainer(r reader) *Container {
 	c.Type = r.enum("type", def, "DOCKER", "MESOS")
 	c.LinuxInfo = readLinuxInfo(r)
 	c.PortMappings = objects(r, "portMappings", func(m reader) PortMapping {
-		return PortMapping{ContainerPort: m.integer("containerPort", 0, 0, 65535), HostPort: m.intPtr("hostPort", 0, 65535),
+		return PortMapping{
+			ContainerPort: m.integer("containerPort", 0, 0, 65535), HostPort: m.intPtr("hostPort", 0, 65535),
 			ServicePort: m.integer("servicePort", 0, 0, 65535), Protocol: readProtocol(m), Name: m.str("name", ""),
-			Labels: m.stringMap("labels"), NetworkNames: m.strings("networkNames")}
+			Labels: m.stringMap("labels"), NetworkNames: m.strings("networkNames"),
+		}
 	})
 	return c
 }
@@ -248,15 +252,19 @@ func readVolume(r reader) Volume {
 		v.Persistent = readPersistent(p)
 	}
 	if e, ok := r.sub("external"); ok {
-		v.External = &ExternalVolume{Name: e.str("name", ""), Provider: e.str("provider", ""), Size: e.intPtr("size", 0, maxInstances),
-			Options: e.stringMap("options"), Shared: e.boolean("shared", false)}
+		v.External = &ExternalVolume{
+			Name: e.str("name", ""), Provider: e.str("provider", ""), Size: e.intPtr("size", 0, maxInstances),
+			Options: e.stringMap("options"), Shared: e.boolean("shared", false),
+		}
 	}
 	return v
 }
 
 func readPersistent(p reader) *PersistentVolume {
-	return &PersistentVolume{Type: p.enum("type", "root", "root", "path", "mount"), Size: p.integer("size", 0, 0, maxInstances),
-		MaxSize: p.intPtr("maxSize", 0, maxInstances), ProfileName: p.str("profileName", ""), Constraints: readConstraints(p, "constraints")}
+	return &PersistentVolume{
+		Type: p.enum("type", "root", "root", "path", "mount"), Size: p.integer("size", 0, 0, maxInstances),
+		MaxSize: p.intPtr("maxSize", 0, maxInstances), ProfileName: p.str("profileName", ""), Constraints: readConstraints(p, "constraints"),
+	}
 }
 
 func readHealthCheck(r reader) HealthCheck {
@@ -323,9 +331,11 @@ func readExec(r reader) *Exec {
 }
 
 func readReadinessCheck(r reader) ReadinessCheck {
-	c := ReadinessCheck{Name: r.str("name", "readinessCheck"), Protocol: r.enum("protocol", "HTTP", "HTTP", "HTTPS"), Path: r.str("path", "/"),
+	c := ReadinessCheck{
+		Name: r.str("name", "readinessCheck"), Protocol: r.enum("protocol", "HTTP", "HTTP", "HTTPS"), Path: r.str("path", "/"),
 		PortName: r.str("portName", "http-api"), IntervalSeconds: r.integer("intervalSeconds", 30, 1, maxSeconds), TimeoutSeconds: r.integer("timeoutSeconds", 10, 1, maxSeconds),
-		PreserveLastResponse: r.boolean("preserveLastResponse", false)}
+		PreserveLastResponse: r.boolean("preserveLastResponse", false),
+	}
 	for _, e := range r.array("httpStatusCodesForReady") {
 		n, ok := e.v.(json.Number)
 		if i, err := n.Int64(); ok && err == nil && i >= 100 && i < 600 {

@@ -24,8 +24,10 @@ func ReadPod(v any, base string, s *Settings) (*Pod, error) {
 }
 
 func readPod(r reader, base string) *Pod {
-	p := &Pod{User: r.str("user", ""), Labels: r.stringMap("labels"), Environment: readEnv(r, "environment"), Role: r.str("role", ""),
-		Secrets: readSecrets(r), Networks: readNetworks(r), LinuxInfo: readLinuxInfo(r)}
+	p := &Pod{
+		User: r.str("user", ""), Labels: r.stringMap("labels"), Environment: readEnv(r, "environment"), Role: r.str("role", ""),
+		Secrets: readSecrets(r), Networks: readNetworks(r), LinuxInfo: readLinuxInfo(r),
+	}
 	if r.has("id") {
 		p.ID = Resolve(r.str("id", ""), base)
 	} else {
@@ -96,8 +98,10 @@ func readScheduling(p *Pod, r reader) {
 }
 
 func readPodContainer(r reader) PodContainer {
-	c := PodContainer{Name: r.need("name"), User: r.str("user", ""), Labels: r.stringMap("labels"), Environment: readEnv(r, "environment"),
-		ResourceLimits: readLimits(r), LinuxInfo: readLinuxInfo(r), Artifacts: objects(r, "artifacts", readArtifact)}
+	c := PodContainer{
+		Name: r.need("name"), User: r.str("user", ""), Labels: r.stringMap("labels"), Environment: readEnv(r, "environment"),
+		ResourceLimits: readLimits(r), LinuxInfo: readLinuxInfo(r), Artifacts: objects(r, "artifacts", readArtifact),
+	}
 	if e, ok := r.sub("exec"); ok {
 		c.Exec = readExec(e)
 	}
@@ -113,8 +117,10 @@ func readPodContainer(r reader) PodContainer {
 		r.missing("resources")
 	}
 	c.Endpoints = objects(r, "endpoints", func(e reader) Endpoint {
-		out := Endpoint{Name: e.need("name"), ContainerPort: e.intPtr("containerPort", 1, 65535), HostPort: e.intPtr("hostPort", 0, 65535),
-			Protocol: e.strings("protocol"), Labels: e.stringMap("labels"), NetworkNames: e.strings("networkNames")}
+		out := Endpoint{
+			Name: e.need("name"), ContainerPort: e.intPtr("containerPort", 1, 65535), HostPort: e.intPtr("hostPort", 0, 65535),
+			Protocol: e.strings("protocol"), Labels: e.stringMap("labels"), NetworkNames: e.strings("networkNames"),
+		}
 		if len(out.Protocol) == 0 {
 			out.Protocol = []string{"tcp"}
 		}
@@ -156,9 +162,11 @@ func readPodContainer(r reader) PodContainer {
 }
 
 func readHealthCheckTimes(h reader) PodHealthCheck {
-	hc := PodHealthCheck{GracePeriodSeconds: h.integer("gracePeriodSeconds", 300, 0, maxSeconds), IntervalSeconds: h.integer("intervalSeconds", 60, 1, maxSeconds),
+	hc := PodHealthCheck{
+		GracePeriodSeconds: h.integer("gracePeriodSeconds", 300, 0, maxSeconds), IntervalSeconds: h.integer("intervalSeconds", 60, 1, maxSeconds),
 		MaxConsecutiveFailures: h.integer("maxConsecutiveFailures", 3, 0, maxSeconds), TimeoutSeconds: h.integer("timeoutSeconds", 20, 1, maxSeconds),
-		DelaySeconds: h.integer("delaySeconds", 15, 0, maxSeconds)}
+		DelaySeconds: h.integer("delaySeconds", 15, 0, maxSeconds),
+	}
 	hc.HTTP, hc.TCP, hc.Exec = readCheckKinds(h)
 	return hc
 }

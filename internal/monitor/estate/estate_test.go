@@ -90,7 +90,8 @@ func TestOutside(t *testing.T) {
 	t.Parallel()
 	s := two(t)
 	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{
-		{Ref: 5, Src: 2, RemoteAddr: []byte{8, 8, 8, 8}, Port: 53, Udp: true, Conns: 1, Seen: 1}, {Ref: 6, Src: 2, RemoteAddr: []byte{1, 1, 1, 1}, Port: 443, Conns: 1, Seen: 1},
+		{Ref: 5, Src: 2, RemoteAddr: []byte{8, 8, 8, 8}, Port: 53, Udp: true, Conns: 1, Seen: 1},
+		{Ref: 6, Src: 2, RemoteAddr: []byte{1, 1, 1, 1}, Port: 443, Conns: 1, Seen: 1},
 		{Ref: 7, Dst: 2, RemoteAddr: []byte{192, 168, 1, 5}, Port: 22, Conns: 1, Seen: 2},
 	}}, 1)
 	want(t, s, "container;a;client>internet client", "unmanaged;192.168.1.5>container;a;client server")

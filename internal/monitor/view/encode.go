@@ -1,12 +1,11 @@
 package view
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strconv"
 	"unicode/utf8"
-
-	"cmp"
 )
 
 // The wire form is docs/reference/monitor-api.md 3.1: columns, written by hand because a picture of ten thousand nodes is

@@ -209,10 +209,20 @@ func (m *model) delta(t *rapid.T, p int) *probev1.Delta {
 func TestAViewThatFollowsIsTheViewMadeAnew(t *testing.T) {
 	t.Parallel()
 	specs := []Spec{
-		{View: "containers"}, {View: "containers", Opts: map[string]string{"state": "all", "unconnected": "hide"}}, {View: "containers-by-image"},
-		{View: "processes"}, {View: "processes", Opts: map[string]string{"unconnected": "show"}}, {View: "hosts"}, {View: "processes-by-name"}, {View: "tasks"},
-		{View: "label:app"}, {View: "containers", Group: "image"}, {View: "containers", Group: "host", Expand: []string{"group;host;h0"}},
-		{View: "containers", Query: "a"}, {View: "containers", Opts: map[string]string{"pseudo": "hide"}}, {View: "hosts", Focus: "host;h0", Hops: 1},
+		{View: "containers"},
+		{View: "containers", Opts: map[string]string{"state": "all", "unconnected": "hide"}},
+		{View: "containers-by-image"},
+		{View: "processes"},
+		{View: "processes", Opts: map[string]string{"unconnected": "show"}},
+		{View: "hosts"},
+		{View: "processes-by-name"},
+		{View: "tasks"},
+		{View: "label:app"},
+		{View: "containers", Group: "image"},
+		{View: "containers", Group: "host", Expand: []string{"group;host;h0"}},
+		{View: "containers", Query: "a"},
+		{View: "containers", Opts: map[string]string{"pseudo": "hide"}},
+		{View: "hosts", Focus: "host;h0", Hops: 1},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		spec := rapid.SampledFrom(specs).Draw(t, "spec")
@@ -274,8 +284,14 @@ func TestAViewThatFollowsIsTheViewMadeAnew(t *testing.T) {
 func TestSpecIsChecked(t *testing.T) {
 	t.Parallel()
 	for _, s := range []Spec{
-		{View: "nonsense"}, {View: "label:"}, {View: "containers", Query: "cpu>"}, {View: "containers", Find: "("}, {View: "containers", Group: "colour"},
-		{View: "containers", Hops: 99}, {View: "containers", Layout: "round"}, {View: "containers", Opts: map[string]string{"state": "maybe"}},
+		{View: "nonsense"},
+		{View: "label:"},
+		{View: "containers", Query: "cpu>"},
+		{View: "containers", Find: "("},
+		{View: "containers", Group: "colour"},
+		{View: "containers", Hops: 99},
+		{View: "containers", Layout: "round"},
+		{View: "containers", Opts: map[string]string{"state": "maybe"}},
 		{View: "containers", Expand: make([]string, 1000)},
 	} {
 		if _, err := New(s, 0); err == nil {

@@ -431,13 +431,18 @@ func scanNumber(s *scanner, c byte) ([]byte, error) {
 	return nil, mismatch(s, c, "a number")
 }
 
-func scanInt32(s *scanner, c byte) (int32, error)   { return scanWith(s, c, 32, parseInt, int32From) }
-func scanInt64(s *scanner, c byte) (int64, error)   { return scanWith(s, c, 64, parseInt, int64From) }
+func scanInt32(s *scanner, c byte) (int32, error) { return scanWith(s, c, 32, parseInt, int32From) }
+
+func scanInt64(s *scanner, c byte) (int64, error) { return scanWith(s, c, 64, parseInt, int64From) }
+
 func scanUint32(s *scanner, c byte) (uint32, error) { return scanWith(s, c, 32, parseUint, uint32From) }
+
 func scanUint64(s *scanner, c byte) (uint64, error) { return scanWith(s, c, 64, parseUint, uint64From) }
+
 func scanFloat32(s *scanner, c byte) (float32, error) {
 	return scanWith(s, c, 32, parseDouble, float32From)
 }
+
 func scanFloat64(s *scanner, c byte) (float64, error) {
 	return scanWith(s, c, 64, parseDouble, float64From)
 }

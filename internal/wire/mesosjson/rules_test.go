@@ -29,8 +29,10 @@ func TestEncodingRules(t *testing.T) {
 			Type: schedulerv1.Call_DECLINE.Enum(), FrameworkId: &mesosv1.FrameworkID{Value: proto.String("f")},
 			Decline: &schedulerv1.Call_Decline{OfferIds: []*mesosv1.OfferID{{Value: proto.String("o")}}},
 		}, `{"framework_id":{"value":"f"},"type":"DECLINE","decline":{"offer_ids":[{"value":"o"}]}}`},
-		{"explicit defaults are written, deprecated ones are not", &mesosv1.CommandInfo_URI{Value: proto.String("u")},
-			`{"value":"u","extract":true}`},
+		{
+			"explicit defaults are written, deprecated ones are not", &mesosv1.CommandInfo_URI{Value: proto.String("u")},
+			`{"value":"u","extract":true}`,
+		},
 		{"default of a double has a fraction", &mesosv1.Filters{}, `{"refuse_seconds":5.0}`},
 		{"deprecated default is left out (role), nested optional messages too", &mesosv1.Resource{
 			Name: proto.String("cpus"), Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: proto.Float64(4)},
@@ -134,19 +136,29 @@ func TestDecodingRules(t *testing.T) {
 		{"fractions of integers are cut off", `{"nanoseconds":-5.9}`, &mesosv1.DurationInfo{}, &mesosv1.DurationInfo{Nanoseconds: proto.Int64(-5)}},
 		{"quoted booleans", `{"value":"u","executable":"true"}`, &mesosv1.CommandInfo_URI{}, &mesosv1.CommandInfo_URI{Value: proto.String("u"), Executable: proto.Bool(true)}},
 		{"unknown name of an optional enum is dropped", `{"type":"FUTURE"}`, &schedulerv1.Call{}, &schedulerv1.Call{}},
-		{"unknown name in a list of enums is dropped", `{"capabilities":[{"type":"FUTURE"},{"type":"MULTI_ROLE"}],"user":"u","name":"n"}`, &mesosv1.FrameworkInfo{},
-			&mesosv1.FrameworkInfo{User: proto.String("u"), Name: proto.String("n"), Capabilities: []*mesosv1.FrameworkInfo_Capability{{}, {Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}}}},
+		{
+			"unknown name in a list of enums is dropped", `{"capabilities":[{"type":"FUTURE"},{"type":"MULTI_ROLE"}],"user":"u","name":"n"}`, &mesosv1.FrameworkInfo{},
+			&mesosv1.FrameworkInfo{User: proto.String("u"), Name: proto.String("n"), Capabilities: []*mesosv1.FrameworkInfo_Capability{{}, {Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}}},
+		},
 		{"the last of two equal names counts", `{"value":"a","value":"b"}`, &mesosv1.TaskID{}, task("b")},
-		{"the last of two equal messages counts, whole", `{"task_id":{"value":"a"},"agent_id":{"value":"s"},"agent_id":{"value":"s2"}}`, &schedulerv1.Call_Kill{},
-			&schedulerv1.Call_Kill{TaskId: task("a"), AgentId: &mesosv1.AgentID{Value: proto.String("s2")}}},
+		{
+			"the last of two equal messages counts, whole", `{"task_id":{"value":"a"},"agent_id":{"value":"s"},"agent_id":{"value":"s2"}}`, &schedulerv1.Call_Kill{},
+			&schedulerv1.Call_Kill{TaskId: task("a"), AgentId: &mesosv1.AgentID{Value: proto.String("s2")}},
+		},
 		{"escapes", `{"value":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00é"}`, &mesosv1.TaskID{}, task("\"\\/\b\f\n\r\té😀é")},
 		{"white space anywhere", " {\n\t\"value\" : \"t\" }\r\n", &mesosv1.TaskID{}, task("t")},
-		{"Duration as an object", `{"agent_id":{"value":"s"},"max_grace_period":{"seconds":5,"nanos":7}}`, &masterv1.Call_DrainAgent{},
-			&masterv1.Call_DrainAgent{AgentId: &mesosv1.AgentID{Value: proto.String("s")}, MaxGracePeriod: &durationpb.Duration{Seconds: 5, Nanos: 7}}},
-		{"maps", `{"quantities":{"cpus":{"value":1},"mem":null}}`, &mesosv1.OfferFilters_ResourceQuantities{},
-			&mesosv1.OfferFilters_ResourceQuantities{Quantities: map[string]*mesosv1.Value_Scalar{"cpus": {Value: proto.Float64(1)}}}},
-		{"empty bytes are set", `{"task_id":{"value":"t"},"state":"TASK_LOST","uuid":""}`, &mesosv1.TaskStatus{},
-			&mesosv1.TaskStatus{TaskId: task("t"), State: mesosv1.TaskState_TASK_LOST.Enum(), Uuid: []byte{}}},
+		{
+			"Duration as an object", `{"agent_id":{"value":"s"},"max_grace_period":{"seconds":5,"nanos":7}}`, &masterv1.Call_DrainAgent{},
+			&masterv1.Call_DrainAgent{AgentId: &mesosv1.AgentID{Value: proto.String("s")}, MaxGracePeriod: &durationpb.Duration{Seconds: 5, Nanos: 7}},
+		},
+		{
+			"maps", `{"quantities":{"cpus":{"value":1},"mem":null}}`, &mesosv1.OfferFilters_ResourceQuantities{},
+			&mesosv1.OfferFilters_ResourceQuantities{Quantities: map[string]*mesosv1.Value_Scalar{"cpus": {Value: proto.Float64(1)}}},
+		},
+		{
+			"empty bytes are set", `{"task_id":{"value":"t"},"state":"TASK_LOST","uuid":""}`, &mesosv1.TaskStatus{},
+			&mesosv1.TaskStatus{TaskId: task("t"), State: mesosv1.TaskState_TASK_LOST.Enum(), Uuid: []byte{}},
+		},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
@@ -163,8 +175,10 @@ func TestDecodingRules(t *testing.T) {
 func TestDecodingErrorsNameThePlace(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ text, want string }{
-		{`{"accept":{"operations":[{"type":"LAUNCH","launch":{"task_infos":[{"name":"n","task_id":{"value":"t"},"agent_id":{}}]}}]}}`,
-			"accept.operations[0].launch.task_infos[0].agent_id.value: missing required field"},
+		{
+			`{"accept":{"operations":[{"type":"LAUNCH","launch":{"task_infos":[{"name":"n","task_id":{"value":"t"},"agent_id":{}}]}}]}}`,
+			"accept.operations[0].launch.task_infos[0].agent_id.value: missing required field",
+		},
 		{`{"type":8}`, "type: expecting the name of an enum value, not a number"},
 		{`{"framework_id":"f"}`, "framework_id: expecting an object, not a string"},
 		{`{"decline":{"offer_ids":{"value":"o"}}}`, "decline.offer_ids: expecting an array, not an object"},

@@ -79,8 +79,10 @@ func victim() {
 }
 
 func victimContainer(dir string, id ids.Container) containerizer.Config {
-	return containerizer.Config{ID: id, Kind: containerizer.CustomExecutor, FrameworkID: "f", ExecutorID: ids.Executor(id),
-		Directory: filepath.Join(dir, "work", string(id)), Command: shell("(setsid sleep 1000 &) ; sleep 1000"), Checkpoint: true}
+	return containerizer.Config{
+		ID: id, Kind: containerizer.CustomExecutor, FrameworkID: "f", ExecutorID: ids.Executor(id),
+		Directory: filepath.Join(dir, "work", string(id)), Command: shell("(setsid sleep 1000 &) ; sleep 1000"), Checkpoint: true,
+	}
 }
 
 func appendLine(path, line string) {
@@ -124,8 +126,10 @@ func TestKillAtAnyMoment(t *testing.T) {
 	seed := uint64(20261123)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	h := newHost(t)
-	cfg := Config{WorkDir: filepath.Join(h.dir, "work"), RuntimeDir: filepath.Join(h.dir, "run"), LinkSocket: filepath.Join(h.dir, "run", "exec.sock"),
-		Helper: helperPath, Cgroups: cgroup.Config{Root: h.root}}
+	cfg := Config{
+		WorkDir: filepath.Join(h.dir, "work"), RuntimeDir: filepath.Join(h.dir, "run"), LinkSocket: filepath.Join(h.dir, "run", "exec.sock"),
+		Helper: helperPath, Cgroups: cgroup.Config{Root: h.root},
+	}
 	for round := range 6 {
 		plan, err := json.Marshal(victimPlan{Config: cfg, Dir: h.dir, Round: round})
 		if err != nil {

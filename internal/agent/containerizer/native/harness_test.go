@@ -307,8 +307,10 @@ func (a *testAgent) LaunchNested(ctx context.Context, p execlink.Peer, l execlin
 		return err
 	}
 	leaf := string(l.ContainerID[strings.LastIndexByte(string(l.ContainerID), '.')+1:])
-	cfg := containerizer.Config{ID: l.ContainerID, Kind: containerizer.Nested, FrameworkID: p.FrameworkID, ExecutorID: p.ExecutorID,
-		Directory: filepath.Join(up.cfg.Directory, "containers", leaf)}
+	cfg := containerizer.Config{
+		ID: l.ContainerID, Kind: containerizer.Nested, FrameworkID: p.FrameworkID, ExecutorID: p.ExecutorID,
+		Directory: filepath.Join(up.cfg.Directory, "containers", leaf),
+	}
 	if l.Task != nil {
 		cfg.Command, cfg.Container, cfg.Task, cfg.Resources = l.Task.Command, l.Task.Container, l.Task, l.Task.Resources
 	} else {

@@ -155,12 +155,16 @@ func TestVolumes(t *testing.T) {
 		{ContainerPath: ptr("h"), HostPath: ptr(hostDir), Mode: mesosv1.Volume_RO.Enum()},
 		{ContainerPath: ptr("deep/er"), Mode: mesosv1.Volume_RW.Enum(), Source: &mesosv1.Volume_Source{
 			Type: mesosv1.Volume_Source_SANDBOX_PATH.Enum(), SandboxPath: &mesosv1.Volume_Source_SandboxPath{
-				Type: mesosv1.Volume_Source_SandboxPath_SELF.Enum(), Path: ptr("plain")}}},
+				Type: mesosv1.Volume_Source_SandboxPath_SELF.Enum(), Path: ptr("plain"),
+			},
+		}},
 	}}
 	disk := scalar("disk", 10)
 	disk.Reservations = []*mesosv1.Resource_ReservationInfo{{Role: ptr("eng/web")}}
-	disk.Disk = &mesosv1.Resource_DiskInfo{Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: ptr("p1")},
-		Volume: &mesosv1.Volume{ContainerPath: ptr("data"), Mode: mesosv1.Volume_RW.Enum()}}
+	disk.Disk = &mesosv1.Resource_DiskInfo{
+		Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: ptr("p1")},
+		Volume:      &mesosv1.Volume{ContainerPath: ptr("data"), Mode: mesosv1.Volume_RW.Enum()},
+	}
 	cfg.Resources = append(cfg.Resources, disk)
 	d.launch(cfg)
 	d.wait("vol")
@@ -181,7 +185,10 @@ func TestVolumes(t *testing.T) {
 	child.Container = &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum(), Volumes: []*mesosv1.Volume{{
 		ContainerPath: ptr("d"), Mode: mesosv1.Volume_RW.Enum(), Source: &mesosv1.Volume_Source{
 			Type: mesosv1.Volume_Source_SANDBOX_PATH.Enum(), SandboxPath: &mesosv1.Volume_Source_SandboxPath{
-				Type: mesosv1.Volume_Source_SandboxPath_PARENT.Enum(), Path: ptr("data")}}}}}
+				Type: mesosv1.Volume_Source_SandboxPath_PARENT.Enum(), Path: ptr("data"),
+			},
+		},
+	}}}
 	d.launch(child)
 	d.wait("vup.c")
 	if got := read(t, child.Directory, "stdout"); got != "kept\n" {

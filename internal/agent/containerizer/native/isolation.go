@@ -42,8 +42,10 @@ var known = map[string]bool{
 func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 	iso := isolation{off: make(map[string]string), root: os.Geteuid() == 0}
 	auto := strings.TrimSpace(cfg.Isolation) == ""
-	want := []string{"cgroups/cpu", "cgroups/mem", "cgroups/pids", "namespaces/pid", "filesystem/linux", "volume/host_path",
-		"volume/sandbox_path", "posix/rlimits", "disk/du"}
+	want := []string{
+		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "namespaces/pid", "filesystem/linux", "volume/host_path",
+		"volume/sandbox_path", "posix/rlimits", "disk/du",
+	}
 	if !auto {
 		want = nil
 		for _, f := range strings.Split(cfg.Isolation, ",") {

@@ -186,11 +186,16 @@ func TestTaskGroup(t *testing.T) {
 	d := newHost(t).start(nil)
 	defer d.end()
 	task := func(id, cmd string) *mesosv1.TaskInfo {
-		return &mesosv1.TaskInfo{TaskId: &mesosv1.TaskID{Value: &id}, Name: &id, AgentId: &mesosv1.AgentID{Value: ptr("a")}, Command: shell(cmd),
+		return &mesosv1.TaskInfo{
+			TaskId: &mesosv1.TaskID{Value: &id}, Name: &id, AgentId: &mesosv1.AgentID{Value: ptr("a")}, Command: shell(cmd),
 			Container: &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum(), Volumes: []*mesosv1.Volume{{
 				ContainerPath: ptr("shared"), Mode: mesosv1.Volume_RW.Enum(), Source: &mesosv1.Volume_Source{
 					Type: mesosv1.Volume_Source_SANDBOX_PATH.Enum(), SandboxPath: &mesosv1.Volume_Source_SandboxPath{
-						Type: mesosv1.Volume_Source_SandboxPath_PARENT.Enum(), Path: ptr("data")}}}}}}
+						Type: mesosv1.Volume_Source_SandboxPath_PARENT.Enum(), Path: ptr("data"),
+					},
+				},
+			}}},
+		}
 	}
 	group := func(ts ...*mesosv1.TaskInfo) *executorv1.Event {
 		return &executorv1.Event{Type: executorv1.Event_LAUNCH_GROUP.Enum(), LaunchGroup: &executorv1.Event_LaunchGroup{TaskGroup: &mesosv1.TaskGroupInfo{Tasks: ts}}}
@@ -241,7 +246,8 @@ func TestTaskGroupOutlivesTheAgent(t *testing.T) {
 	cfg.Kind, cfg.Command, cfg.FrameworkID, cfg.ExecutorID, cfg.Checkpoint = containerizer.DefaultExecutor, nil, "f", "e", true
 	d.link.launch["pod"] = []*executorv1.Event{
 		{Type: executorv1.Event_LAUNCH_GROUP.Enum(), LaunchGroup: &executorv1.Event_LaunchGroup{TaskGroup: &mesosv1.TaskGroupInfo{
-			Tasks: []*mesosv1.TaskInfo{ti("ends", "while [ ! -e stop ]; do sleep 0.02; done"), ti("stays", "sleep 1000")}}}},
+			Tasks: []*mesosv1.TaskInfo{ti("ends", "while [ ! -e stop ]; do sleep 0.02; done"), ti("stays", "sleep 1000")},
+		}}},
 	}
 	d.launch(cfg)
 	d.untilState("ends", mesosv1.TaskState_TASK_RUNNING)
@@ -300,8 +306,10 @@ func TestChecks(t *testing.T) {
 	d := newHost(t).start(nil)
 	defer d.end()
 	health := func(cmd string, failures uint32) *mesosv1.HealthCheck {
-		return &mesosv1.HealthCheck{Type: mesosv1.HealthCheck_COMMAND.Enum(), Command: shell(cmd), DelaySeconds: ptr(0.0),
-			IntervalSeconds: ptr(0.02), GracePeriodSeconds: ptr(0.0), ConsecutiveFailures: &failures}
+		return &mesosv1.HealthCheck{
+			Type: mesosv1.HealthCheck_COMMAND.Enum(), Command: shell(cmd), DelaySeconds: ptr(0.0),
+			IntervalSeconds: ptr(0.02), GracePeriodSeconds: ptr(0.0), ConsecutiveFailures: &failures,
+		}
 	}
 	healthy := func(v bool) func(*mesosv1.TaskStatus) bool {
 		return func(u *mesosv1.TaskStatus) bool { return u.Healthy != nil && *u.Healthy == v }
@@ -321,7 +329,8 @@ func TestChecks(t *testing.T) {
 
 	d.launch(d.task("checked", &mesosv1.TaskInfo{Command: shell("sleep 1000"), Check: &mesosv1.CheckInfo{
 		Type: mesosv1.CheckInfo_COMMAND.Enum(), Command: &mesosv1.CheckInfo_Command{Command: shell("exit $(cat code 2>/dev/null || echo 0)")},
-		DelaySeconds: ptr(0.0), IntervalSeconds: ptr(0.02)}}))
+		DelaySeconds: ptr(0.0), IntervalSeconds: ptr(0.02),
+	}}))
 	exit := func(code int32) func(*mesosv1.TaskStatus) bool {
 		return func(u *mesosv1.TaskStatus) bool {
 			c := u.GetCheckStatus().GetCommand()
@@ -488,7 +497,8 @@ func TestLaunchFailuresReleaseEverything(t *testing.T) {
 
 func image(name string) *mesosv1.ContainerInfo {
 	return &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum(), Mesos: &mesosv1.ContainerInfo_MesosInfo{
-		Image: &mesosv1.Image{Type: mesosv1.Image_DOCKER.Enum(), Docker: &mesosv1.Image_Docker{Name: &name}}}}
+		Image: &mesosv1.Image{Type: mesosv1.Image_DOCKER.Enum(), Docker: &mesosv1.Image_Docker{Name: &name}},
+	}}
 }
 
 func network(name string) *mesosv1.ContainerInfo {
