@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"io"
 	"net/http"
@@ -411,7 +412,7 @@ func TestSessionWithFakeContainers(t *testing.T) {
 		var out []byte
 		for {
 			rec, err := records.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

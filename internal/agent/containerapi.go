@@ -92,7 +92,7 @@ func unixMode(m fs.FileMode) uint32 {
 // of the same.
 func (a *Agent) containerCall(ctx context.Context, who wire.Principal, c *agentv1.Call) (int, *agentv1.Response, error) {
 	var m *mesosv1.ContainerID
-	verb := ""
+	var verb string
 	switch c.GetType() {
 	case agentv1.Call_LAUNCH_NESTED_CONTAINER:
 		verb, m = "launch", c.GetLaunchNestedContainer().GetContainerId()

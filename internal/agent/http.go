@@ -124,7 +124,7 @@ func (a *Agent) routes() http.Handler {
 		defer func() {
 			// net/http would drop the connection without a word in our log's form.
 			if p := recover(); p != nil {
-				if p == http.ErrAbortHandler {
+				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(p)
 				}
 				a.log.Error("request failed", "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -186,7 +186,9 @@ func (a *Agent) serve(ctx context.Context) error {
 		server.Close()
 	}
 	for ; running > 0; running-- {
-		<-done
+		if late := <-done; err == nil {
+			err = late
+		}
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil

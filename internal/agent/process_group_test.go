@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -87,7 +88,7 @@ func TestProcessRunsGroupsAndSessions(t *testing.T) {
 	output := map[agentv1.ProcessIO_Data_Type]string{}
 	for records := wire.NewRecordReader(resp.Body, 0); ; {
 		rec, err := records.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -378,7 +378,7 @@ func newAppRollbackCommand(f *marathonFlags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		version := ""
+		var version string
 		if len(args) == 2 {
 			version = args[1]
 		} else {

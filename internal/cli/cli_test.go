@@ -384,8 +384,8 @@ func TestExitCodes(t *testing.T) {
 	for status, want := range map[int32]int{0: 0, 3 << 8: 3, 9: 137, 255 << 8: 255} {
 		err := exitResult{status: status, known: true}.error()
 		var code exitCode
-		if got := 0; errors.As(err, &code) {
-			if got = int(code); got != want {
+		if errors.As(err, &code) {
+			if got := int(code); got != want {
 				t.Errorf("wait status %#x gives %d, want %d", status, got, want)
 			}
 		} else if want != 0 || err != nil {

@@ -11,15 +11,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
-
-	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	"github.com/orchestrator/orchestrator/internal/config"
 	"github.com/orchestrator/orchestrator/internal/election"
 	electionzk "github.com/orchestrator/orchestrator/internal/election/zookeeper"
 	"github.com/orchestrator/orchestrator/internal/wire"
+	"github.com/spf13/cobra"
 )
 
 // connection holds the flags that every command has that talks to a cluster.
@@ -165,33 +162,4 @@ func (c *connection) explain(ctx context.Context, err error) error {
 func (c *cluster) query(ctx context.Context, t masterv1.Call_Type) (*masterv1.Response, error) {
 	answer := &masterv1.Response{}
 	return answer, c.ask(ctx, &masterv1.Call{Type: t.Enum()}, answer)
-}
-
-// agentClient talks to the agent that this page describes.
-func (c *cluster) agentClient(a *masterv1.Response_GetAgents_Agent) (*wire.Client, error) {
-	_, address, ok := strings.Cut(a.GetPid(), "@")
-	if !ok {
-		return nil, fmt.Errorf("the master does not say where node %s is reached", a.GetAgentInfo().GetId().GetValue())
-	}
-	return wire.NewClient(wire.ClientConfig{
-		Masters: []string{address}, Path: "/api/v1", ContentType: wire.Protobuf, Principal: c.Principal, Secret: c.Secret, CallTimeout: c.Timeout,
-	})
-}
-
-// askAgent makes one call of an agent's operator API.
-func (c *cluster) askAgent(ctx context.Context, a *masterv1.Response_GetAgents_Agent, call *agentv1.Call, answer proto.Message) error {
-	client, err := c.agentClient(a)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if answer == nil {
-		err = client.Call(ctx, call)
-	} else {
-		err = client.Do(ctx, call, answer)
-	}
-	if err != nil {
-		return fmt.Errorf("node %s: %w", a.GetAgentInfo().GetHostname(), err)
-	}
-	return nil
 }

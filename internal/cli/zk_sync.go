@@ -145,7 +145,8 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	deps := zksync.Deps{Log: log, Metrics: reg}
 	var e *zksync.Engine
 	var pair *zksync.Pair
-	work, handler := func(context.Context) error { return nil }, http.Handler(nil)
+	var work func(context.Context) error
+	var handler http.Handler
 	ready := func(context.Context) error { return nil }
 	if cfg.TwoWay {
 		homes := map[string]zksync.Home{}

@@ -25,7 +25,7 @@ func dataArg(cmd *cobra.Command, args []string) ([]byte, error) {
 }
 
 func newZKSetCommand(o *zkOptions) *cobra.Command {
-	version := int32(zk.AnyVersion)
+	version := zk.AnyVersion
 	create := false
 	cmd := &cobra.Command{
 		Use:   "set PATH DATA",
@@ -130,7 +130,7 @@ func newZKCreateCommand(o *zkOptions) *cobra.Command {
 
 func newZKRmCommand(o *zkOptions) *cobra.Command {
 	recursive := false
-	version := int32(zk.AnyVersion)
+	version := zk.AnyVersion
 	cmd := &cobra.Command{
 		Use:   "rm PATH",
 		Short: "Delete a node, with -r also all below it",

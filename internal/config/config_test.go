@@ -137,7 +137,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		want string
 	}{
-		"unknown flag":      {args: []string{"--wrok_dir=/x"}, want: `did you mean "work_dir"?`},
+		"unknown flag":      {args: []string{"--wor_dir=/x"}, want: `did you mean "work_dir"?`},
 		"unknown key":       {args: []string{"--config", write(t, "prot: 1")}, want: `unknown key "prot" (did you mean "port"?)`},
 		"no suggestion":     {args: []string{"--config", write(t, "zzzzzzzz: 1")}, want: `unknown key "zzzzzzzz"`},
 		"key twice":         {args: []string{"--config", write(t, "work-dir: a\nwork_dir: b")}, want: "which another key has set"},

@@ -59,14 +59,14 @@ type Setting struct {
 }
 
 // Source says who set the value.
-func (s *Setting) Source() Source { return s.source }
+func (st *Setting) Source() Source { return st.source }
 
 // Text is the effective value as text; secrets are redacted.
-func (s *Setting) Text() string {
-	if s.Secret && !s.value.IsZero() {
+func (st *Setting) Text() string {
+	if st.Secret && !st.value.IsZero() {
 		return redacted
 	}
-	return format(s.value)
+	return format(st.value)
 }
 
 // Set is a struct bound to a flag set. It is used by one goroutine.

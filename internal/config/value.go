@@ -78,9 +78,8 @@ func parse(v reflect.Value, text string) error {
 		}
 		return err
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
-		fresh := reflect.New(v.Type())
-		u = fresh.Interface().(encoding.TextUnmarshaler)
+	fresh := reflect.New(v.Type())
+	if u, ok := fresh.Interface().(encoding.TextUnmarshaler); ok {
 		if err := u.UnmarshalText([]byte(text)); err != nil {
 			return err
 		}

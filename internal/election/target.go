@@ -81,7 +81,7 @@ func parseZooKeeper(rest string) (*ZooKeeper, error) {
 }
 
 func withPort(s, port string) (string, error) {
-	host := s
+	var host string
 	if h, p, err := net.SplitHostPort(s); err == nil {
 		host, port = h, p
 	} else if strings.Contains(s, ":") && net.ParseIP(strings.Trim(s, "[]")) == nil {

@@ -77,7 +77,8 @@ func (s *scaler) round(ctx context.Context) {
 		if now := s.t.m.deps.Clock(); now.Sub(s.scaled[w.sp.ID]) < w.a.Cooldown || len(snap.DeploymentsOf(w.sp.ID)) > 0 {
 			continue
 		}
-		sum, ok := 0.0, true
+		var sum float64
+		ok := true
 		switch w.a.Metric {
 		case spec.MetricCPU, spec.MetricMem:
 			sum, ok = s.sum(snap.Instances(w.sp.ID), w.sp.App, w.a.Metric, used)

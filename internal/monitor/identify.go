@@ -112,7 +112,7 @@ func (m *Monitor) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var id identity
-	ok := false
+	var ok bool
 	if in.Token != "" {
 		id, ok = m.accounts.bearer(in.Token)
 		ok = ok && !id.probe

@@ -46,16 +46,15 @@ func findCgroupRoots(procRoot string) (cgroupRoots, error) {
 
 // cgroupSample is one reading of a container's cgroups. Counters grow; a negative value means: not known.
 type cgroupSample struct {
-	at                      int64 // ms
-	cpuNanos                float64
-	periods, throttled      float64
-	mem, memLimit           float64
-	diskRead, diskWrite     float64
-	pids                    float64
-	oomKills                float64
-	netRx, netTx            float64
-	cpuLimit                float64 // cores, 0: none
-	known, memKnown, ioSeen bool
+	at                  int64 // ms
+	cpuNanos            float64
+	periods, throttled  float64
+	mem, memLimit       float64
+	diskRead, diskWrite float64
+	pids                float64
+	oomKills            float64
+	netRx, netTx        float64
+	cpuLimit            float64 // cores, 0: none
 }
 
 // measure reads what the container's cgroups say.

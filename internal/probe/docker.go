@@ -121,7 +121,7 @@ func (w *dockerWatch) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Events first, then the list: nothing that happens in between is missed.
-	resp, err := w.api.open(ctx, "GET", "/events", url.Values{"filters": {`{"type":["container"]}`}}, nil)
+	resp, err := w.api.open(ctx, "GET", "/events", url.Values{"filters": {`{"type":["container"]}`}}, nil) //nolint:bodyclose // the next statement but one closes it
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (d *dockerAPI) hijack(ctx context.Context, path string, body any) (net.Conn
 	r := bufio.NewReader(conn)
 	var resp *http.Response
 	if err == nil {
-		resp, err = http.ReadResponse(r, req)
+		resp, err = http.ReadResponse(r, req) //nolint:bodyclose // the connection is closed, or the caller's
 	}
 	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols && resp.StatusCode != http.StatusOK {
 		err = dockerFailure(resp)

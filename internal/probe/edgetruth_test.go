@@ -135,12 +135,11 @@ func obey(o order) (io.Closer, error) {
 }
 
 type dweller struct {
-	t      *testing.T
-	pid    int
-	id     string // of its container
-	in     io.WriteCloser
-	out    *bufio.Scanner
-	cgroup string
+	t   *testing.T
+	pid int
+	id  string // of its container
+	in  io.WriteCloser
+	out *bufio.Scanner
 }
 
 func (d *dweller) do(o order) {

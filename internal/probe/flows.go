@@ -35,11 +35,10 @@ type counted struct {
 // flow is one edge in the making.
 type flow struct {
 	edge
-	opened, failed      int
-	txBytes, rxBytes    float64
-	retransmits         uint32
-	rttSum, rttN        uint64
-	openedRate, txSmall float32
+	opened, failed   int
+	txBytes, rxBytes float64
+	retransmits      uint32
+	rttSum, rttN     uint64
 }
 
 // translation is one entry of the kernel's NAT table that changes the server's address.

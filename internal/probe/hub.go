@@ -23,12 +23,12 @@ type edgeKey struct {
 }
 
 type edge struct {
-	key                     edgeKey
-	conns                   uint32
-	newRate, failRate       float32
-	tx, rx, retrans         float32
-	rttMicros, seen         uint32
-	lastChanged, lastActive int64
+	key               edgeKey
+	conns             uint32
+	newRate, failRate float32
+	tx, rx, retrans   float32
+	rttMicros, seen   uint32
+	lastActive        int64
 }
 
 type listenerKey struct {

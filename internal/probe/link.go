@@ -137,9 +137,6 @@ func (l *link) run(ctx context.Context) error {
 	return nil
 }
 
-// errSnapshot makes the writer send a snapshot.
-var errSnapshot = errors.New("snapshot wanted")
-
 func (l *link) connect(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
@@ -206,7 +203,7 @@ func (l *link) open(ctx context.Context) (*websocket.Conn, error) {
 	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
 	defer stop()
 	tr := &http.Transport{DialContext: l.dial, TLSClientConfig: l.tls, DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
-	conn, resp, err := websocket.Dial(ctx, l.url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: tr}, HTTPHeader: header})
+	conn, resp, err := websocket.Dial(ctx, l.url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: tr}, HTTPHeader: header}) //nolint:bodyclose // the library has closed it
 	if err != nil {
 		if resp != nil {
 			switch resp.StatusCode {

@@ -20,7 +20,6 @@ type namespace struct {
 	diag   *diagSocket
 	addrs  []netip.Addr
 	addrAt time.Time
-	failed int
 }
 
 // namespaces holds one open sock_diag socket per network namespace, so that each is entered once. Used by one goroutine.

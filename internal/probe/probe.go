@@ -185,7 +185,7 @@ func (p *Probe) prepare() error {
 	}
 	var si unix.Sysinfo_t
 	if unix.Sysinfo(&si) == nil {
-		p.memTotal = int64(uint64(si.Totalram) * uint64(si.Unit))
+		p.memTotal = int64(si.Totalram * uint64(si.Unit))
 	}
 	return nil
 }

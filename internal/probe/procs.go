@@ -46,7 +46,6 @@ type processTable struct {
 	bootMs   int64
 	byPid    map[int]*process
 	last     int64 // ms of the last scan
-	ioLast   int64
 	buf      []byte
 	capped   int
 	denied   int

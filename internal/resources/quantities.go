@@ -163,7 +163,7 @@ func (q Quantities) merge(o Quantities, f func(a, b Amount) Amount) Quantities {
 	}
 	i, j := 0, 0
 	for i < len(q.q) || j < len(o.q) {
-		c := 0
+		var c int
 		switch {
 		case j == len(o.q):
 			c = -1

@@ -29,7 +29,7 @@ func shareOf(dir string, i, n int) (string, error) {
 		return "", fmt.Errorf("how large the disk is: %w", err)
 	}
 	const mb = 1 << 20
-	memory := leaveOver(uint64(mem.Totalram)*uint64(mem.Unit)/mb, 1024)
+	memory := leaveOver(mem.Totalram*uint64(mem.Unit)/mb, 1024)
 	space := leaveOver(disk.Blocks*uint64(disk.Bsize)/mb, 5*1024)
 	width := (lastPort - firstPort + 1) / n
 	first := firstPort + i*width

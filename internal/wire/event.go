@@ -19,7 +19,7 @@ type Event struct {
 
 // NewEvent makes an event of a message.
 func NewEvent(m proto.Message) *Event {
-	size := 0
+	var size int
 	if vt, ok := m.(vtMarshaler); ok {
 		size = vt.SizeVT()
 	} else {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -178,7 +179,7 @@ func TestFrontUnderClientAndStreams(t *testing.T) {
 			}
 		}
 		s.Close(nil)
-		if err := events.Next(&ev); err != io.EOF {
+		if err := events.Next(&ev); !errors.Is(err, io.EOF) {
 			t.Errorf("after the end: %v", err)
 		}
 	})

@@ -296,7 +296,7 @@ func TestRecordIO(t *testing.T) {
 			t.Fatalf("record %d: %d bytes, %v", i, len(got), err)
 		}
 	}
-	if _, err := r.Next(); err != io.EOF {
+	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 	for text, want := range map[string]error{

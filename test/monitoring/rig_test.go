@@ -96,12 +96,6 @@ func (a answer) into(t testing.TB, v any) {
 	}
 }
 
-func (a answer) code() string {
-	var e struct{ Error struct{ Code string } }
-	_ = json.Unmarshal(a.body, &e)
-	return e.Error.Code
-}
-
 // call makes a request with a bearer token ("" for none).
 func (r *rig) call(method, path, token, body string, header ...string) answer {
 	r.t.Helper()

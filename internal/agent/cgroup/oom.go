@@ -71,22 +71,20 @@ func (g *Group) waitOOM1(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { ev.Close() })
 	defer stop()
 	var b [8]byte
-	for {
-		if _, err := ev.Read(b[:]); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("wait for memory exhaustion: %w", err)
-		}
+	if _, err := ev.Read(b[:]); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if _, err := os.Stat(dir); err != nil {
-			<-ctx.Done() // removed: it will not happen any more
-			return ctx.Err()
-		}
-		return nil
+		return fmt.Errorf("wait for memory exhaustion: %w", err)
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if _, err := os.Stat(dir); err != nil {
+		<-ctx.Done() // removed: it will not happen any more
+		return ctx.Err()
+	}
+	return nil
 }
 
 // oomWatcher follows the memory.events files of all v2 groups with one inotify descriptor.

@@ -207,8 +207,6 @@ func (c *Core) touch(e *executor) {
 	e.fw.dirty = true
 }
 
-func (c *Core) uptime() time.Duration { return c.now.Sub(c.started) }
-
 // timestamp is the time as Mesos' statuses have it.
 func (c *Core) timestamp() *float64 {
 	v := float64(c.now.UnixMicro()) / 1e6

@@ -175,7 +175,7 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) error {
 	_ = c.SetReadDeadline(time.Now().Add(subscribeLimit))
 	var first message.Up
 	if err := message.Read(c, &first); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		return fmt.Errorf("read subscribe: %w", err)

@@ -166,7 +166,7 @@ func TestSubscribeUpdateAcknowledge(t *testing.T) {
 	if d := hear(t, c); !d.Shutdown {
 		t.Errorf("%+v", d)
 	}
-	if err := message.Read(c, &message.Down{}); err != io.EOF {
+	if err := message.Read(c, &message.Down{}); !errors.Is(err, io.EOF) {
 		t.Errorf("after Close: %v", err)
 	}
 	<-s.Done()

@@ -18,7 +18,6 @@ type bench struct {
 	*core
 	t   testing.TB
 	now time.Time
-	log []string
 	ids int
 }
 

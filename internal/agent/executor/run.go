@@ -290,7 +290,7 @@ func (o *own) run(ctx context.Context, _ string, c *message.Command) (int32, err
 		return 128 + int32(ws.Signal()), nil
 	case <-ctx.Done():
 		supervisor.KillTree(proc.PID, time.Second)
-		o.c.Reaper.Kill(proc.PID, syscall.SIGKILL)
+		_ = o.c.Reaper.Kill(proc.PID, syscall.SIGKILL)
 		return 0, fmt.Errorf("the check's command did not end in time: %w", ctx.Err())
 	}
 }

@@ -46,14 +46,14 @@ func (f *Fetcher) transfer(ctx context.Context, src *source, r *Request, w io.Wr
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var body io.ReadCloser
-	size := int64(-1)
+	var size int64
 	if src.url != nil {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, src.url.String(), nil)
 		if err != nil {
 			return err
 		}
 		req.Header.Set("User-Agent", "orchestrator-fetcher")
-		resp, err := f.client.Do(req)
+		resp, err := f.client.Do(req) //nolint:bodyclose // body is closed below, as a file is
 		if err != nil {
 			return err
 		}

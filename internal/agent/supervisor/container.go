@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -60,7 +61,7 @@ func Open(dir string) (*Container, error) {
 	}
 	var b [1]byte
 	if n, err := unix.Read(startFD, b[:]); n != 1 {
-		return nil, fmt.Errorf("the launcher went away before it said go: %v", err)
+		return nil, fmt.Errorf("the launcher went away before it said go (%d bytes read): %w", n, cmp.Or(err, io.EOF))
 	}
 	c.oomStart = c.oomCount()
 	if s.Leash {

@@ -46,8 +46,10 @@ func (b *builder) pod() (*placement, []Reason, string) {
 		return nil, slices.Compact(why), detail
 	}
 	if b.spec.Resident() {
-		vols, w, d := []*mesosv1.Resource(b.own), []Reason(nil), ""
+		vols := b.own
 		if b.own == nil {
+			var w []Reason
+			var d string
 			if vols, w, d = b.reserve(pl, nil, podVolumes(p)); len(w) > 0 {
 				return nil, w, d
 			}

@@ -164,7 +164,7 @@ func TestFiltersCoverSubsets(t *testing.T) {
 	c.now = c.now.Add(900 * time.Millisecond)
 	c.expect()
 	c.a.Revive("f1", nil)
-	o = c.expect("f1 a s1 cpus:2; mem:1024")[0]
+	c.expect("f1 a s1 cpus:2; mem:1024")
 
 	// More than what was refused is offered.
 	half := resources.MustParse("cpus:1;mem:512").Allocate("a")

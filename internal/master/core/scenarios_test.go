@@ -541,9 +541,9 @@ func TestOfferTimeout(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.OfferTimeout = 30 * time.Second })
 	w.agent("a", big)
-	a, b := w.subscribe(), (*scheduler)(nil)
+	a := w.subscribe()
 	o := a.oneOffer()
-	b = w.subscribe()
+	b := w.subscribe()
 	if len(b.offers()) != 0 {
 		t.Fatal("what is offered to one must not be offered to the other")
 	}

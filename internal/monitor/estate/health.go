@@ -35,10 +35,7 @@ func (s *Estate) judge(e *Entity) bool {
 	if e.Pseudo || e.gone {
 		return false
 	}
-	var next []Reason
-	for _, r := range e.told {
-		next = append(next, r)
-	}
+	next := append([]Reason(nil), e.told...)
 	for i := range rules {
 		r := &rules[i]
 		if !kindIn(r.kinds, e.Kind) {

@@ -19,7 +19,7 @@ func (w *World) fault() {
 	pick := w.rng.IntN(100)
 	a := w.agents[w.rng.IntN(len(w.agents))]
 	s := w.scheds[w.rng.IntN(len(w.scheds))]
-	kind := ""
+	var kind string
 	switch {
 	case pick < 6:
 		kind = "master crash"

@@ -68,9 +68,7 @@ func (x *executor) lookForAgent() {
 		x.a.conns[x.conn] = x
 		e, f := x.ids()
 		call := &executorv1.Call{ExecutorId: e, FrameworkId: f, Type: executorv1.Call_SUBSCRIBE.Enum(), Subscribe: &executorv1.Call_Subscribe{}}
-		for _, u := range x.unacked {
-			call.Subscribe.UnacknowledgedUpdates = append(call.Subscribe.UnacknowledgedUpdates, u)
-		}
+		call.Subscribe.UnacknowledgedUpdates = slices.Clone(x.unacked)
 		for _, id := range slices.Sorted(maps.Keys(x.tasks)) {
 			call.Subscribe.UnacknowledgedTasks = append(call.Subscribe.UnacknowledgedTasks, x.tasks[id].info)
 		}

@@ -264,7 +264,7 @@ func (p *parser) comparison(field string) (*Expr, error) {
 	mark := p.pos
 	p.space()
 	spaced := p.pos > mark
-	op := ""
+	var op string
 	switch rest := p.in[p.pos:]; {
 	case len(rest) == 0:
 		return nil, nil

@@ -195,9 +195,9 @@ func (c *Conn) Abort(err error) {
 
 // Tags of Frame's fields.
 const (
-	tagChannel  = 1<<3 | 0
+	tagChannel  = 1 << 3
 	tagMessages = 2<<3 | 2
-	tagClosed   = 3<<3 | 0
+	tagClosed   = 3 << 3
 )
 
 // openLocked makes sure that pending ends in an open frame of the channel.

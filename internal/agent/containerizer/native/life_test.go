@@ -392,7 +392,7 @@ func TestSessionWithTerminal(t *testing.T) {
 	var out strings.Builder
 	for {
 		r, err := a.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -439,7 +439,7 @@ func TestSessionPipes(t *testing.T) {
 	var out, errs strings.Builder
 	for {
 		r, err := a.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -63,7 +63,7 @@ func totalMemory() uint64 {
 	if syscall.Sysinfo(&si) != nil {
 		return 0
 	}
-	return uint64(si.Totalram) * uint64(si.Unit)
+	return si.Totalram * uint64(si.Unit)
 }
 
 // rlimitNumbers are Linux' numbers of Mesos' names.

@@ -31,7 +31,7 @@ func TestFramesGoThere(t *testing.T) {
 			t.Error(d)
 		}
 	}
-	if err := Read(&buf, &Up{}); err != io.EOF {
+	if err := Read(&buf, &Up{}); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last frame: %v, want EOF", err)
 	}
 }

@@ -22,7 +22,7 @@ func TestRecords(t *testing.T) {
 	if _, _, err := Read(bytes.NewReader([]byte("O\xff\xff\xff\xff"))); !errors.Is(err, ErrRecord) {
 		t.Errorf("huge record: %v", err)
 	}
-	if _, _, err := Read(bytes.NewReader([]byte("O\x00\x00\x00\x03a"))); err != io.ErrUnexpectedEOF {
+	if _, _, err := Read(bytes.NewReader([]byte("O\x00\x00\x00\x03a"))); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("cut record: %v", err)
 	}
 }
