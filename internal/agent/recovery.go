@@ -12,7 +12,7 @@ import (
 // should be there.
 func (a *Agent) recover() (*core.Boot, []containerizer.Config, error) {
 	var err error
-	if a.store, err = checkpoint.Open(a.deps.FS, a.layout.Meta(), a.log); err != nil {
+	if a.store, err = checkpoint.Open(a.deps.FS, a.layout.Meta(), a.cfg.Strict, a.log); err != nil {
 		return nil, nil, err
 	}
 	fail := func(err error) (*core.Boot, []containerizer.Config, error) {
@@ -23,7 +23,7 @@ func (a *Agent) recover() (*core.Boot, []containerizer.Config, error) {
 	if err != nil {
 		return fail(err)
 	}
-	for _, p := range rec.Problems {
+	for _, p := range append(a.store.Problems(), rec.Problems...) {
 		a.metrics.recoveryErrors.Inc()
 		a.log.Error("a record of the checkpoint is left out", "err", p)
 	}

@@ -10,7 +10,8 @@
 //
 // Invariants:
 //   - Commit returns nil only when the batch survives a crash of the machine.
-//   - A batch is either replayed whole or not at all; a torn tail of the last journal is what nobody was promised.
+//   - A batch is either replayed whole or not at all; a torn tail of a journal is what nobody was promised. A batch that
+//     can't be read though others follow it was promised: that is damage, which stops the agent unless it is told to go on.
 //   - A file is never seen half replaced by a reader of the same boot (temp and rename), and after a crash the journal
 //     repairs what the crash tore.
 package checkpoint

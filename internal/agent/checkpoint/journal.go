@@ -1,30 +1,59 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"path/filepath"
 )
 
-// A journal is a sequence of batches:
+// A journal begins with 8 bytes of magic and 8 of salt, and goes on with batches:
 //
-//	4 bytes magic, 4 bytes length of the body, 4 bytes CRC-32C of the body, body
+//	4 bytes of the salt, 4 bytes length of the body, 4 bytes CRC-32C of the salt and the body, body
+//
+// The salt is random, so that nothing which a task has written into its own description can pass for a batch when the reader
+// looks for what follows a damaged one.
 //
 // and a body is a sequence of operations:
 //
 //	1 byte kind, uvarint length of path, path, uvarint offset, uvarint length of data, data
 const (
-	batchMagic  = 0x4f43_4b31 // "OCK1"
-	batchHeader = 12
+	journalMagic  = "OCKJRNL2"
+	journalHeader = len(journalMagic) + len(salt{})
+	batchHeader   = 12
 	// maxBatch bounds what a corrupt length may make the reader allocate.
 	maxBatch = 256 << 20
 )
 
+type salt [8]byte
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errTorn: the journal ends in the middle of a batch, or with bytes that are no batch.
+// errTorn: the journal goes on with bytes that are no whole batch.
 var errTorn = errors.New("torn batch")
+
+func (s salt) header() []byte { return append([]byte(journalMagic), s[:]...) }
+
+func (s salt) checksum(body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(s[:], castagnoli), castagnoli, body)
+}
+
+// nextBatch tells where the next whole batch begins after the one at the beginning of data, which is none; -1 for nowhere.
+func (s salt) nextBatch(data []byte) int {
+	for at := 1; at < len(data); at++ {
+		i := bytes.Index(data[at:], s[:4])
+		if i < 0 {
+			return -1
+		}
+		at += i
+		if _, _, err := s.decodeBatch(data[at:]); !errors.Is(err, errTorn) {
+			return at
+		}
+	}
+	return -1
+}
 
 type opKind byte
 
@@ -65,21 +94,21 @@ func appendOp(dst []byte, op Op) []byte {
 }
 
 // encodeBatch appends the batch to dst[:0].
-func encodeBatch(dst []byte, ops []Op) []byte {
+func (s salt) encodeBatch(dst []byte, ops []Op) []byte {
 	dst = append(dst[:0], make([]byte, batchHeader)...)
 	for _, op := range ops {
 		dst = appendOp(dst, op)
 	}
 	body := dst[batchHeader:]
-	binary.LittleEndian.PutUint32(dst, batchMagic)
+	copy(dst, s[:4])
 	binary.LittleEndian.PutUint32(dst[4:], uint32(len(body)))
-	binary.LittleEndian.PutUint32(dst[8:], crc32.Checksum(body, castagnoli))
+	binary.LittleEndian.PutUint32(dst[8:], s.checksum(body))
 	return dst
 }
 
 // decodeBatch reads the batch at the beginning of data and tells how long it is. errTorn: there is no whole batch.
-func decodeBatch(data []byte) (ops []Op, size int, err error) {
-	if len(data) < batchHeader || binary.LittleEndian.Uint32(data) != batchMagic {
+func (s salt) decodeBatch(data []byte) (ops []Op, size int, err error) {
+	if len(data) < batchHeader || !bytes.Equal(data[:4], s[:4]) {
 		return nil, 0, errTorn
 	}
 	n := int64(binary.LittleEndian.Uint32(data[4:]))
@@ -87,7 +116,7 @@ func decodeBatch(data []byte) (ops []Op, size int, err error) {
 		return nil, 0, errTorn
 	}
 	body := data[batchHeader : batchHeader+n]
-	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(data[8:]) {
+	if s.checksum(body) != binary.LittleEndian.Uint32(data[8:]) {
 		return nil, 0, errTorn
 	}
 	for len(body) > 0 {
@@ -112,7 +141,10 @@ func decodeOp(b []byte) (Op, []byte, error) {
 	}
 	offset, n := binary.Uvarint(b)
 	if n <= 0 || offset > 1<<62 {
-		return op, nil, errTorn
+		return op, nil, errors.New("an operation of a journal has no offset")
+	}
+	if !filepath.IsLocal(string(path)) {
+		return op, nil, fmt.Errorf("an operation of a journal is about %q, which is not below the meta directory", path)
 	}
 	data, b, err := decodeBytes(b[n:])
 	if err != nil {
@@ -125,7 +157,7 @@ func decodeOp(b []byte) (Op, []byte, error) {
 func decodeBytes(b []byte) (value, rest []byte, err error) {
 	size, n := binary.Uvarint(b)
 	if n <= 0 || size > uint64(len(b)-n) {
-		return nil, nil, errTorn
+		return nil, nil, errors.New("an operation of a journal is longer than its batch")
 	}
 	return b[n : n+int(size)], b[n+int(size):], nil
 }

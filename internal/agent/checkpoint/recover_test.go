@@ -25,7 +25,7 @@ var testRun = Run{Agent: "m-S0", Framework: "m-0000", Executor: "e", Container: 
 // writeAgent commits one agent with one framework, one executor and one task with two updates.
 func writeAgent(t testing.TB, fsys FS) {
 	t.Helper()
-	s, err := Open(fsys, metaDir, quiet)
+	s, err := Open(fsys, metaDir, true, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,11 +34,14 @@ type Store struct {
 	size int64 // rotateAt, or less in tests
 
 	journal File
+	salt    salt
 	number  uint64
 	length  int64
 	// sizes holds the length of files that are appended to: offsets make appending repeatable.
 	sizes map[string]int64
 	buf   []byte
+	// problems are damaged parts of journals that were left out, because strict is false.
+	problems []error
 
 	stop    chan struct{}
 	stopped chan struct{} // nil: nothing flushes but flush itself (tests)
@@ -53,9 +57,10 @@ type Store struct {
 	removes map[string]int
 }
 
-// Open replays the journals that an earlier process left below dir, and begins a new one.
-func Open(fsys FS, dir string, log *slog.Logger) (*Store, error) {
-	s, err := open(fsys, dir, log, rotateAt)
+// Open replays the journals that an earlier process left below dir, and begins a new one. When one is damaged before its
+// end it touches nothing and says what to do; with strict false it leaves the damaged part out and lists it in Problems.
+func Open(fsys FS, dir string, strict bool, log *slog.Logger) (*Store, error) {
+	s, err := open(fsys, dir, strict, log, rotateAt)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +69,7 @@ func Open(fsys FS, dir string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-func open(fsys FS, dir string, log *slog.Logger, size int64) (*Store, error) {
+func open(fsys FS, dir string, strict bool, log *slog.Logger, size int64) (*Store, error) {
 	s := &Store{
 		fs: fsys, dir: dir, log: log, size: size, sizes: map[string]int64{}, removes: map[string]int{},
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
@@ -83,7 +88,7 @@ func open(fsys FS, dir string, log *slog.Logger, size int64) (*Store, error) {
 	}
 	var ops []Op
 	for i, n := range old {
-		if ops, err = s.read(ops, n, i == len(old)-1); err != nil {
+		if ops, err = s.read(ops, n, i == len(old)-1, strict); err != nil {
 			return nil, err
 		}
 		s.number = n
@@ -129,21 +134,40 @@ func (s *Store) journals() ([]uint64, error) {
 	return numbers, nil
 }
 
+// Problems are the damaged parts of journals that Open left out.
+func (s *Store) Problems() []error { return s.problems }
+
 // read appends the operations of a journal.
-func (s *Store) read(ops []Op, n uint64, last bool) ([]Op, error) {
+func (s *Store) read(ops []Op, n uint64, last, strict bool) ([]Op, error) {
 	data, err := s.fs.ReadFile(s.journalPath(n))
 	if err != nil {
 		return ops, fmt.Errorf("read journal %d: %w", n, err)
 	}
+	if len(data) <= journalHeader { // the header is on disk before the first batch is written
+		return ops, nil
+	}
 	total := len(data)
-	for len(data) > 0 {
-		batch, size, err := decodeBatch(data)
+	if string(data[:len(journalMagic)]) != journalMagic {
+		return ops, s.damage(n, 0, total, strict, errors.New("it does not begin as a journal does"))
+	}
+	salt := salt(data[len(journalMagic):journalHeader])
+	for data = data[journalHeader:]; len(data) > 0; {
+		batch, size, err := salt.decodeBatch(data)
 		if errors.Is(err, errTorn) {
-			// What follows was never promised: Commit had not returned. (A journal that is not the last one ends so
-			// when its batch was written again, after an error of the disk, to the next one.)
-			s.log.Warn("journal ends in a torn batch, which was never promised", "journal", n,
-				"offset", total-len(data), "bytes", len(data), "last", last)
-			return ops, nil
+			next := salt.nextBatch(data)
+			if next < 0 {
+				// What follows was never promised: Commit had not returned. (A journal that is not the last one ends so
+				// when its batch was written again, after an error of the disk, to the next one.)
+				s.log.Warn("journal ends in a torn batch, which was never promised", "journal", n,
+					"offset", total-len(data), "bytes", len(data), "last", last)
+				return ops, nil
+			}
+			// A batch is written when the one before it is durable: this one was promised, and the disk lost it.
+			if err := s.damage(n, total-len(data), next, strict, errors.New("whole batches follow")); err != nil {
+				return ops, err
+			}
+			data = data[next:]
+			continue
 		}
 		if err != nil {
 			return ops, fmt.Errorf("journal %s: %w", s.journalPath(n), err)
@@ -154,18 +178,42 @@ func (s *Store) read(ops []Op, n uint64, last bool) ([]Op, error) {
 	return ops, nil
 }
 
-// begin opens the next journal. It is durable by name before anything is promised in it.
+// damage is a part of a journal that was promised and can't be read.
+func (s *Store) damage(n uint64, offset, size int, strict bool, why error) error {
+	err := fmt.Errorf("%s is corrupt: %d bytes at offset %d can't be read, and %w", s.journalPath(n), size, offset, why)
+	if strict {
+		return fmt.Errorf("%w; start with --no-strict to go on without what they say (of tasks and status updates of the last "+
+			"seconds before the agent stopped), or remove meta/slaves/latest and meta/journal.* to begin as a new agent", err)
+	}
+	s.problems = append(s.problems, err)
+	return nil
+}
+
+// begin opens the next journal. Its name and its header are durable before anything is promised in it.
 func (s *Store) begin() error {
 	n := s.number + 1
 	f, err := s.fs.Create(s.journalPath(n))
 	if err != nil {
 		return fmt.Errorf("create a journal: %w", err)
 	}
-	if err := s.fs.SyncDir(s.dir); err != nil {
+	fail := func(err error) error {
 		f.Close()
-		return fmt.Errorf("sync the agent's meta directory: %w", err)
+		return fmt.Errorf("begin a journal: %w", err)
 	}
-	s.journal, s.number, s.length = f, n, 0
+	if _, err := cryptorand.Read(s.salt[:]); err != nil {
+		return fail(err)
+	}
+	header := s.salt.header()
+	if _, err := f.WriteAt(header, 0); err != nil {
+		return fail(err)
+	}
+	if err := f.Sync(); err != nil {
+		return fail(err)
+	}
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		return fail(err)
+	}
+	s.journal, s.number, s.length = f, n, int64(len(header))
 	return nil
 }
 
@@ -183,7 +231,7 @@ func (s *Store) Commit(ops []Op) error {
 		}
 	}
 	undo := s.place(ops)
-	s.buf = encodeBatch(s.buf, ops)
+	s.buf = s.salt.encodeBatch(s.buf, ops)
 	_, err := s.journal.WriteAt(s.buf, s.length)
 	if err == nil {
 		err = s.journal.Sync()
