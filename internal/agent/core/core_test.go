@@ -199,6 +199,10 @@ func TestUpdateRetries(t *testing.T) {
 	if again := updates(b.take()); len(again) != 1 {
 		t.Errorf("after re-registration: %v", again)
 	}
+	b.master(&linkv1.Message{Kind: &linkv1.Message_UpdateFramework{UpdateFramework: &linkv1.UpdateFramework{Framework: frameworkInfo()}}})
+	if again := updates(b.take()); len(again) != 1 || string(again[0].GetStatus().GetUuid()) != string(sent.GetStatus().GetUuid()) {
+		t.Errorf("after the framework has subscribed again: %v", again)
+	}
 }
 
 func TestKill(t *testing.T) {

@@ -235,7 +235,14 @@ func (c *Core) maybeExit() {
 
 // updateFramework takes a framework's new description.
 func (c *Core) updateFramework(info *mesosv1.FrameworkInfo) {
-	fw := c.frameworks[ids.Framework(info.GetId().GetValue())]
+	id := ids.Framework(info.GetId().GetValue())
+	// It has subscribed: what is in flight may have been lost with the stream before.
+	c.eachPending(func(t *task) {
+		if t.fw == id {
+			c.sendFront(t)
+		}
+	})
+	fw := c.frameworks[id]
 	if fw == nil {
 		return
 	}

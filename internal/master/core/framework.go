@@ -215,16 +215,14 @@ func (s *State) resubscribe(f *framework, e *SchedulerSubscribe) {
 	if updated.Principal == nil {
 		updated.Principal = f.info.Principal
 	}
-	changed := !updated.EqualVT(f.info)
 	s.setInfo(f, updated)
 	s.setSubscription(f, sub.GetSuppressedRoles(), sub.GetOfferConstraints())
 	f.reregistered = s.now
 	f.recovered = false
 	s.storeQuietly([]Record{s.frameworkRecord(f, time.Time{})}, nil)
 	s.connect(f, e.Stream)
-	if changed {
-		s.tellAgentsOfFramework(f)
-	}
+	// Also when nothing changed: agents send what the old stream may have lost at once, and not when their time to repeat comes.
+	s.tellAgentsOfFramework(f)
 	s.operatorEvent(&masterv1.Event{
 		Type:             masterv1.Event_FRAMEWORK_UPDATED.Enum(),
 		FrameworkUpdated: &masterv1.Event_FrameworkUpdated{Framework: s.frameworkProto(f)},

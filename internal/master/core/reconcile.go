@@ -111,9 +111,14 @@ func (s *State) reconcile(f *framework, c *schedulerv1.Call_Reconcile) {
 	}
 }
 
-// tellState sends the newest state of a known task, as the master's own word.
+// tellState sends the newest state of a known task that the framework was told before or is being told, as the master's own
+// word. A newer one that waits at the agent for acknowledgements would let the task's history go backwards: its updates are
+// still to come, in their order.
 func (s *State) tellState(t *task) {
 	state := t.proto.GetState()
+	if t.proto.StatusUpdateState != nil && lastStatus(t.proto).Uuid != nil {
+		state = t.proto.GetStatusUpdateState()
+	}
 	st := s.masterStatus(t.framework, t.proto.GetTaskId(), t.proto.GetAgentId(), state,
 		mesosv1.TaskStatus_REASON_RECONCILIATION, "Reconciliation: Latest task state")
 	st.ExecutorId = t.proto.ExecutorId

@@ -421,6 +421,57 @@ func TestReconciliation(t *testing.T) {
 	check("agent gone", []string{"GONE_BY_OPERATOR/RECONCILIATION"}, ask("x", n.info.Id))
 }
 
+// An update that waits at the agent behind another one is not told by reconciliation before its turn.
+func TestReconciliationDoesNotOvertakeUpdates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.agent("a", big)
+	sc := w.subscribe(partitionAware, failover(1e6), checkpoint)
+	o := sc.oneOffer()
+	sc.accept(o, 0, launch(commandTask("t", o, "cpus:1;mem:64")))
+	st := &mesosv1.TaskStatus{
+		TaskId: &mesosv1.TaskID{Value: proto.String("t")}, State: mesosv1.TaskState_TASK_RUNNING.Enum(), AgentId: n.info.GetId(),
+		Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(), Uuid: []byte("0123456789abcdef"),
+	}
+	n.say(&linkv1.Message{Kind: &linkv1.Message_Update{Update: &linkv1.StatusUpdate{
+		FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(sc.id))}, Status: st, LatestState: mesosv1.TaskState_TASK_FINISHED.Enum(),
+	}}})
+	sc.next()
+	sc.call(&schedulerv1.Call{Type: schedulerv1.Call_RECONCILE.Enum(), Reconcile: &schedulerv1.Call_Reconcile{}})
+	if d := cmp.Diff([]string{"RUNNING/RECONCILIATION"}, states(sc.updates())); d != "" {
+		t.Error(d)
+	}
+	sc.ack(st)
+	n.update(sc.id, "t", mesosv1.TaskState_TASK_FINISHED, "f")
+	sc.next()
+	sc.call(&schedulerv1.Call{Type: schedulerv1.Call_RECONCILE.Enum(), Reconcile: &schedulerv1.Call_Reconcile{}})
+	if d := cmp.Diff([]string{"FINISHED/RECONCILIATION"}, states(sc.updates())); d != "" {
+		t.Error(d)
+	}
+}
+
+// A framework that subscribes again is told at once what its old stream may have lost.
+func TestResubscriptionAsksAgentsForUpdates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.agent("a", big)
+	sc := w.subscribe(failover(1e6), checkpoint)
+	o := sc.oneOffer()
+	sc.accept(o, 0, launch(commandTask("t", o, "cpus:1;mem:64")))
+	n.next()
+	sc.disconnect()
+	sc.connect()
+	told := 0
+	for _, m := range n.next() {
+		if m.GetUpdateFramework() != nil {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("the agent was told %d times of the new subscription", told)
+	}
+}
+
 func TestNewLeaderLearnsFromAgents(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
