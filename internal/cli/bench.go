@@ -54,6 +54,7 @@ func newBenchCommand() *cobra.Command {
 	f.IntVar(&cfg.Frameworks, "frameworks", 10, "frameworks in rows 5 to 7")
 	f.BoolVar(&cfg.JSON, "json", false, "let the frameworks speak JSON instead of protobuf")
 	f.StringVar(&cfg.Profile, "profile", "", "prefix of files for CPU profiles of the master")
+	f.Float64Var(&cfg.Rate, "rate", 0, "launches a second in rows 5 and 6, instead of climbing to the highest that is kept up with")
 	f.StringVar(&output, "output", "", "file to append the JSON lines to, instead of standard output")
 	cmd.AddCommand(newBenchMasterCommand(), newBenchAgentsCommand(), newBenchPollCommand())
 	return cmd

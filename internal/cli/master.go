@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/heapfloor"
 	"github.com/orchestrator/orchestrator/internal/master"
 )
 
@@ -46,6 +47,7 @@ contends for leadership with the other masters there and keeps the registry in Z
 		if cfg.ExternalLog != "" {
 			served = cfg.ExternalLog
 		}
+		defer heapfloor.Set(heapfloor.ForHost())()
 		m, err := master.New(cfg, master.Deps{Log: log, Level: &level, Flags: set.Values(), LogFile: served})
 		if err != nil {
 			return err

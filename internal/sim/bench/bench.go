@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"time"
@@ -25,7 +26,8 @@ type Config struct {
 	Relayed    int           // agents behind them and relays in row 17; default 50,000
 	Frameworks int           // in rows 5 to 7; default 10
 	JSON       bool          // frameworks speak JSON instead of protobuf
-	Profile    string        // prefix of files for CPU profiles of the master
+	Profile    string        // prefix of files for CPU profiles of the master, or of the one process
+	Rate       float64       // launches a second in rows 5 and 6, instead of the highest that is kept up with
 	Out        io.Writer     // JSON lines
 	Table      io.Writer     // what a person reads
 	Log        *slog.Logger  // progress
@@ -76,7 +78,11 @@ func New(cfg Config) (*Bench, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Bench{cfg: cfg, report: report{out: cfg.Out}, ramp: ratesTried, launchAgents: launchAgents}, nil
+	b := &Bench{cfg: cfg, report: report{out: cfg.Out}, ramp: ratesTried, launchAgents: launchAgents}
+	if cfg.Rate > 0 {
+		b.ramp = []float64{cfg.Rate}
+	}
+	return b, nil
 }
 
 // Run measures. What was measured before an error has been written.
@@ -137,6 +143,25 @@ func (b *Bench) startMaster(ctx context.Context) (*child, string, error) {
 		return nil, "", err
 	}
 	return c, u.Host, nil
+}
+
+// profile writes a CPU profile of this process until the function that it returns is called.
+func (b *Bench) profile(name string) (stop func(), err error) {
+	if b.cfg.Profile == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(b.cfg.Profile + "." + name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
 }
 
 // agentsFlags are the flags of `bench agents`.

@@ -2,8 +2,10 @@ package bench
 
 import (
 	"context"
+	"os"
 	"time"
 
+	"github.com/orchestrator/orchestrator/internal/heapfloor"
 	"github.com/orchestrator/orchestrator/internal/sim"
 	"github.com/orchestrator/orchestrator/internal/wire/memnet"
 )
@@ -65,6 +67,7 @@ func (b *Bench) launchAgentsConfig() sim.AgentsConfig {
 func (b *Bench) launchOneProcess(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer heapfloor.Set(heapfloor.ForHost())()
 	network := new(memnet.Network)
 	const address = "127.0.0.1:5050"
 	m, err := NewMaster(MasterOptions{Listener: network.Listen(address)})
@@ -101,7 +104,12 @@ func (b *Bench) launchOneProcess(ctx context.Context) error {
 		return err
 	}
 	defer load.stop()
-	rate, details, err := b.sustained(ctx, load, 0)
+	stopProfile, err := b.profile("one-process")
+	if err != nil {
+		return err
+	}
+	rate, details, err := b.sustained(ctx, load, os.Getpid())
+	stopProfile()
 	if err != nil {
 		return err
 	}
@@ -122,7 +130,7 @@ func (b *Bench) sustained(ctx context.Context, load *running, pid int) (float64,
 		if err != nil {
 			return 0, nil, err
 		}
-		b.cfg.Log.Info("ramp", "rate", b.ramp[i], "confirmed", int(step.rate), "p99_ms", step.p99, "kept", step.kept, "master_cpu_us_per_task", step.details["master_cpu_us_per_task"])
+		b.cfg.Log.Info("ramp", "rate", b.ramp[i], "confirmed", int(step.rate), "p99_ms", step.p99, "kept", step.kept, "cpu_us_per_task", step.details["cpu_us_per_task"])
 		if !step.kept {
 			break
 		}
@@ -172,8 +180,8 @@ func (b *Bench) measure(ctx context.Context, load *running, pid int, rate float6
 		if err != nil {
 			return measurement{}, err
 		}
-		m.details["master_cpu_us_per_task"] = float64((after - before).Microseconds()) / float64(max(inTime, 1))
-		m.details["master_cores"] = (after - before).Seconds() / elapsed.Seconds()
+		m.details["cpu_us_per_task"] = float64((after - before).Microseconds()) / float64(max(inTime, 1))
+		m.details["cores"] = (after - before).Seconds() / elapsed.Seconds()
 	}
 	// What is still under way counts for the latencies, and must not fall into the next measurement.
 	drained := within(ctx, 30*time.Second, "confirmations", func() bool { return s.Confirmed.Load()-confirmed >= s.Launched.Load()-launched-(s.Lost.Load()-lost) })

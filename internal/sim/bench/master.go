@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/heapfloor"
 	"github.com/orchestrator/orchestrator/internal/master"
 )
 
@@ -53,6 +54,7 @@ func NewMaster(o MasterOptions) (*master.Master, error) {
 
 // RunMaster runs such a master as a process of a benchmark until ctx is done. SIGUSR1 makes it collect its garbage.
 func RunMaster(ctx context.Context, o MasterOptions) error {
+	defer heapfloor.Set(heapfloor.ForHost())() // as `orchestrator master` has it
 	m, err := NewMaster(o)
 	if err != nil {
 		return err
