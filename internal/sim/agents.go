@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,10 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	linkv1 "github.com/orchestrator/orchestrator/api/link/v1"
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/wire"
 	"github.com/orchestrator/orchestrator/internal/wire/link"
 )
 
@@ -132,6 +135,9 @@ type shard struct {
 	conn       *link.Conn
 	agents     []agent
 	frameworks map[string]*framework
+	plans      planHeap
+	alarm      *time.Timer // for the earliest plan
+	scratch    []byte
 }
 
 // agent is all there is of a simulated agent.
@@ -142,24 +148,20 @@ type agent struct {
 	tasks      map[string]*task
 }
 
-// framework is what agents remember of a framework, once for all agents of a connection.
-type framework struct {
-	id   *mesosv1.FrameworkID
-	info *mesosv1.FrameworkInfo
-}
+// framework is what agents remember of a framework, once for all agents of a connection: an encoded FrameworkID and
+// FrameworkInfo.
+type framework struct{ id, info []byte }
 
 // task is a simulated task. Updates wait for each other's acknowledgement, as an agent's status update manager has it.
 type task struct {
 	framework *framework
-	id        *mesosv1.TaskID
-	name      string
-	resources []*mesosv1.Resource
+	info      []byte // an encoded TaskInfo
+	id        []byte // of it, an encoded TaskID
 	arrived   int64
 	state     mesosv1.TaskState // newest
 	sent      mesosv1.TaskState // of the update that awaits its acknowledgement
 	uuid      [16]byte          // of that update
 	waiting   bool              // for an acknowledgement
-	timer     *time.Timer
 }
 
 func (s *shard) run(ctx context.Context) {
@@ -199,12 +201,9 @@ func (s *shard) run(ctx context.Context) {
 func (s *shard) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.agents {
-		for _, t := range s.agents[i].tasks {
-			if t.timer != nil {
-				t.timer.Stop()
-			}
-		}
+	s.plans = nil
+	if s.alarm != nil {
+		s.alarm.Stop()
 	}
 }
 
@@ -225,7 +224,7 @@ func (s *shard) serve(ctx context.Context, conn *link.Conn) error {
 		s.register(i)
 	}
 	s.mu.Unlock()
-	err := conn.Run(ctx, s.handle)
+	err := conn.RunRaw(ctx, s.handle)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn = nil
@@ -300,20 +299,31 @@ func (s *shard) register(i int) {
 	}
 	reg.Info.Id = &mesosv1.AgentID{Value: proto.String(a.id)}
 	again := &linkv1.Reregister{Agent: reg}
-	seen := make(map[*framework]bool)
+	seen := make(map[*framework]*mesosv1.FrameworkInfo)
 	for _, t := range a.tasks {
-		if !seen[t.framework] {
-			seen[t.framework] = true
-			again.Frameworks = append(again.Frameworks, t.framework.info)
+		info := new(mesosv1.TaskInfo)
+		if err := info.UnmarshalVT(t.info); err != nil {
+			s.all.cfg.Log.Error("a task cannot be decoded", "error", err)
+			continue
+		}
+		f := seen[t.framework]
+		if f == nil {
+			f = new(mesosv1.FrameworkInfo)
+			if err := f.UnmarshalVT(t.framework.info); err != nil {
+				s.all.cfg.Log.Error("a framework cannot be decoded", "error", err)
+				continue
+			}
+			seen[t.framework] = f
+			again.Frameworks = append(again.Frameworks, f)
 		}
 		report := &mesosv1.Task{
-			Name: &t.name, TaskId: t.id, FrameworkId: t.framework.id, AgentId: reg.Info.Id, State: t.state.Enum(), Resources: t.resources,
+			Name: info.Name, TaskId: info.TaskId, FrameworkId: f.Id, AgentId: reg.Info.Id, State: t.state.Enum(), Resources: info.Resources,
 		}
 		if t.waiting {
 			report.StatusUpdateState, report.StatusUpdateUuid = t.sent.Enum(), t.uuid[:]
-			report.Statuses = []*mesosv1.TaskStatus{{TaskId: t.id, State: t.sent.Enum(), AgentId: reg.Info.Id, Uuid: t.uuid[:]}}
+			report.Statuses = []*mesosv1.TaskStatus{{TaskId: info.TaskId, State: t.sent.Enum(), AgentId: reg.Info.Id, Uuid: t.uuid[:]}}
 		} else {
-			report.Statuses = []*mesosv1.TaskStatus{{TaskId: t.id, State: t.state.Enum(), AgentId: reg.Info.Id}}
+			report.Statuses = []*mesosv1.TaskStatus{{TaskId: info.TaskId, State: t.state.Enum(), AgentId: reg.Info.Id}}
 		}
 		again.Tasks = append(again.Tasks, report)
 	}
@@ -325,7 +335,7 @@ func scalar(name string, v float64) *mesosv1.Resource {
 }
 
 // handle takes what the master sends.
-func (s *shard) handle(channel uint64, msgs []*linkv1.Message, closed bool) error {
+func (s *shard) handle(channel uint64, bodies [][]byte, closed bool) error {
 	arrived := now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -333,8 +343,10 @@ func (s *shard) handle(channel uint64, msgs []*linkv1.Message, closed bool) erro
 	if !known {
 		return fmt.Errorf("message on channel %d, which has no agent", channel)
 	}
-	for _, m := range msgs {
-		s.message(i, m, arrived)
+	for _, body := range bodies {
+		if err := s.message(i, body, arrived); err != nil {
+			return err
+		}
 	}
 	if closed {
 		s.setRegistered(i, false)
@@ -343,17 +355,53 @@ func (s *shard) handle(channel uint64, msgs []*linkv1.Message, closed bool) erro
 	return nil
 }
 
-func (s *shard) message(i int, m *linkv1.Message, arrived int64) {
+// Numbers of fields of link.v1.Message, for what comes with every task.
+const (
+	messageRunTask      = 22
+	messageRunTaskGroup = 23
+	messageUpdateAck    = 27
+)
+
+func (s *shard) message(i int, body []byte, arrived int64) error {
+	handled := false
+	ok := fields(body, func(num protowire.Number, _ uint64, b []byte) bool {
+		switch num {
+		case messageRunTask:
+			s.runTask(i, field(b, 1), field(b, 2), arrived)
+		case messageRunTaskGroup:
+			info := field(b, 1)
+			fields(field(b, 3), func(num protowire.Number, _ uint64, b []byte) bool {
+				if num == 1 {
+					s.runTask(i, info, b, arrived)
+				}
+				return true
+			})
+		case messageUpdateAck:
+			s.acknowledged(i, valueOf(field(b, 2)), field(b, 3))
+		default:
+			return true
+		}
+		handled = true
+		return true
+	})
+	if !ok {
+		return errors.New("a message of the master is malformed")
+	}
+	if handled {
+		return nil
+	}
+	m := new(linkv1.Message)
+	if err := wire.UnmarshalProtobuf(body, m); err != nil {
+		return fmt.Errorf("decoding a message: %w", err)
+	}
+	s.control(i, m)
+	return nil
+}
+
+// control handles the messages that do not come with every task.
+func (s *shard) control(i int, m *linkv1.Message) {
 	a := &s.agents[i]
 	switch k := m.Kind.(type) {
-	case *linkv1.Message_RunTask:
-		s.runTask(i, k.RunTask.GetFramework(), k.RunTask.GetTask(), arrived)
-	case *linkv1.Message_RunTaskGroup:
-		for _, t := range k.RunTaskGroup.GetTaskGroup().GetTasks() {
-			s.runTask(i, k.RunTaskGroup.GetFramework(), t, arrived)
-		}
-	case *linkv1.Message_UpdateAck:
-		s.acknowledged(i, k.UpdateAck)
 	case *linkv1.Message_Ping:
 		s.all.Stats.Pings.Add(1)
 		s.send(i, &linkv1.Message{Kind: &linkv1.Message_Pong{Pong: &linkv1.Pong{Sequence: k.Ping.Sequence}}})
@@ -397,7 +445,9 @@ func (s *shard) message(i int, m *linkv1.Message, arrived int64) {
 		s.endFramework(i, k.ShutdownFramework.GetFrameworkId().GetValue())
 	case *linkv1.Message_UpdateFramework:
 		if f := s.frameworks[k.UpdateFramework.GetFramework().GetId().GetValue()]; f != nil {
-			f.info = k.UpdateFramework.GetFramework()
+			if info, err := k.UpdateFramework.GetFramework().MarshalVT(); err == nil {
+				f.info = info
+			}
 		}
 	case *linkv1.Message_Shutdown:
 		a.gone = true
@@ -405,33 +455,36 @@ func (s *shard) message(i int, m *linkv1.Message, arrived int64) {
 	}
 }
 
-func (s *shard) frameworkOf(info *mesosv1.FrameworkInfo) *framework {
-	id := info.GetId().GetValue()
-	f := s.frameworks[id]
+// frameworkOf gives the framework of an encoded FrameworkInfo.
+func (s *shard) frameworkOf(info []byte) *framework {
+	const id = 3 // FrameworkInfo.id
+	value := valueOf(field(info, id))
+	f := s.frameworks[string(value)]
 	if f == nil {
 		if s.frameworks == nil {
 			s.frameworks = make(map[string]*framework)
 		}
-		f = &framework{id: info.GetId(), info: info}
-		s.frameworks[id] = f
+		info = bytes.Clone(info)
+		f = &framework{id: field(info, id), info: info}
+		s.frameworks[string(value)] = f
 	}
 	return f
 }
 
-func (s *shard) runTask(i int, info *mesosv1.FrameworkInfo, ti *mesosv1.TaskInfo, arrived int64) {
+// runTask takes an encoded FrameworkInfo and TaskInfo.
+func (s *shard) runTask(i int, framework, info []byte, arrived int64) {
 	a := &s.agents[i]
-	id := ti.GetTaskId().GetValue()
-	if a.tasks[id] != nil {
+	const id = 2 // TaskInfo.task_id
+	value := valueOf(field(info, id))
+	if a.tasks[string(value)] != nil {
 		return
 	}
 	if a.tasks == nil {
 		a.tasks = make(map[string]*task)
 	}
-	t := &task{
-		framework: s.frameworkOf(info), id: ti.GetTaskId(), name: ti.GetName(), resources: ti.GetResources(), arrived: arrived,
-		state: mesosv1.TaskState_TASK_STAGING,
-	}
-	a.tasks[id] = t
+	info = bytes.Clone(info)
+	t := &task{framework: s.frameworkOf(framework), info: info, id: field(info, id), arrived: arrived, state: mesosv1.TaskState_TASK_STAGING}
+	a.tasks[string(value)] = t
 	s.all.Stats.Tasks.Add(1)
 	s.all.Stats.Live.Add(1)
 	s.after(i, t, s.all.cfg.Script.Start.pick(s.rng), mesosv1.TaskState_TASK_RUNNING)
@@ -443,21 +496,11 @@ func (s *shard) after(i int, t *task, d time.Duration, state mesosv1.TaskState) 
 		s.advance(i, t, state)
 		return
 	}
-	t.timer = time.AfterFunc(d, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.agents[i].tasks[t.id.GetValue()] == t && !terminal(t.state) {
-			s.advance(i, t, state)
-		}
-	})
+	s.plan(plan{at: now() + int64(d), agent: i, task: t, state: state})
 }
 
 func (s *shard) advance(i int, t *task, state mesosv1.TaskState) {
 	t.state = state
-	if terminal(state) && t.timer != nil {
-		t.timer.Stop()
-		t.timer = nil
-	}
 	if !t.waiting {
 		s.nextUpdate(i, t)
 	}
@@ -490,21 +533,17 @@ func (s *shard) sendUpdate(i int, t *task) {
 		return // it is sent once the agent is registered again
 	}
 	sent := now()
-	seconds := float64(sent) / 1e9
 	s.all.Stats.Updates.Add(1)
-	s.send(i, &linkv1.Message{Kind: &linkv1.Message_Update{Update: &linkv1.StatusUpdate{
-		FrameworkId: t.framework.id, LatestState: t.state.Enum(),
-		Status: &mesosv1.TaskStatus{
-			TaskId: t.id, State: t.sent.Enum(), Source: mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum(), Timestamp: &seconds,
-			AgentId: &mesosv1.AgentID{Value: &s.agents[i].id}, Uuid: t.uuid[:], Data: Stamps{t.arrived, sent}.append(nil),
-		},
-	}}})
+	if s.conn != nil {
+		s.scratch = updateMessage(s.scratch[:0], t, s.agents[i].id, float64(sent)/1e9, Stamps{t.arrived, sent})
+		s.conn.SendRaw(s.channel(i), s.scratch)
+	}
 }
 
-func (s *shard) acknowledged(i int, ack *linkv1.UpdateAck) {
+func (s *shard) acknowledged(i int, id, uuid []byte) {
 	a := &s.agents[i]
-	t := a.tasks[ack.GetTaskId().GetValue()]
-	if t == nil || !t.waiting || string(ack.GetUuid()) != string(t.uuid[:]) {
+	t := a.tasks[string(id)]
+	if t == nil || !t.waiting || string(uuid) != string(t.uuid[:]) {
 		return
 	}
 	s.all.Stats.Acks.Add(1)
@@ -518,17 +557,14 @@ func (s *shard) acknowledged(i int, ack *linkv1.UpdateAck) {
 }
 
 func (s *shard) forget(a *agent, t *task) {
-	if t.timer != nil {
-		t.timer.Stop()
-	}
-	delete(a.tasks, t.id.GetValue())
+	delete(a.tasks, string(valueOf(t.id)))
 	s.all.Stats.Live.Add(-1)
 }
 
 func (s *shard) endFramework(i int, id string) {
 	a := &s.agents[i]
 	for _, t := range a.tasks {
-		if t.framework.id.GetValue() == id {
+		if string(valueOf(t.framework.id)) == id {
 			s.forget(a, t)
 		}
 	}

@@ -13,25 +13,34 @@ import (
 	"time"
 )
 
+// sentCall is a call that awaits its answer.
+type sentCall struct {
+	sentAt   int64 // when it was queued
+	intended int64 // when the task should have been launched whose TASK_RUNNING it acknowledges; 0 for all other calls
+	ack      bool
+}
+
 // caller POSTs calls on one keep-alive connection without waiting for the answers to earlier ones (HTTP/1.1 pipelining;
 // the server still answers each). It is a client whose own cost is as small as it can be, so that a measurement on one
 // machine is of the server.
 type caller struct {
 	conn net.Conn
 	head []byte // of every request, up to the value of Content-Length
+	// answered is told the status of each answer, from the goroutine that reads them; it is 0 if the connection ends before.
+	answered func(call sentCall, status int)
 
 	mu       sync.Mutex
 	pending  []byte
 	spare    []byte
-	inflight []func(status int, sentAt int64)
-	sentAt   []int64
+	inflight []sentCall // oldest first, from answers on
+	answers  int        // how many of inflight were answered
 	writing  bool
 	err      error
 	writers  sync.WaitGroup
 }
 
 // dialCaller connects to address. header is the rest of the request's head, each line ending in CRLF.
-func dialCaller(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), address, path, header string) (*caller, error) {
+func dialCaller(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), address, path, header string, answered func(sentCall, int)) (*caller, error) {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 	}
@@ -39,12 +48,11 @@ func dialCaller(ctx context.Context, dial func(context.Context, string, string) 
 	if err != nil {
 		return nil, fmt.Errorf("dialling the master: %w", err)
 	}
-	return &caller{conn: conn, head: []byte("POST " + path + " HTTP/1.1\r\nHost: " + address + "\r\n" + header + "Content-Length: ")}, nil
+	return &caller{conn: conn, answered: answered, head: []byte("POST " + path + " HTTP/1.1\r\nHost: " + address + "\r\n" + header + "Content-Length: ")}, nil
 }
 
-// post queues a call. done, if not nil, is called with the status of the answer and the time at which the call was
-// queued, from the goroutine that reads answers; the status is 0 if the connection ends before.
-func (c *caller) post(body []byte, done func(status int, sentAt int64)) bool {
+// post queues a call, whose sentAt it sets.
+func (c *caller) post(body []byte, call sentCall) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -57,8 +65,8 @@ func (c *caller) post(body []byte, done func(status int, sentAt int64)) bool {
 	c.pending = strconv.AppendInt(c.pending, int64(len(body)), 10)
 	c.pending = append(c.pending, "\r\n\r\n"...)
 	c.pending = append(c.pending, body...)
-	c.inflight = append(c.inflight, done)
-	c.sentAt = append(c.sentAt, now())
+	call.sentAt = now()
+	c.inflight = append(c.inflight, call)
 	if !c.writing {
 		c.writing = true
 		c.writers.Add(1)
@@ -102,20 +110,18 @@ func (c *caller) run(ctx context.Context) error {
 	for err == nil {
 		var status int
 		if status, err = readAnswer(r); err == nil {
-			err = c.answered(status)
+			err = c.answer(status)
 		}
 	}
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err
 	}
-	left, sent := c.inflight, c.sentAt
-	c.inflight, c.sentAt = nil, nil
+	left := c.inflight[c.answers:]
+	c.inflight, c.answers = nil, 0
 	c.mu.Unlock()
-	for i, done := range left {
-		if done != nil {
-			done(0, sent[i])
-		}
+	for _, call := range left {
+		c.answered(call, 0)
 	}
 	c.conn.Close()
 	c.writers.Wait()
@@ -125,19 +131,23 @@ func (c *caller) run(ctx context.Context) error {
 	return err
 }
 
-func (c *caller) answered(status int) error {
+func (c *caller) answer(status int) error {
 	c.mu.Lock()
-	if len(c.inflight) == 0 {
+	if c.answers == len(c.inflight) {
 		c.mu.Unlock()
 		return errors.New("the server answered a call that was not made")
 	}
-	done, sent := c.inflight[0], c.sentAt[0]
-	c.inflight[0] = nil
-	c.inflight, c.sentAt = c.inflight[1:], c.sentAt[1:]
-	c.mu.Unlock()
-	if done != nil {
-		done(status, sent)
+	call := c.inflight[c.answers]
+	c.answers++
+	switch {
+	case c.answers == len(c.inflight):
+		c.inflight, c.answers = c.inflight[:0], 0
+	case c.answers >= 1024 && 2*c.answers >= len(c.inflight):
+		c.inflight = c.inflight[:copy(c.inflight, c.inflight[c.answers:])]
+		c.answers = 0
 	}
+	c.mu.Unlock()
+	c.answered(call, status)
 	return nil
 }
 

@@ -182,6 +182,10 @@ func (m *fakeMaster) scheduler(w http.ResponseWriter, r *http.Request) {
 		a := m.agents[o.agent]
 		a.offered = false
 		for _, ti := range call.GetAccept().GetOperations()[0].GetLaunch().GetTaskInfos() {
+			// A real master refuses a task without resources, for another agent, or with nothing to run.
+			if len(ti.GetResources()) != 2 || ti.GetResources()[0].GetScalar().GetValue() != 0.5 || ti.GetAgentId().GetValue() != a.id || ti.GetCommand().GetValue() == "" || ti.GetName() == "" {
+				m.t.Errorf("agent %s was given the task %v", a.id, ti)
+			}
 			a.cpus, a.mem = a.cpus-0.5, a.mem-1
 			if a.cpus < 0 {
 				m.t.Errorf("agent %s was given more tasks than fit", a.id)

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -11,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
@@ -33,6 +33,10 @@ type scheduler struct {
 
 	mu       sync.Mutex
 	id       *mesosv1.FrameworkID
+	idBytes  []byte  // of id, encoded
+	prefix   string  // of the ids of its tasks
+	task     []byte  // what all its tasks have in common: an encoded TaskInfo's resources and command
+	scratch  []byte  // of calls
 	calls    *caller // nil while not subscribed
 	offers   []held  // oldest first; those not in valid were rescinded
 	valid    map[string]bool
@@ -54,7 +58,17 @@ type launch struct {
 }
 
 func newScheduler(l *Load, index int) *scheduler {
-	return &scheduler{load: l, index: index, valid: make(map[string]bool)}
+	s := &scheduler{load: l, index: index, valid: make(map[string]bool), prefix: "sim-" + strconv.Itoa(index) + "-"}
+	const resources, command = 4, 7 // of TaskInfo
+	for _, r := range []*mesosv1.Resource{scalar("cpus", l.cfg.TaskCPUs), scalar("mem", l.cfg.TaskMem)} {
+		b, _ := r.MarshalVT() // what it requires is there
+		s.task = appendField(s.task, resources, b)
+	}
+	s.task = appendNested(s.task, command, func(b []byte) []byte {
+		const value = 3 // of CommandInfo
+		return appendField(b, value, []byte("true"))
+	})
+	return s
 }
 
 func (s *scheduler) setGoal(g goal) {
@@ -118,15 +132,23 @@ func (s *scheduler) session(ctx context.Context, client *wire.Client) error {
 	stop := context.AfterFunc(ctx, func() { s.leave(client, cancel) })
 	defer stop()
 	defer s.disconnected()
-	for {
-		event := new(schedulerv1.Event)
-		if err := events.Next(event); err != nil {
+	event := new(schedulerv1.Event)
+	for err = events.Next(event); err == nil; {
+		if err = s.event(streaming, client, event, now()); err != nil {
 			return err
 		}
-		if err := s.event(streaming, client, event, now()); err != nil {
-			return err
+		// Of the messages that come with every task only the parts that matter are decoded.
+		var record []byte
+		for known := true; known; {
+			if record, err = events.NextRecord(); err != nil {
+				return err
+			}
+			known = events.ContentType() == wire.Protobuf && s.record(record, now())
 		}
+		event = new(schedulerv1.Event)
+		err = events.ContentType().Unmarshal(record, event)
 	}
+	return err
 }
 
 // leave tears the framework down, or just drops the stream.
@@ -157,16 +179,59 @@ func (s *scheduler) disconnected() {
 	}
 }
 
-func (s *scheduler) event(ctx context.Context, client *wire.Client, ev *schedulerv1.Event, at int64) error {
+// record handles an encoded event if it is of the frequent ones.
+func (s *scheduler) record(record []byte, at int64) bool {
+	kind, payload, ok := eventOf(record)
+	if !ok || payload == nil {
+		return false
+	}
+	switch kind {
+	case schedulerv1.Event_OFFERS:
+		var offers []held
+		ok := fields(payload, func(num protowire.Number, _ uint64, b []byte) bool {
+			if num != 1 {
+				return true
+			}
+			h, ok := offerOf(b)
+			offers = append(offers, h)
+			return ok
+		})
+		if ok {
+			s.offered(offers, at)
+		}
+		return ok
+	case schedulerv1.Event_UPDATE:
+		st, ok := statusOf(field(payload, 1))
+		if ok {
+			s.update(&st, at)
+		}
+		return ok
+	}
+	return false
+}
+
+func (s *scheduler) offered(offers []held, at int64) {
 	stats := &s.load.Stats
+	stats.Offers.Add(int64(len(offers)))
+	s.mu.Lock()
+	s.offers = append(s.offers, offers...)
+	for _, h := range offers {
+		s.valid[h.id] = true
+	}
+	s.mu.Unlock()
+	for _, h := range offers {
+		s.load.freed.offered(h.agent, at, &stats.Offer)
+	}
+	s.pump()
+}
+
+func (s *scheduler) event(ctx context.Context, client *wire.Client, ev *schedulerv1.Event, at int64) error {
 	switch ev.GetType() {
 	case schedulerv1.Event_SUBSCRIBED:
 		return s.subscribed(ctx, client, ev.GetSubscribed().GetFrameworkId())
 	case schedulerv1.Event_OFFERS:
-		offers := ev.GetOffers().GetOffers()
-		stats.Offers.Add(int64(len(offers)))
-		s.mu.Lock()
-		for _, o := range offers {
+		var offers []held
+		for _, o := range ev.GetOffers().GetOffers() {
 			h := held{id: o.GetId().GetValue(), agent: o.GetAgentId().GetValue()}
 			for _, r := range o.GetResources() {
 				switch r.GetName() {
@@ -176,20 +241,16 @@ func (s *scheduler) event(ctx context.Context, client *wire.Client, ev *schedule
 					h.mem += r.GetScalar().GetValue()
 				}
 			}
-			s.offers = append(s.offers, h)
-			s.valid[h.id] = true
+			offers = append(offers, h)
 		}
-		s.mu.Unlock()
-		for _, o := range offers {
-			s.load.freed.offered(o.GetAgentId().GetValue(), at, &stats.Offer)
-		}
-		s.pump()
+		s.offered(offers, at)
 	case schedulerv1.Event_RESCIND:
 		s.mu.Lock()
 		delete(s.valid, ev.GetRescind().GetOfferId().GetValue())
 		s.mu.Unlock()
 	case schedulerv1.Event_UPDATE:
-		s.update(ev.GetUpdate().GetStatus(), at)
+		st := seen(ev.GetUpdate().GetStatus())
+		s.update(&st, at)
 	case schedulerv1.Event_ERROR:
 		return fmt.Errorf("the master says: %s", ev.GetError().GetMessage())
 	}
@@ -203,7 +264,7 @@ func (s *scheduler) subscribed(ctx context.Context, client *wire.Client, id *mes
 	}
 	media := s.load.cfg.ContentType.String()
 	calls, err := dialCaller(ctx, s.load.cfg.Dial, leader.Host, "/api/v1/scheduler",
-		"Content-Type: "+media+"\r\nAccept: "+media+"\r\nMesos-Stream-Id: "+client.StreamID()+"\r\n")
+		"Content-Type: "+media+"\r\nAccept: "+media+"\r\nMesos-Stream-Id: "+client.StreamID()+"\r\n", s.answered)
 	if err != nil {
 		return err
 	}
@@ -213,7 +274,7 @@ func (s *scheduler) subscribed(ctx context.Context, client *wire.Client, id *mes
 		}
 	}()
 	s.mu.Lock()
-	s.id, s.calls = id, calls
+	s.id, s.idBytes, s.calls = id, appendID(nil, id.GetValue()), calls
 	first := !s.first
 	s.first = true
 	s.mu.Unlock()
@@ -223,62 +284,76 @@ func (s *scheduler) subscribed(ctx context.Context, client *wire.Client, id *mes
 	return nil
 }
 
-func (s *scheduler) post(call *schedulerv1.Call, done func(status int, sentAt int64)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.postLocked(call, done)
-}
-
-func (s *scheduler) postLocked(call *schedulerv1.Call, done func(status int, sentAt int64)) {
+// post encodes and queues a call. s.mu is held.
+func (s *scheduler) post(call *schedulerv1.Call) {
 	if s.calls == nil {
 		return
 	}
-	body, err := s.load.cfg.ContentType.Marshal(call)
+	body, err := s.load.cfg.ContentType.Append(s.scratch[:0], call)
 	if err != nil {
 		s.load.cfg.Log.Error("a call cannot be encoded", "error", err)
 		return
 	}
-	s.calls.post(body, func(status int, sentAt int64) {
-		if status != http.StatusAccepted {
-			s.load.Stats.Refused.Add(1)
-		}
-		if done != nil {
-			done(status, sentAt)
-		}
-	})
+	s.scratch = body
+	s.calls.post(body, sentCall{})
 }
 
-// taskID names task n of this framework; numberOf reads it back.
-func (s *scheduler) taskID(n int) string { return fmt.Sprintf("sim-%d-%d", s.index, n) }
-
-func (s *scheduler) numberOf(id string) (int, error) {
-	prefix := fmt.Sprintf("sim-%d-", s.index)
-	if len(id) <= len(prefix) || id[:len(prefix)] != prefix {
-		return 0, errors.New("not a task of this framework")
-	}
-	return strconv.Atoi(id[len(prefix):])
-}
-
-func (s *scheduler) update(status *mesosv1.TaskStatus, at int64) {
+// answered takes the status of an answer.
+func (s *scheduler) answered(call sentCall, status int) {
 	stats := &s.load.Stats
-	n, err := s.numberOf(status.GetTaskId().GetValue())
+	if status != http.StatusAccepted {
+		stats.Refused.Add(1)
+		return
+	}
+	if !call.ack {
+		return
+	}
+	answered := now()
+	stats.Ack.Record(time.Duration(answered - call.sentAt))
+	if call.intended != 0 {
+		stats.Confirmed.Add(1)
+		stats.Whole.Record(time.Duration(answered - call.intended))
+	}
+}
+
+// numberOf reads back the number of a task from its id, an encoded TaskID.
+func (s *scheduler) numberOf(id []byte) (int, bool) {
+	value := valueOf(id)
+	if len(value) <= len(s.prefix) || string(value[:len(s.prefix)]) != s.prefix {
+		return 0, false
+	}
+	n := 0
+	for _, c := range value[len(s.prefix):] {
+		if c < '0' || c > '9' || n > 1<<40 {
+			return 0, false
+		}
+		n = 10*n + int(c-'0')
+	}
+	return n, true
+}
+
+func (s *scheduler) update(status *seenStatus, at int64) {
+	stats := &s.load.Stats
+	n, ok := s.numberOf(status.taskID)
 	s.mu.Lock()
-	if err != nil || n >= len(s.launches) {
+	if !ok || n >= len(s.launches) {
 		s.mu.Unlock()
 		return
 	}
 	l := s.launches[n]
-	state := status.GetState()
-	firstRunning := state == mesosv1.TaskState_TASK_RUNNING && !l.running
-	firstEnd := terminal(state) && !l.over
+	firstRunning := status.state == mesosv1.TaskState_TASK_RUNNING && !l.running
+	firstEnd := terminal(status.state) && !l.over
 	s.launches[n].running = l.running || firstRunning
 	if firstEnd {
 		s.launches[n].over = true
 		s.ended++
 	}
+	if len(status.uuid) > 0 {
+		s.acknowledge(status, firstRunning, l.intended)
+	}
 	s.mu.Unlock()
 
-	stamps, stamped := parseStamps(status.GetData())
+	stamps, stamped := parseStamps(status.data)
 	if firstRunning {
 		stats.Running.Add(1)
 		stats.Launch.Record(time.Duration(at - l.intended))
@@ -288,36 +363,47 @@ func (s *scheduler) update(status *mesosv1.TaskStatus, at int64) {
 			stats.ToClient.Record(time.Duration(at - stamps.Sent))
 		}
 	}
-	if firstEnd {
-		switch {
-		case state == mesosv1.TaskState_TASK_FINISHED || state == mesosv1.TaskState_TASK_FAILED && status.GetSource() == mesosv1.TaskStatus_SOURCE_EXECUTOR:
-			stats.Ended.Add(1)
-		default:
-			stats.Lost.Add(1)
-		}
-		if stamped {
-			s.load.freed.free(status.GetAgentId().GetValue(), stamps.Sent, &stats.Offer)
-		}
+	if !firstEnd {
+		return
 	}
-	if len(status.GetUuid()) > 0 {
-		s.post(&schedulerv1.Call{
+	switch {
+	case status.state == mesosv1.TaskState_TASK_FINISHED || status.state == mesosv1.TaskState_TASK_FAILED && status.source == mesosv1.TaskStatus_SOURCE_EXECUTOR:
+		stats.Ended.Add(1)
+	default:
+		stats.Lost.Add(1)
+	}
+	if stamped {
+		s.load.freed.free(string(valueOf(status.agentID)), stamps.Sent, &stats.Offer)
+	}
+	s.pump()
+}
+
+// acknowledge answers an update. s.mu is held.
+func (s *scheduler) acknowledge(status *seenStatus, firstRunning bool, intended int64) {
+	if s.calls == nil {
+		return
+	}
+	sent := sentCall{ack: true}
+	if firstRunning {
+		sent.intended = intended
+	}
+	if s.load.cfg.ContentType == wire.Protobuf {
+		s.scratch = acknowledgeCall(s.scratch[:0], s.idBytes, status)
+	} else {
+		body, err := s.load.cfg.ContentType.Append(s.scratch[:0], &schedulerv1.Call{
 			Type: schedulerv1.Call_ACKNOWLEDGE.Enum(), FrameworkId: s.id,
-			Acknowledge: &schedulerv1.Call_Acknowledge{AgentId: status.GetAgentId(), TaskId: status.GetTaskId(), Uuid: status.GetUuid()},
-		}, func(code int, sentAt int64) {
-			if code != http.StatusAccepted {
-				return
-			}
-			answered := now()
-			stats.Ack.Record(time.Duration(answered - sentAt))
-			if firstRunning {
-				stats.Confirmed.Add(1)
-				stats.Whole.Record(time.Duration(answered - l.intended))
-			}
+			Acknowledge: &schedulerv1.Call_Acknowledge{
+				AgentId: &mesosv1.AgentID{Value: proto.String(string(valueOf(status.agentID)))},
+				TaskId:  &mesosv1.TaskID{Value: proto.String(string(valueOf(status.taskID)))}, Uuid: status.uuid,
+			},
 		})
+		if err != nil {
+			s.load.cfg.Log.Error("a call cannot be encoded", "error", err)
+			return
+		}
+		s.scratch = body
 	}
-	if firstEnd {
-		s.pump()
-	}
+	s.calls.post(s.scratch, sent)
 }
 
 // due is how many tasks should have been launched by now and were not.
@@ -361,10 +447,10 @@ func (s *scheduler) pump() {
 		// A little less than all, because sums of fractions are not exact.
 		fit := int(math.Floor(min(o.cpus/cfg.TaskCPUs, o.mem/cfg.TaskMem) + 1e-6))
 		if fit == 0 {
-			s.postLocked(&schedulerv1.Call{
+			s.post(&schedulerv1.Call{
 				Type: schedulerv1.Call_DECLINE.Enum(), FrameworkId: s.id,
 				Decline: &schedulerv1.Call_Decline{OfferIds: []*mesosv1.OfferID{{Value: proto.String(o.id)}}},
-			}, nil)
+			})
 			continue
 		}
 		s.accept(o, min(due, fit, cfg.Batch), at)
@@ -386,29 +472,35 @@ func (s *scheduler) declineSurplus() {
 	}
 	s.offers = s.offers[:keep]
 	if len(ids) > 0 {
-		s.postLocked(&schedulerv1.Call{
+		s.post(&schedulerv1.Call{
 			Type: schedulerv1.Call_DECLINE.Enum(), FrameworkId: s.id,
 			Decline: &schedulerv1.Call_Decline{OfferIds: ids, Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(1)}},
-		}, nil)
+		})
 	}
 }
 
 func (s *scheduler) accept(o held, n int, at int64) {
-	cfg := &s.load.cfg
-	agent := &mesosv1.AgentID{Value: &o.agent}
-	resources := []*mesosv1.Resource{scalar("cpus", cfg.TaskCPUs), scalar("mem", cfg.TaskMem)}
-	command := &mesosv1.CommandInfo{Value: proto.String("true")}
-	tasks := make([]*mesosv1.TaskInfo, n)
-	for i := range tasks {
-		number := len(s.launches)
-		l := launch{intended: s.intended(number, at), sent: at}
+	first := len(s.launches)
+	for i := range n {
+		l := launch{intended: s.intended(first+i, at), sent: at}
 		s.launches = append(s.launches, l)
 		s.load.Stats.Late.Record(time.Duration(at - l.intended))
-		id := s.taskID(number)
-		tasks[i] = &mesosv1.TaskInfo{Name: &id, TaskId: &mesosv1.TaskID{Value: &id}, AgentId: agent, Resources: resources, Command: command}
 	}
 	s.load.Stats.Launched.Add(int64(n))
-	s.postLocked(&schedulerv1.Call{
+	if s.load.cfg.ContentType == wire.Protobuf {
+		s.scratch = s.acceptCall(s.scratch[:0], o, first, n)
+		s.calls.post(s.scratch, sentCall{})
+		return
+	}
+	tasks := make([]*mesosv1.TaskInfo, n)
+	for i := range tasks {
+		tasks[i] = new(mesosv1.TaskInfo)
+		if err := tasks[i].UnmarshalVT(s.taskInfo(nil, o.agent, first+i)); err != nil {
+			s.load.cfg.Log.Error("a task cannot be decoded", "error", err)
+			return
+		}
+	}
+	s.post(&schedulerv1.Call{
 		Type: schedulerv1.Call_ACCEPT.Enum(), FrameworkId: s.id,
 		Accept: &schedulerv1.Call_Accept{
 			OfferIds: []*mesosv1.OfferID{{Value: &o.id}}, Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(0)},
@@ -416,5 +508,38 @@ func (s *scheduler) accept(o held, n int, at int64) {
 				Type: mesosv1.Offer_Operation_LAUNCH.Enum(), Launch: &mesosv1.Offer_Operation_Launch{TaskInfos: tasks},
 			}},
 		},
-	}, nil)
+	})
+}
+
+// acceptCall appends an encoded ACCEPT that launches n tasks from number first on.
+func (s *scheduler) acceptCall(b []byte, o held, first, n int) []byte {
+	b = appendField(b, 1, s.idBytes)
+	b = appendVarint(b, 2, uint64(schedulerv1.Call_ACCEPT))
+	return appendNested(b, 4, func(b []byte) []byte {
+		b = appendNested(b, 1, func(b []byte) []byte { return appendID(b, o.id) })
+		b = appendNested(b, 2, func(b []byte) []byte {
+			b = appendVarint(b, 1, uint64(mesosv1.Offer_Operation_LAUNCH))
+			return appendNested(b, 2, func(b []byte) []byte {
+				for i := range n {
+					b = appendNested(b, 1, func(b []byte) []byte { return s.taskInfo(b, o.agent, first+i) })
+				}
+				return b
+			})
+		})
+		return appendNested(b, 3, func(b []byte) []byte {
+			return protowire.AppendFixed64(protowire.AppendTag(b, 1, protowire.Fixed64Type), 0) // refuse_seconds
+		})
+	})
+}
+
+// taskInfo appends an encoded TaskInfo.
+func (s *scheduler) taskInfo(b []byte, agent string, number int) []byte {
+	var digits [20]byte
+	id := func(b []byte) []byte {
+		return append(append(b, s.prefix...), strconv.AppendInt(digits[:0], int64(number), 10)...)
+	}
+	b = appendNested(b, 1, id)
+	b = appendNested(b, 2, func(b []byte) []byte { return appendNested(b, 1, id) })
+	b = appendNested(b, 3, func(b []byte) []byte { return appendID(b, agent) })
+	return append(b, s.task...)
 }

@@ -69,14 +69,29 @@ func (er *EventReader) Next(m proto.Message) error {
 	if err != nil {
 		return er.ended(err)
 	}
-	er.heard()
 	proto.Reset(m)
 	if err := er.ct.Unmarshal(record, m); err != nil {
 		return fmt.Errorf("decoding an event: %w", err)
 	}
-	er.arm(m)
+	if !er.heard() {
+		er.arm(m)
+	}
 	return nil
 }
+
+// NextRecord returns the next event as it came, valid until the following call: for clients that look at a part of it only.
+// Its encoding is ContentType's. The first event, which announces heartbeats, is Next's.
+func (er *EventReader) NextRecord() ([]byte, error) {
+	record, err := er.records.Next()
+	if err != nil {
+		return nil, er.ended(err)
+	}
+	er.heard()
+	return record, nil
+}
+
+// ContentType is the encoding of the events.
+func (er *EventReader) ContentType() ContentType { return er.ct }
 
 func (er *EventReader) ended(err error) error {
 	if er.ctx.Err() != nil {
@@ -88,13 +103,15 @@ func (er *EventReader) ended(err error) error {
 	return fmt.Errorf("reading events: %w", err)
 }
 
-// heard puts the watchdog off.
-func (er *EventReader) heard() {
+// heard puts the watchdog off, and reports whether there is one.
+func (er *EventReader) heard() bool {
 	er.mu.Lock()
 	defer er.mu.Unlock()
-	if er.watch != nil {
-		er.watch.Reset(er.silence)
+	if er.watch == nil {
+		return false
 	}
+	er.watch.Reset(er.silence)
+	return true
 }
 
 // arm starts the watchdog when a SUBSCRIBED event announces heartbeats.

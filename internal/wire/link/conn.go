@@ -54,6 +54,10 @@ const maxSpare = 256 << 10
 // has closed the channel. An error ends the connection.
 type Handler func(channel uint64, msgs []*linkv1.Message, closed bool) error
 
+// RawHandler is a Handler that is given the messages as they are encoded. bodies and what they hold are valid until it
+// returns.
+type RawHandler func(channel uint64, bodies [][]byte, closed bool) error
+
 // Conn is one connection. Send, SendRaw, CloseChannel and Close may be called from any goroutine and don't block; Run is
 // called once.
 type Conn struct {
@@ -352,9 +356,38 @@ func (c *Conn) failLocked(err error) {
 // Run reads frames and hands them out until the connection ends, and returns why. When ctx is done the connection is
 // aborted.
 func (c *Conn) Run(ctx context.Context, handle Handler) error {
+	var d decoder
+	return c.run(ctx, func(frame []byte) error {
+		if err := d.decode(frame); err != nil {
+			return err
+		}
+		c.cfg.Metrics.received(len(d.msgs), len(frame))
+		defer d.reset()
+		return handle(d.channel, d.msgs, d.closed)
+	})
+}
+
+// RunRaw is Run without decoding, for peers that look at a part of the messages only.
+func (c *Conn) RunRaw(ctx context.Context, handle RawHandler) error {
+	var bodies [][]byte
+	return c.run(ctx, func(frame []byte) error {
+		bodies = bodies[:0]
+		channel, closed, err := split(frame, func(body []byte) error {
+			bodies = append(bodies, body)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		c.cfg.Metrics.received(len(bodies), len(frame))
+		return handle(channel, bodies, closed)
+	})
+}
+
+func (c *Conn) run(ctx context.Context, take func(frame []byte) error) error {
 	stop := context.AfterFunc(ctx, func() { c.Abort(context.Cause(ctx)) })
 	c.cfg.Metrics.opened()
-	err := c.read(handle)
+	err := c.read(take)
 	stop()
 	c.mu.Lock()
 	switch {
@@ -373,10 +406,9 @@ func (c *Conn) Run(ctx context.Context, handle Handler) error {
 	return err
 }
 
-func (c *Conn) read(handle Handler) error {
+func (c *Conn) read(take func(frame []byte) error) error {
 	r := frameReader{conn: c, max: c.cfg.MaxFrame}
 	defer r.release()
-	var d decoder
 	for {
 		frame, err := r.next()
 		switch {
@@ -388,14 +420,9 @@ func (c *Conn) read(handle Handler) error {
 		if c.deaf() {
 			continue
 		}
-		if err := d.decode(frame); err != nil {
+		if err := take(frame); err != nil {
 			return err
 		}
-		c.cfg.Metrics.received(len(d.msgs), len(frame))
-		if err := handle(d.channel, d.msgs, d.closed); err != nil {
-			return err
-		}
-		d.reset()
 	}
 }
 

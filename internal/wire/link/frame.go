@@ -153,40 +153,52 @@ func (d *decoder) reset() {
 	}
 }
 
-func (d *decoder) decode(b []byte) error {
-	d.channel, d.msgs, d.closed = 0, d.msgs[:0], false
+func (d *decoder) decode(b []byte) (err error) {
+	d.msgs = d.msgs[:0]
+	d.channel, d.closed, err = split(b, func(body []byte) error {
+		m := new(linkv1.Message)
+		if err := wire.UnmarshalProtobuf(body, m); err != nil {
+			return fmt.Errorf("%w: decoding a message: %w", ErrFrame, err)
+		}
+		d.msgs = append(d.msgs, m)
+		return nil
+	})
+	return err
+}
+
+// split takes a frame apart and hands out its messages, still encoded.
+func split(b []byte, message func(body []byte) error) (channel uint64, closed bool, err error) {
+	messages := 0
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return fmt.Errorf("%w: %w", ErrFrame, protowire.ParseError(n))
+			return 0, false, fmt.Errorf("%w: %w", ErrFrame, protowire.ParseError(n))
 		}
 		b = b[n:]
 		switch {
 		case num == 2 && typ == protowire.BytesType:
 			var body []byte
 			if body, n = protowire.ConsumeBytes(b); n >= 0 {
-				if len(d.msgs) == maxMessages {
-					return fmt.Errorf("%w: more than %d messages", ErrFrame, maxMessages)
+				if messages++; messages > maxMessages {
+					return 0, false, fmt.Errorf("%w: more than %d messages", ErrFrame, maxMessages)
 				}
-				m := new(linkv1.Message)
-				if err := wire.UnmarshalProtobuf(body, m); err != nil {
-					return fmt.Errorf("%w: decoding a message: %w", ErrFrame, err)
+				if err := message(body); err != nil {
+					return 0, false, err
 				}
-				d.msgs = append(d.msgs, m)
 			}
 		case num == 1 && typ == protowire.VarintType:
-			d.channel, n = protowire.ConsumeVarint(b)
+			channel, n = protowire.ConsumeVarint(b)
 		case num == 3 && typ == protowire.VarintType:
 			var v uint64
 			v, n = protowire.ConsumeVarint(b)
-			d.closed = v != 0
+			closed = v != 0
 		default:
 			n = protowire.ConsumeFieldValue(num, typ, b)
 		}
 		if n < 0 {
-			return fmt.Errorf("%w: %w", ErrFrame, protowire.ParseError(n))
+			return 0, false, fmt.Errorf("%w: %w", ErrFrame, protowire.ParseError(n))
 		}
 		b = b[n:]
 	}
-	return nil
+	return channel, closed, nil
 }
