@@ -242,7 +242,10 @@ func TestReaderThatNeverReadsMeetsTheWriteDeadline(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := <-m.streams
-		s.Send(subscribed(15))
+		// More than the network takes without a reader.
+		s.Send(wire.NewEvent(&schedulerv1.Event{
+			Type: schedulerv1.Event_ERROR.Enum(), Error: &schedulerv1.Event_Error{Message: proto.String(strings.Repeat("x", 1<<20))},
+		}))
 		start := time.Now()
 		<-s.Done()
 		if got := time.Since(start); got != 20*time.Second {

@@ -1,4 +1,4 @@
-// Package memnet is a network inside the process: a listener whose connections are net.Pipe pairs. Components that run
+// Package memnet is a network inside the process: a listener whose connections are pairs of buffered pipes. Components that run
 // in one process meet on it, and so do tests, where it works inside a testing/synctest bubble: nothing in it waits on
 // the world outside.
 //
@@ -45,11 +45,11 @@ func (l *Listener) Addr() net.Addr { return Addr(l.address) }
 
 // Dial connects to the listener.
 func (l *Listener) Dial(ctx context.Context) (net.Conn, error) {
-	here, there := net.Pipe()
+	here, there := pipe(Addr(l.address))
 	var err error
 	select {
-	case l.conns <- conn{there, l.Addr()}:
-		return conn{here, l.Addr()}, nil
+	case l.conns <- there:
+		return here, nil
 	case <-l.closed:
 		err = net.ErrClosed
 	case <-ctx.Done():
@@ -59,15 +59,6 @@ func (l *Listener) Dial(ctx context.Context) (net.Conn, error) {
 	there.Close()
 	return nil, &net.OpError{Op: "dial", Net: "mem", Addr: l.Addr(), Err: err}
 }
-
-// conn gives a pipe the listener's address.
-type conn struct {
-	net.Conn
-	addr net.Addr
-}
-
-func (c conn) LocalAddr() net.Addr  { return c.addr }
-func (c conn) RemoteAddr() net.Addr { return c.addr }
 
 // Addr is an address of this network.
 type Addr string
