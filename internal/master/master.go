@@ -385,5 +385,13 @@ func (m *Master) Post(ctx context.Context, ev core.Event) error {
 	return owner.ErrStopped
 }
 
+// PostFor implements api.Owner.
+func (m *Master) PostFor(d time.Duration, ev core.Event) error {
+	if o := m.current.Load(); o != nil {
+		return o.PostFor(d, ev)
+	}
+	return owner.ErrStopped
+}
+
 // newID makes the id of a master: ids of agents, frameworks and offers begin with it.
 func newID() string { return uuid.NewString() }

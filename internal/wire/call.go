@@ -32,35 +32,69 @@ const (
 // limit (413), it decodes (400). When ok is false the answer has been written. ct is the encoding of the call, not of
 // the answer.
 func ReadCall(w http.ResponseWriter, r *http.Request, msg proto.Message, opts CallOptions) (ct ContentType, ok bool) {
+	body, ok := ReadCallBody(w, r, opts)
+	if !ok {
+		return 0, false
+	}
+	defer body.Release()
+	return body.ContentType, body.Decode(w, msg)
+}
+
+// CallBody is the body of a call that was read and not decoded.
+type CallBody struct {
+	ContentType ContentType
+	// Bytes are valid until Release, and until the handler returns.
+	Bytes []byte
+	buf   *bytes.Buffer // that holds them; nil when they are the connection's
+}
+
+// Release gives the memory back.
+func (b CallBody) Release() {
+	if b.buf != nil {
+		putBuffer(b.buf)
+	}
+}
+
+// Decode decodes the call into msg, which keeps nothing of the body. When it returns false the answer (400) has been written.
+func (b CallBody) Decode(w http.ResponseWriter, msg proto.Message) bool {
+	if err := b.ContentType.Unmarshal(b.Bytes, msg); err != nil {
+		what := "Failed to parse body into Call protobuf: "
+		if b.ContentType == JSON {
+			what = "Failed to convert JSON into Call protobuf: "
+		}
+		Error(w, http.StatusBadRequest, what+err.Error())
+		return false
+	}
+	return true
+}
+
+// ReadCallBody is the first part of ReadCall: all but the decoding.
+func ReadCallBody(w http.ResponseWriter, r *http.Request, opts CallOptions) (b CallBody, ok bool) {
 	if r.Method != http.MethodPost {
 		MethodNotAllowed(w, r, http.MethodPost)
-		return 0, false
+		return b, false
 	}
 	media := r.Header.Get("Content-Type")
 	if media == "" {
 		Error(w, http.StatusBadRequest, "Expecting 'Content-Type' to be present")
-		return 0, false
+		return b, false
 	}
-	ct, ok = ParseContentType(media)
+	b.ContentType, ok = ParseContentType(media)
 	if !ok {
 		Error(w, http.StatusUnsupportedMediaType, "Expecting 'Content-Type' of "+MediaJSON+" or "+MediaProtobuf)
-		return 0, false
+		return b, false
+	}
+	if whole, ok := r.Body.(*wholeBody); ok && r.Header.Get("Content-Encoding") == "" && (opts.MaxBody <= 0 || r.ContentLength <= opts.MaxBody) {
+		b.Bytes = whole.bytes
+		return b, true
 	}
 	buf, status, err := readBody(w, r, opts)
 	if err != nil {
 		Error(w, status, err.Error())
-		return 0, false
+		return b, false
 	}
-	defer putBuffer(buf)
-	if err := ct.Unmarshal(buf.Bytes(), msg); err != nil {
-		what := "Failed to parse body into Call protobuf: "
-		if ct == JSON {
-			what = "Failed to convert JSON into Call protobuf: "
-		}
-		Error(w, http.StatusBadRequest, what+err.Error())
-		return 0, false
-	}
-	return ct, true
+	b.buf, b.Bytes = buf, buf.Bytes()
+	return b, true
 }
 
 // ReadBody reads the whole body of a request within the limits. When ok is false the answer has been written. For
@@ -92,9 +126,11 @@ func readBody(w http.ResponseWriter, r *http.Request, opts CallOptions) (_ *byte
 	if opts.BodyTimeout <= 0 {
 		opts.BodyTimeout = DefaultBodyTimeout
 	}
-	tooLarge := fmt.Errorf("The body exceeds the limit of %d bytes", opts.MaxBody) //nolint:staticcheck // shown to clients, like Mesos' own
+	tooLarge := func() error {
+		return fmt.Errorf("The body exceeds the limit of %d bytes", opts.MaxBody) //nolint:staticcheck // shown to clients, like Mesos' own
+	}
 	if r.ContentLength > opts.MaxBody {
-		return nil, http.StatusRequestEntityTooLarge, tooLarge
+		return nil, http.StatusRequestEntityTooLarge, tooLarge()
 	}
 	// The deadline only concerns bodies that are not here already; setting one costs a timer, so small bodies that came
 	// with their headers could do without, but net/http does not tell.
@@ -134,7 +170,7 @@ func readBody(w http.ResponseWriter, r *http.Request, opts CallOptions) (_ *byte
 		return nil, http.StatusBadRequest, fmt.Errorf("Failed to read the body: %w", err) //nolint:staticcheck // shown to clients
 	case n > opts.MaxBody:
 		putBuffer(buf)
-		return nil, http.StatusRequestEntityTooLarge, tooLarge
+		return nil, http.StatusRequestEntityTooLarge, tooLarge()
 	}
 	return buf, 0, nil
 }

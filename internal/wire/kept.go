@@ -3,7 +3,6 @@ package wire
 import (
 	"bufio"
 	"bytes"
-	"io"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -25,13 +24,24 @@ type kept struct {
 	last       int // bytes that the last read brought
 	out        []byte
 	writer     answer
-	body       bytes.Reader
+	body       wholeBody
 
 	// The last request's head. Clients repeat theirs but for Content-Length, so it is parsed once.
 	head   []byte
 	length [2]int // where in head the digits of Content-Length stand
 	req    *http.Request
+	// current is the request at hand, a copy of req. Handlers keep no request beyond their end.
+	current http.Request
 }
+
+// wholeBody is the body of a request that is here already.
+type wholeBody struct {
+	bytes.Reader
+	bytes []byte
+}
+
+// Close does nothing.
+func (*wholeBody) Close() error { return nil }
 
 const (
 	keptBuffer = 4 << 10  // of a connection that waits
@@ -49,8 +59,9 @@ func (k *kept) run() (over bool) {
 		case requestForeign:
 			return k.flush() == nil
 		}
+		k.body.bytes = body
 		k.body.Reset(body)
-		r.Body = io.NopCloser(&k.body)
+		r.Body = &k.body
 		k.writer.reset(k)
 		err := k.front.call(&k.writer, r)
 		if k.taken {
@@ -217,9 +228,9 @@ func (k *kept) repeats(b []byte) (head, length int, ok bool) {
 
 // again makes the next request of the head seen last. Its header is shared by all of them: handlers don't change it.
 func (k *kept) again(length int) *http.Request {
-	r := k.req.WithContext(k.front.cfg.Context)
-	r.ContentLength = int64(length)
-	return r
+	k.current = *k.req
+	k.current.ContentLength = int64(length)
+	return &k.current
 }
 
 // learn parses a head. It returns false for anything out of the ordinary.
@@ -272,10 +283,11 @@ func (k *kept) learn(head []byte) bool {
 		return false
 	}
 	k.head = []byte(text)
-	k.req = &http.Request{
+	r := &http.Request{
 		Method: http.MethodPost, URL: &url.URL{Path: target}, RequestURI: target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, Host: host, RemoteAddr: k.conn.RemoteAddr().String(),
 	}
+	k.req = r.WithContext(k.front.cfg.Context)
 	return true
 }
 

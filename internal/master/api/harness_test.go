@@ -63,6 +63,10 @@ func (o *fakeOwner) Post(_ context.Context, ev core.Event) error {
 	return nil
 }
 
+func (o *fakeOwner) PostFor(_ time.Duration, ev core.Event) error {
+	return o.Post(context.Background(), ev)
+}
+
 func (o *fakeOwner) events() []core.Event {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -28,8 +28,17 @@ func (s *Server) scheduler(w http.ResponseWriter, r *http.Request) {
 	if !s.leads(w, r) {
 		return
 	}
+	body, ok := wire.ReadCallBody(w, r, wire.CallOptions{MaxBody: s.opts.MaxBody})
+	if !ok {
+		return
+	}
+	defer body.Release()
+	if ack, ok := parseAcknowledge(body); ok {
+		s.acknowledge(w, r, ack, principal.Name)
+		return
+	}
 	call := &schedulerv1.Call{}
-	if _, ok := wire.ReadCall(w, r, call, wire.CallOptions{MaxBody: s.opts.MaxBody}); !ok {
+	if !body.Decode(w, call) {
 		return
 	}
 	if err := validateSchedulerCall(call); err != nil {
@@ -49,7 +58,8 @@ func (s *Server) scheduler(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	stream, status, err := s.checkSession(r, call, principal.Name)
+	session, known := s.session(ids.Framework(call.GetFrameworkId().GetValue()))
+	stream, status, err := s.checkSession(r, session, known, principal.Name)
 	if err != nil {
 		wire.Error(w, status, err.Error())
 		return
@@ -61,19 +71,20 @@ func (s *Server) scheduler(w http.ResponseWriter, r *http.Request) {
 		wire.Error(w, reply.Status, reply.Message)
 		return
 	}
-	// A call that was read is handed over even if its client leaves meanwhile; it only waits so long for room.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.opts.CallTimeout)
-	defer cancel()
-	if err := s.opts.Owner.Post(ctx, &core.SchedulerCall{Stream: stream, Call: call, Principal: principal.Name}); err != nil {
+	s.handOver(w, &core.SchedulerCall{Stream: stream, Call: call, Principal: principal.Name})
+}
+
+// handOver posts a call that was read, even if its client leaves meanwhile, and answers.
+func (s *Server) handOver(w http.ResponseWriter, e core.Event) {
+	if err := s.opts.Owner.PostFor(s.opts.CallTimeout, e); err != nil {
 		wire.Error(w, http.StatusServiceUnavailable, "The master is overloaded or has stopped leading: "+err.Error())
 		return
 	}
 	wire.Accepted(w)
 }
 
-// checkSession finds the stream that a call belongs to.
-func (s *Server) checkSession(r *http.Request, call *schedulerv1.Call, principal string) (core.StreamID, int, error) {
-	session, known := s.session(ids.Framework(call.GetFrameworkId().GetValue()))
+// checkSession finds the stream that a call of a framework belongs to.
+func (s *Server) checkSession(r *http.Request, session core.Session, known bool, principal string) (core.StreamID, int, error) {
 	switch {
 	case !known:
 		return "", http.StatusBadRequest, errors.New("Framework cannot be found") //nolint:staticcheck // Mesos' text
@@ -87,7 +98,7 @@ func (s *Server) checkSession(r *http.Request, call *schedulerv1.Call, principal
 	case id == "":
 		return "", http.StatusBadRequest, errors.New("All non-subscribe calls should include the 'Mesos-Stream-Id' header") //nolint:staticcheck // Mesos' text
 	case core.StreamID(id) != session.Stream:
-		return "", http.StatusBadRequest, fmt.Errorf("The stream ID '%s' included in this request didn't match the stream ID currently associated with framework ID '%s'", id, call.GetFrameworkId().GetValue()) //nolint:staticcheck // Mesos' text
+		return "", http.StatusBadRequest, fmt.Errorf("The stream ID '%s' included in this request didn't match the stream ID currently associated with framework ID '%s'", id, session.Framework) //nolint:staticcheck // Mesos' text
 	}
 	return session.Stream, 0, nil
 }

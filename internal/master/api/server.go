@@ -27,6 +27,8 @@ type Owner interface {
 	// Post hands an event to the owner of the state. It waits for room in the queue until ctx ends; an error means that the
 	// event was not and will not be handled.
 	Post(ctx context.Context, ev core.Event) error
+	// PostFor is Post that waits for room at most d.
+	PostFor(d time.Duration, ev core.Event) error
 }
 
 // Leadership is what a master knows about who leads.
@@ -206,6 +208,14 @@ func (s *Server) session(id ids.Framework) (core.Session, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok := s.sessions[id]
+	return v, ok
+}
+
+// sessionOf is session for an id that is still encoded.
+func (s *Server) sessionOf(id []byte) (core.Session, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.sessions[ids.Framework(id)]
 	return v, ok
 }
 

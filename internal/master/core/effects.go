@@ -3,7 +3,10 @@ package core
 import (
 	"log/slog"
 
+	"google.golang.org/protobuf/proto"
+
 	linkv1 "github.com/orchestrator/orchestrator/api/link/v1"
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	schedulerv1 "github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -33,6 +36,22 @@ type Session struct {
 type SendAgent struct {
 	Conn    ConnID
 	Message *linkv1.Message
+}
+
+// SendAck sends an UpdateAck to an agent: the most frequent message, without the message.
+type SendAck struct {
+	Conn      ConnID
+	Framework ids.Framework
+	Task      ids.Task
+	UUID      [16]byte
+}
+
+// Message is the effect as the message that it sends.
+func (e *SendAck) Message() *linkv1.Message {
+	return &linkv1.Message{Kind: &linkv1.Message_UpdateAck{UpdateAck: &linkv1.UpdateAck{
+		FrameworkId: &mesosv1.FrameworkID{Value: proto.String(string(e.Framework))}, TaskId: &mesosv1.TaskID{Value: proto.String(string(e.Task))},
+		Uuid: e.UUID[:],
+	}}}
 }
 
 // CloseAgent closes an agent's channel after what was sent before.
@@ -78,6 +97,7 @@ func (*SendEvent) isEffect()     {}
 func (*CloseStream) isEffect()   {}
 func (*Session) isEffect()       {}
 func (*SendAgent) isEffect()     {}
+func (*SendAck) isEffect()       {}
 func (*CloseAgent) isEffect()    {}
 func (*SendOperator) isEffect()  {}
 func (*StartOperator) isEffect() {}

@@ -4,6 +4,7 @@ import (
 	linkv1 "github.com/orchestrator/orchestrator/api/link/v1"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	schedulerv1 "github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
+	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
 // StreamID names one event stream of a framework or an operator: the value of Mesos-Stream-Id.
@@ -32,6 +33,16 @@ type SchedulerCall struct {
 	Call      *schedulerv1.Call
 	Principal string
 	Token     Token
+}
+
+// Acknowledge is an ACKNOWLEDGE call of a subscribed framework. It is a SchedulerCall taken apart, because there are more of
+// them than of all others together.
+type Acknowledge struct {
+	Stream    StreamID
+	Framework ids.Framework
+	Agent     ids.Agent
+	Task      ids.Task
+	UUID      [16]byte
 }
 
 // SchedulerDisconnected: the stream of a framework has ended, whoever ended it.
@@ -67,6 +78,7 @@ type Whitelist struct{ Hostnames []string }
 
 func (*SchedulerSubscribe) isEvent()    {}
 func (*SchedulerCall) isEvent()         {}
+func (*Acknowledge) isEvent()           {}
 func (*SchedulerDisconnected) isEvent() {}
 func (*OperatorCall) isEvent()          {}
 func (*OperatorSubscribe) isEvent()     {}

@@ -124,6 +124,8 @@ func (w *world) apply(e Effect) {
 			return
 		}
 		w.messages[e.Conn] = append(w.messages[e.Conn], e.Message)
+	case *SendAck:
+		w.messages[e.Conn] = append(w.messages[e.Conn], e.Message())
 	case *CloseAgent:
 		w.dropped[e.Conn] = true
 	case *Store:

@@ -13,19 +13,16 @@ import (
 // schedulerCall handles a call of a subscribed framework. The edge has checked who makes it; what changed since then
 // drops it, as a call that was on its way while the stream broke.
 func (s *State) schedulerCall(e *SchedulerCall) {
-	f := s.streams[e.Stream]
-	if f == nil || e.Call.GetFrameworkId().GetValue() != string(f.id) {
-		s.counters.DroppedMessages++
+	c := e.Call
+	f := s.calling(e.Stream, ids.Framework(c.GetFrameworkId().GetValue()), c.GetType())
+	if f == nil {
 		s.reply(e.Token, 403, "Framework is not subscribed")
 		return
 	}
-	c := e.Call
-	name := callNames[c.GetType()]
-	s.counters.MessagesByCall[name]++
-	f.counters.Calls[name]++
 	switch c.GetType() {
 	case schedulerv1.Call_ACKNOWLEDGE:
-		s.acknowledge(f, c.GetAcknowledge())
+		a := c.GetAcknowledge()
+		s.acknowledge(f, ids.Agent(a.GetAgentId().GetValue()), ids.Task(a.GetTaskId().GetValue()), a.GetUuid())
 	case schedulerv1.Call_ACCEPT:
 		s.accept(f, c.GetAccept())
 	case schedulerv1.Call_DECLINE:
@@ -71,6 +68,19 @@ func (s *State) schedulerCall(e *SchedulerCall) {
 	case schedulerv1.Call_REQUEST:
 		// Mesos' hierarchical allocator ignores requests; so does this one.
 	}
+}
+
+// calling finds the framework that made a call on its stream, and counts the call; nil when it is not subscribed any more.
+func (s *State) calling(stream StreamID, id ids.Framework, call schedulerv1.Call_Type) *framework {
+	f := s.streams[stream]
+	if f == nil || id != f.id {
+		s.counters.DroppedMessages++
+		return nil
+	}
+	name := callNames[call]
+	s.counters.MessagesByCall[name]++
+	f.counters.Calls[name]++
+	return f
 }
 
 // callNames are the names of messages_<name> and of a framework's calls/<name>.

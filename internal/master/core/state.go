@@ -12,6 +12,7 @@ import (
 	maintenancev1 "github.com/orchestrator/orchestrator/api/mesos/v1/maintenance"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	quotav1 "github.com/orchestrator/orchestrator/api/mesos/v1/quota"
+	schedulerv1 "github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
 	registryv1 "github.com/orchestrator/orchestrator/api/registry/v1"
 	"github.com/orchestrator/orchestrator/internal/ids"
 	"github.com/orchestrator/orchestrator/internal/master/allocator"
@@ -170,6 +171,10 @@ func New(cfg Config, registry Registry, now time.Time) (*State, error) {
 func (s *State) Step(now time.Time, ev Event) {
 	s.advance(now)
 	switch e := ev.(type) {
+	case *Acknowledge:
+		if f := s.calling(e.Stream, e.Framework, schedulerv1.Call_ACKNOWLEDGE); f != nil {
+			s.acknowledge(f, e.Agent, e.Task, e.UUID[:])
+		}
 	case *SchedulerCall:
 		s.schedulerCall(e)
 	case *AgentMessage:

@@ -175,7 +175,7 @@ func (s *State) statusUpdate(a *agent, u *linkv1.StatusUpdate) {
 		// An ended framework: nobody will acknowledge it, so the agent may forget it.
 		s.counters.InvalidUpdates++
 		if _, ended := s.ended[ids.Framework(u.GetFrameworkId().GetValue())]; ended && status.Uuid != nil {
-			s.sendUpdateAck(a, u.GetFrameworkId(), status.GetTaskId(), status.GetUuid())
+			s.sendUpdateAck(a, ids.Framework(u.GetFrameworkId().GetValue()), ids.Task(status.GetTaskId().GetValue()), status.GetUuid())
 		}
 		return
 	}
@@ -222,15 +222,15 @@ func (s *State) masterStatus(f *framework, id *mesosv1.TaskID, agentID *mesosv1.
 }
 
 // acknowledge handles ACKNOWLEDGE: the agent may forget the update; a task whose terminal update it was is done.
-func (s *State) acknowledge(f *framework, c *schedulerv1.Call_Acknowledge) {
-	a := s.agents[ids.Agent(c.GetAgentId().GetValue())]
+func (s *State) acknowledge(f *framework, agentID ids.Agent, id ids.Task, uuid []byte) {
+	a := s.agents[agentID]
 	if a == nil || !a.connected() {
 		s.counters.InvalidAcks++ // the agent will send the update again when it is back
 		return
 	}
-	t := f.tasks[ids.Task(c.GetTaskId().GetValue())]
+	t := f.tasks[id]
 	if t != nil && t.agent == a {
-		if !bytes.Equal(t.proto.GetStatusUpdateUuid(), c.GetUuid()) {
+		if !bytes.Equal(t.proto.GetStatusUpdateUuid(), uuid) {
 			s.counters.InvalidAcks++
 			return
 		}
@@ -239,11 +239,16 @@ func (s *State) acknowledge(f *framework, c *schedulerv1.Call_Acknowledge) {
 		}
 	}
 	s.counters.ValidAcks++
-	s.sendUpdateAck(a, f.info.GetId(), c.GetTaskId(), c.GetUuid())
+	s.sendUpdateAck(a, f.id, id, uuid)
 }
 
-func (s *State) sendUpdateAck(a *agent, f *mesosv1.FrameworkID, t *mesosv1.TaskID, uuid []byte) {
-	s.sendAgent(a, &linkv1.Message{Kind: &linkv1.Message_UpdateAck{UpdateAck: &linkv1.UpdateAck{FrameworkId: f, TaskId: t, Uuid: uuid}}})
+func (s *State) sendUpdateAck(a *agent, f ids.Framework, t ids.Task, uuid []byte) {
+	if a.conn == 0 {
+		return
+	}
+	ack := &SendAck{Conn: a.conn, Framework: f, Task: t}
+	copy(ack.UUID[:], uuid)
+	s.emit(ack)
 }
 
 type killKey struct {

@@ -6,11 +6,13 @@ import (
 
 	linkv1 "github.com/orchestrator/orchestrator/api/link/v1"
 	"github.com/orchestrator/orchestrator/internal/master/core"
+	"github.com/orchestrator/orchestrator/internal/wire/link"
 )
 
 // Link is a connection that carries one agent, or several of a relay (link.Conn). Send never blocks.
 type Link interface {
 	Send(channel uint64, msgs ...*linkv1.Message) bool
+	SendRaw(channel uint64, parts ...[]byte) bool
 	CloseChannel(channel uint64) bool
 	Close()
 }
@@ -20,6 +22,9 @@ type agents struct {
 	mu    sync.Mutex
 	next  core.ConnID
 	conns map[core.ConnID]channel
+
+	encoded []byte    // scratch memory of the owner's goroutine
+	parts   [1][]byte // the same
 }
 
 type channel struct {
@@ -35,6 +40,18 @@ func (a *agents) send(id core.ConnID, m *linkv1.Message) {
 	a.mu.Unlock()
 	if ok {
 		c.link.Send(c.id, m)
+	}
+}
+
+// sendAck encodes an acknowledgement itself: a message for each would be garbage at once.
+func (a *agents) sendAck(e *core.SendAck) {
+	a.mu.Lock()
+	c, ok := a.conns[e.Conn]
+	a.mu.Unlock()
+	if ok {
+		a.encoded = link.AppendUpdateAck(a.encoded[:0], string(e.Framework), string(e.Task), e.UUID[:])
+		a.parts[0] = a.encoded
+		c.link.SendRaw(c.id, a.parts[:]...)
 	}
 }
 

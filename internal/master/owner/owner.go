@@ -243,6 +243,8 @@ func (o *Owner) carryOut(e core.Effect) {
 	switch e := e.(type) {
 	case *core.SendAgent:
 		o.agents.send(e.Conn, e.Message)
+	case *core.SendAck:
+		o.agents.sendAck(e)
 	case *core.CloseAgent:
 		o.agents.close(e.Conn)
 	case *core.Store:

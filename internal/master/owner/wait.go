@@ -21,7 +21,7 @@ func (o *Owner) Post(ctx context.Context, e core.Event) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-o.done:
 			return ErrStopped
 		case <-t.C:
@@ -30,4 +30,15 @@ func (o *Owner) Post(ctx context.Context, e core.Event) error {
 			}
 		}
 	}
+}
+
+// PostFor is Post with a time in which there must be room.
+func (o *Owner) PostFor(d time.Duration, e core.Event) error {
+	err := o.TryPost(e)
+	if !errors.Is(err, ErrBusy) {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), d, ErrBusy)
+	defer cancel()
+	return o.Post(ctx, e)
 }

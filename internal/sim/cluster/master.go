@@ -142,6 +142,10 @@ func (m *master) flush() {
 			if l := m.links[e.Conn]; l != nil {
 				l.toAgent(e.Message)
 			}
+		case *core.SendAck:
+			if l := m.links[e.Conn]; l != nil {
+				l.toAgent(e.Message())
+			}
 		case *core.CloseAgent:
 			if l := m.links[e.Conn]; l != nil {
 				delete(m.links, e.Conn)
