@@ -35,7 +35,7 @@ func manyTasks(n int) *core.Snapshot {
 	snap := testSnapshot()
 	page, _ := snap.Frameworks.Get("m-0000")
 	fw := *page
-	fw.Tasks = &btree.Map[ids.Task, *mesosv1.Task]{}
+	fw.Tasks = &btree.Map[ids.Task, *core.TaskPage]{}
 	fw.UnreachableTasks, fw.CompletedTasks = nil, nil
 	agents := &btree.Map[ids.Agent, *core.AgentPage]{}
 	first, _ := snap.Agents.Get("m-S0")

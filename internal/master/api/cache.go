@@ -50,7 +50,7 @@ type pageCache struct {
 // chunk is a run of tasks that ends where a task's id says so, whatever tasks come and go elsewhere: when one task changes,
 // only its run is encoded again.
 type chunk struct {
-	tasks []*mesosv1.Task
+	tasks []*core.TaskPage
 	json  []byte // without brackets
 	used  []agentUse
 }
@@ -185,12 +185,12 @@ func (p *pageCache) update(c *stateCache, f *core.FrameworkPage) {
 	fresh := make(map[string]*chunk, len(p.chunks))
 	list := make([]*chunk, 0, len(p.list))
 	var missing []*chunk
-	var run []*mesosv1.Task
+	var run []*core.TaskPage
 	end := func() {
 		if len(run) == 0 {
 			return
 		}
-		first := run[0].GetTaskId().GetValue()
+		first := string(run[0].ID())
 		ch := p.chunks[first]
 		if ch == nil || !slices.Equal(ch.tasks, run) {
 			ch = &chunk{tasks: slices.Clone(run)}
@@ -201,7 +201,7 @@ func (p *pageCache) update(c *stateCache, f *core.FrameworkPage) {
 		run = run[:0]
 	}
 	if f.Tasks != nil {
-		f.Tasks.Scan(func(id ids.Task, t *mesosv1.Task) bool {
+		f.Tasks.Scan(func(id ids.Task, t *core.TaskPage) bool {
 			run = append(run, t)
 			if maphash.String(c.seed, string(id))&chunkMask == 0 {
 				end()
@@ -284,10 +284,9 @@ func (ch *chunk) fill() {
 	w := mesosjson.Writer{Buf: make([]byte, 0, 640*len(ch.tasks))}
 	used := make(map[ids.Agent]resources.Resources, len(ch.tasks))
 	for _, t := range ch.tasks {
-		task(&w, t)
-		if !isTerminal(t.GetState()) {
-			a := ids.Agent(t.GetAgentId().GetValue())
-			used[a] = used[a].Add(resources.FromProtoTrusted(t.GetResources()))
+		task(&w, t.Proto())
+		if !isTerminal(t.State()) {
+			used[t.Agent()] = used[t.Agent()].Add(t.Resources())
 		}
 	}
 	ch.json, ch.used = slices.Clip(w.Buf), uses(used)
@@ -346,10 +345,10 @@ func (v *view) taskLists(w *writer, f *core.FrameworkPage) {
 	w.EndArray()
 }
 
-func (v *view) writeTask(w *writer, f *core.FrameworkPage) func(ids.Task, *mesosv1.Task) bool {
-	return func(_ ids.Task, t *mesosv1.Task) bool {
+func (v *view) writeTask(w *writer, f *core.FrameworkPage) func(ids.Task, *core.TaskPage) bool {
+	return func(_ ids.Task, t *core.TaskPage) bool {
 		if v.task(f, t) {
-			task(w, t)
+			task(w, t.Proto())
 		}
 		return true
 	}

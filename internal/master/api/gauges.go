@@ -141,8 +141,8 @@ func (s *Server) clusterGauges(g gauges, snap *core.Snapshot) {
 			fDisconnected++
 		}
 		if f.Tasks != nil {
-			f.Tasks.Scan(func(_ ids.Task, t *mesosv1.Task) bool {
-				states[int(t.GetState())&31]++
+			f.Tasks.Scan(func(_ ids.Task, t *core.TaskPage) bool {
+				states[int(t.State())&31]++
 				return true
 			})
 		}
@@ -276,8 +276,8 @@ func frameworkMetrics(emit func(metrics.Name, float64), f *core.FrameworkPage) {
 	value("offers/rescinded", float64(c.OffersRescinded))
 	var active [32]int
 	if f.Tasks != nil {
-		f.Tasks.Scan(func(_ ids.Task, t *mesosv1.Task) bool {
-			active[int(t.GetState())&31]++
+		f.Tasks.Scan(func(_ ids.Task, t *core.TaskPage) bool {
+			active[int(t.State())&31]++
 			return true
 		})
 	}

@@ -81,7 +81,11 @@ func allocated(text, role string) []*mesosv1.Resource {
 	return resources.MustParse(text).Allocate(role).Proto()
 }
 
-func testTask(id, agent string, state mesosv1.TaskState) *mesosv1.Task {
+func testTask(id, agent string, state mesosv1.TaskState) *core.TaskPage {
+	return core.NewTaskPage(testTaskProto(id, agent, state), nil)
+}
+
+func testTaskProto(id, agent string, state mesosv1.TaskState) *mesosv1.Task {
 	return &mesosv1.Task{
 		Name: proto.String("sleeper " + id), TaskId: &mesosv1.TaskID{Value: proto.String(id)},
 		FrameworkId: &mesosv1.FrameworkID{Value: proto.String("m-0000")}, AgentId: &mesosv1.AgentID{Value: proto.String(agent)},
@@ -133,16 +137,16 @@ func testSnapshot() *core.Snapshot {
 		}},
 		DrainStartTime: at(3),
 	}
-	full := testTask("t1", "m-S0", mesosv1.TaskState_TASK_RUNNING)
+	full := testTaskProto("t1", "m-S0", mesosv1.TaskState_TASK_RUNNING)
 	full.User = proto.String("alice")
 	full.Labels = &mesosv1.Labels{Labels: []*mesosv1.Label{{Key: proto.String("k"), Value: proto.String("v")}, {Key: proto.String("bare")}}}
 	full.Discovery = &mesosv1.DiscoveryInfo{Visibility: mesosv1.DiscoveryInfo_CLUSTER.Enum(), Name: proto.String("web")}
 	full.Container = &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum()}
 	full.Limits = map[string]*mesosv1.Value_Scalar{"cpus": {Value: proto.Float64(1)}}
-	live := &btree.Map[ids.Task, *mesosv1.Task]{}
-	live.Set("t1", full)
+	live := &btree.Map[ids.Task, *core.TaskPage]{}
+	live.Set("t1", core.NewTaskPage(full, nil))
 	live.Set("t2", testTask("t2", "m-S0", mesosv1.TaskState_TASK_STAGING))
-	lost := &btree.Map[ids.Task, *mesosv1.Task]{}
+	lost := &btree.Map[ids.Task, *core.TaskPage]{}
 	lost.Set("t03", testTask("t03", "m-S9", mesosv1.TaskState_TASK_UNREACHABLE))
 	fw := &core.FrameworkPage{
 		ID: "m-0000", Roles: []string{"web"}, Principal: "ops", Active: true, Connected: true, RegisteredTime: at(4), ReregisteredTime: at(5),
@@ -152,7 +156,7 @@ func testSnapshot() *core.Snapshot {
 			Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()}},
 			Labels:       &mesosv1.Labels{Labels: []*mesosv1.Label{{Key: proto.String("team"), Value: proto.String("a")}}},
 		},
-		Tasks: live, UnreachableTasks: lost, CompletedTasks: []*mesosv1.Task{testTask("t0004", "m-S0", mesosv1.TaskState_TASK_FINISHED)},
+		Tasks: live, UnreachableTasks: lost, CompletedTasks: []*core.TaskPage{testTask("t0004", "m-S0", mesosv1.TaskState_TASK_FINISHED)},
 		Executors: []core.ExecutorPage{{Agent: "m-S0", Info: &mesosv1.ExecutorInfo{
 			ExecutorId: &mesosv1.ExecutorID{Value: proto.String("x")}, Name: proto.String("exec"), Type: mesosv1.ExecutorInfo_CUSTOM.Enum(),
 			Command:   &mesosv1.CommandInfo{Shell: proto.Bool(true), Value: proto.String("./run"), Uris: []*mesosv1.CommandInfo_URI{{Value: proto.String("http://x/y"), Executable: proto.Bool(true)}}},
@@ -173,7 +177,7 @@ func testSnapshot() *core.Snapshot {
 		Version: 1, Time: at(10), Master: master, StartTime: at(-100), ElectedTime: at(-99), Frameworks: frameworks, Agents: agents,
 		CompletedFrameworks: []*core.FrameworkPage{{
 			ID: "m-0001", Info: &mesosv1.FrameworkInfo{User: proto.String("bob"), Name: proto.String("done"), Role: proto.String("*")}, Roles: []string{"*"},
-			RegisteredTime: at(1), UnregisteredTime: at(6), Tasks: &btree.Map[ids.Task, *mesosv1.Task]{}, UnreachableTasks: &btree.Map[ids.Task, *mesosv1.Task]{},
+			RegisteredTime: at(1), UnregisteredTime: at(6), Tasks: &btree.Map[ids.Task, *core.TaskPage]{}, UnreachableTasks: &btree.Map[ids.Task, *core.TaskPage]{},
 		}},
 		RecoveredAgents: recovered, UnreachableAgents: unreachable, GoneAgents: gone, Weights: map[string]float64{"web": 2.5},
 		Quotas: map[string]*quotav1.QuotaConfig{"web": {

@@ -244,10 +244,10 @@ func (s *Server) stateSummary(w http.ResponseWriter, r *http.Request) {
 	}
 	agents, fws := map[string]*tally{}, map[string]*tally{}
 	for f := range v.frameworks(false) {
-		add := func(_ ids.Task, t *mesosv1.Task) bool {
+		add := func(_ ids.Task, t *core.TaskPage) bool {
 			if v.task(f, t) {
-				count(agents, t.GetAgentId().GetValue(), string(f.ID), t.GetState())
-				count(fws, string(f.ID), t.GetAgentId().GetValue(), t.GetState())
+				count(agents, string(t.Agent()), string(f.ID), t.State())
+				count(fws, string(f.ID), string(t.Agent()), t.State())
 			}
 			return true
 		}
@@ -323,13 +323,13 @@ func (s *Server) tasks(w http.ResponseWriter, r *http.Request) {
 	}
 	limit, offset := number("limit", 100), number("offset", 0)
 	onlyFramework, onlyTask := q.Get("framework_id"), q.Get("task_id")
-	var list []*mesosv1.Task
+	var list []*core.TaskPage
 	for f := range v.frameworks(true) {
 		if onlyFramework != "" && onlyFramework != string(f.ID) {
 			continue
 		}
-		add := func(_ ids.Task, t *mesosv1.Task) bool {
-			if (onlyTask == "" || onlyTask == t.GetTaskId().GetValue()) && v.task(f, t) {
+		add := func(_ ids.Task, t *core.TaskPage) bool {
+			if (onlyTask == "" || onlyTask == string(t.ID())) && v.task(f, t) {
 				list = append(list, t)
 			}
 			return true
@@ -345,8 +345,12 @@ func (s *Server) tasks(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	ascending := q.Get("order") == "asc"
-	slices.SortStableFunc(list, func(a, b *mesosv1.Task) int {
-		c := cmp.Compare(firstTimestamp(a), firstTimestamp(b))
+	first := make(map[*core.TaskPage]float64, len(list))
+	for _, t := range list {
+		first[t] = firstTimestamp(t)
+	}
+	slices.SortStableFunc(list, func(a, b *core.TaskPage) int {
+		c := cmp.Compare(first[a], first[b])
 		if !ascending {
 			c = -c
 		}
@@ -361,7 +365,7 @@ func (s *Server) tasks(w http.ResponseWriter, r *http.Request) {
 	out.BeginObject()
 	out.Key("tasks").BeginArray()
 	for _, t := range list {
-		task(&out, t)
+		task(&out, t.Proto())
 	}
 	out.EndArray()
 	out.EndObject()
@@ -369,11 +373,11 @@ func (s *Server) tasks(w http.ResponseWriter, r *http.Request) {
 }
 
 // firstTimestamp sorts tasks without a status before all others.
-func firstTimestamp(t *mesosv1.Task) float64 {
-	if len(t.GetStatuses()) == 0 {
-		return -1
+func firstTimestamp(t *core.TaskPage) float64 {
+	if at, ok := t.FirstTimestamp(); ok {
+		return at
 	}
-	return t.GetStatuses()[0].GetTimestamp()
+	return -1
 }
 
 // roles serves /roles.

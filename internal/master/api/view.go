@@ -50,11 +50,11 @@ func (v *view) framework(f *core.FrameworkPage) bool {
 	return v.all() || v.s.may(v.principal, actionViewFrameworks, f.Info.GetUser())
 }
 
-func (v *view) task(f *core.FrameworkPage, t *mesosv1.Task) bool {
+func (v *view) task(f *core.FrameworkPage, t *core.TaskPage) bool {
 	if v.all() {
 		return true
 	}
-	user := t.GetUser()
+	user := t.User()
 	if user == "" {
 		user = f.Info.GetUser()
 	}
@@ -119,10 +119,10 @@ func (v *view) state() *masterv1.Response_GetState {
 func (v *view) tasks() *masterv1.Response_GetTasks {
 	out := &masterv1.Response_GetTasks{}
 	for f := range v.frameworks(true) {
-		keep := func(dst *[]*mesosv1.Task) func(ids.Task, *mesosv1.Task) bool {
-			return func(_ ids.Task, t *mesosv1.Task) bool {
+		keep := func(dst *[]*mesosv1.Task) func(ids.Task, *core.TaskPage) bool {
+			return func(_ ids.Task, t *core.TaskPage) bool {
 				if v.task(f, t) {
-					*dst = append(*dst, t)
+					*dst = append(*dst, t.Proto())
 				}
 				return true
 			}

@@ -31,6 +31,7 @@ type agent struct {
 	id      ids.Agent
 	info    *mesosv1.AgentInfo
 	address string
+	url     *mesosv1.URL // of its API, as offers name it
 	version string
 	caps    []mesosv1.AgentInfo_Capability_Type
 	total   resources.Resources
@@ -237,6 +238,7 @@ func (s *State) describeAgent(a *agent, info *mesosv1.AgentInfo, r *linkv1.Regis
 	}
 	a.info = info
 	a.address = r.GetAddress()
+	a.url = agentURL(a)
 	a.version = r.GetVersion()
 	a.total = total
 	a.resVersion = r.GetResourceVersionUuid()

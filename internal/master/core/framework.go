@@ -44,10 +44,11 @@ type framework struct {
 	inverse   map[ids.Offer]*inverseOffer
 	ops       map[string]*operation
 
-	live        btree.Map[ids.Task, *mesosv1.Task]
-	unreachable btree.Map[ids.Task, *mesosv1.Task]
+	live        btree.Map[ids.Task, *TaskPage]
+	unreachable btree.Map[ids.Task, *TaskPage]
 	gone        []ids.Task // order in which unreachable ones came, for the limit
-	completed   []*mesosv1.Task
+	completed   []*TaskPage
+	last        *TaskPage // of the task launched last, for what the next one has in common with it
 
 	counters FrameworkCounters
 }
@@ -376,13 +377,13 @@ func (s *State) removeFramework(f *framework) {
 		if t.agent != nil {
 			onAgents[t.agent] = struct{}{}
 		}
-		if !terminal(t.proto.GetState()) {
+		if !terminal(t.page.State()) {
 			s.setTaskState(t, &mesosv1.TaskStatus{
-				TaskId:    t.proto.GetTaskId(),
+				TaskId:    t.page.taskID(),
 				State:     mesosv1.TaskState_TASK_KILLED.Enum(),
 				Source:    mesosv1.TaskStatus_SOURCE_MASTER.Enum(),
 				Reason:    mesosv1.TaskStatus_REASON_FRAMEWORK_REMOVED.Enum(),
-				AgentId:   t.proto.GetAgentId(),
+				AgentId:   t.page.agentID(),
 				Message:   proto.String("Framework " + string(f.id) + " removed"),
 				Timestamp: proto.Float64(seconds(s.now)),
 			}, mesosv1.TaskState_TASK_KILLED)

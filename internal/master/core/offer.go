@@ -101,7 +101,7 @@ func (s *State) makeOffer(f *framework, a *agent, role string, res resources.Res
 		FrameworkId:    f.info.GetId(),
 		AgentId:        a.info.GetId(),
 		Hostname:       a.info.Hostname,
-		Url:            agentURL(a),
+		Url:            a.url,
 		Domain:         a.info.Domain,
 		Resources:      list,
 		Attributes:     a.info.Attributes,
@@ -265,7 +265,7 @@ func (s *State) sendInverseOffers(list []allocator.InverseOffer) {
 		o := &inverseOffer{id: s.newOfferID(), framework: f, agent: a}
 		o.proto = &mesosv1.InverseOffer{
 			Id:             &mesosv1.OfferID{Value: proto.String(string(o.id))},
-			Url:            agentURL(a),
+			Url:            a.url,
 			FrameworkId:    f.info.GetId(),
 			AgentId:        a.info.GetId(),
 			Unavailability: a.unavailability,

@@ -341,7 +341,7 @@ func volumeFree(r resources.Resource, a *agent) error {
 		return false
 	}
 	for t := range a.tasks {
-		if uses(t.res) {
+		if uses(t.held()) {
 			return fmt.Errorf("persistent volume '%s' is in use by task %s", r.PersistenceID(), t.id)
 		}
 	}
@@ -434,7 +434,7 @@ func (s *State) operateFor(t Token, principal string, agentID *mesosv1.AgentID, 
 func (a *agent) used() resources.Resources {
 	var sum resources.Resources
 	for t := range a.tasks {
-		sum = sum.Add(t.res.Unallocate())
+		sum = sum.Add(t.held().Unallocate())
 	}
 	for _, execs := range a.executors {
 		for _, x := range execs {

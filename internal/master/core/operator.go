@@ -319,19 +319,17 @@ func (s *State) markGone(id ids.Agent, t Token) {
 func (s *State) endUnreachable(id ids.Agent, message string) {
 	for _, f := range s.sortedFrameworks() {
 		var lost []ids.Task
-		f.unreachable.Scan(func(tid ids.Task, p *mesosv1.Task) bool {
-			if p.GetAgentId().GetValue() == string(id) {
+		f.unreachable.Scan(func(tid ids.Task, p *TaskPage) bool {
+			if p.Agent() == id {
 				lost = append(lost, tid)
 			}
 			return true
 		})
 		for _, tid := range lost {
 			p, _ := f.forgetUnreachable(tid)
-			st := s.masterStatus(f, p.GetTaskId(), p.GetAgentId(), mesosv1.TaskState_TASK_GONE_BY_OPERATOR,
+			st := s.masterStatus(f, p.taskID(), p.agentID(), mesosv1.TaskState_TASK_GONE_BY_OPERATOR,
 				mesosv1.TaskStatus_REASON_AGENT_REMOVED_BY_OPERATOR, message)
-			q := copyTask(p)
-			q.State = mesosv1.TaskState_TASK_GONE_BY_OPERATOR.Enum()
-			f.completed = appendLimited(f.completed, q, s.cfg.MaxCompletedTasksPerFramework)
+			f.completed = appendLimited(f.completed, p.withState(mesosv1.TaskState_TASK_GONE_BY_OPERATOR), s.cfg.MaxCompletedTasksPerFramework)
 			s.countState(mesosv1.TaskState_TASK_GONE_BY_OPERATOR, st)
 			s.sendUpdate(f, st)
 			s.touchFramework(f)

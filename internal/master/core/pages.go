@@ -29,10 +29,9 @@ func timeInfo(t time.Time) *mesosv1.TimeInfo {
 // Used sums what the framework's tasks and executors hold, by agent.
 func (p *FrameworkPage) Used() map[ids.Agent]resources.Resources {
 	used := map[ids.Agent]resources.Resources{}
-	p.Tasks.Scan(func(_ ids.Task, t *mesosv1.Task) bool {
-		if !terminal(t.GetState()) {
-			aid := ids.Agent(t.GetAgentId().GetValue())
-			used[aid] = used[aid].Add(resources.FromProtoTrusted(t.GetResources()))
+	p.Tasks.Scan(func(_ ids.Task, t *TaskPage) bool {
+		if !terminal(t.State()) {
+			used[t.Agent()] = used[t.Agent()].Add(t.Resources())
 		}
 		return true
 	})

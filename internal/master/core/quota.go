@@ -182,7 +182,7 @@ func (s *State) consumed(role string) resources.Quantities {
 			return r.IsReserved() && resources.IsRoleOrDescendant(r.Role(), role)
 		}).Quantities())
 		for t := range a.tasks {
-			sum = sum.Add(ofRole(t.res).Quantities())
+			sum = sum.Add(ofRole(t.held()).Quantities())
 		}
 		for _, execs := range a.executors {
 			for _, x := range execs {

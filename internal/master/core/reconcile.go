@@ -125,14 +125,14 @@ func (s *State) reconcile(f *framework, c *schedulerv1.Call_Reconcile) {
 // word. A newer one that waits at the agent for acknowledgements would let the task's history go backwards: its updates are
 // still to come, in their order.
 func (s *State) tellState(t *task) {
-	state := t.proto.GetState()
-	if t.proto.StatusUpdateState != nil && lastStatus(t.proto).Uuid != nil {
-		state = t.proto.GetStatusUpdateState()
+	state, last := t.page.State(), t.page.lastStatus()
+	if told, _, ok := t.page.updated(); ok && last.Uuid != nil {
+		state = told
 	}
-	st := s.masterStatus(t.framework, t.proto.GetTaskId(), t.proto.GetAgentId(), state,
+	st := s.masterStatus(t.framework, t.page.taskID(), t.page.agentID(), state,
 		mesosv1.TaskStatus_REASON_RECONCILIATION, "Reconciliation: Latest task state")
-	st.ExecutorId = t.proto.ExecutorId
-	if last := lastStatus(t.proto); last.GetState() == state {
+	st.ExecutorId = t.page.executorID()
+	if last.GetState() == state {
 		st.Healthy = last.Healthy
 		st.CheckStatus = last.CheckStatus
 		st.ContainerStatus = last.ContainerStatus
@@ -156,7 +156,7 @@ func (s *State) reconcileTask(f *framework, id *mesosv1.TaskID, agentID *mesosv1
 	}
 	aid := ids.Agent(agentID.GetValue())
 	if p, ok := f.unreachable.Get(tid); ok {
-		answer(mesosv1.TaskState_TASK_UNREACHABLE, "Task is unreachable", lastStatus(p).GetUnreachableTime(), p.GetAgentId())
+		answer(mesosv1.TaskState_TASK_UNREACHABLE, "Task is unreachable", p.lastStatus().GetUnreachableTime(), p.agentID())
 		return
 	}
 	switch {

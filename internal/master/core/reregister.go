@@ -142,12 +142,12 @@ func (s *State) reconnect(a *agent, c *conn, r *linkv1.Reregister, total resourc
 		if reported[killKey{t.framework.id, t.id}] {
 			continue
 		}
-		if terminal(t.proto.GetState()) {
+		if terminal(t.page.State()) {
 			s.removeTask(t)
 			continue
 		}
 		expected = append(expected, &linkv1.ExpectedTask{
-			FrameworkId: t.proto.GetFrameworkId(), TaskId: t.proto.GetTaskId(), ExecutorId: t.proto.GetExecutorId(),
+			FrameworkId: t.page.frameworkID(), TaskId: t.page.taskID(), ExecutorId: t.page.executorID(),
 			FrameworkCapabilities: t.framework.info.GetCapabilities(),
 		})
 	}
@@ -236,7 +236,7 @@ func (s *State) takeTask(a *agent, p *mesosv1.Task) {
 			s.sendKill(a, p.GetFrameworkId(), p.GetTaskId(), nil)
 			return
 		}
-		if terminal(p.GetState()) && !terminal(t.proto.GetState()) {
+		if terminal(p.GetState()) && !terminal(t.page.State()) {
 			s.setTaskState(t, lastStatus(p), p.GetState())
 		}
 		return
@@ -250,14 +250,14 @@ func (s *State) takeTask(a *agent, p *mesosv1.Task) {
 		s.occupy(f, a, res)
 	}
 	_, back := f.forgetUnreachable(id)
-	t := s.addTask(f, a, p, res)
+	s.addTask(f, a, p, res)
 	if back && !terminal(p.GetState()) {
 		// It was reported lost or unreachable and runs on (facts 6).
 		st := s.masterStatus(f, p.GetTaskId(), p.GetAgentId(), p.GetState(), mesosv1.TaskStatus_REASON_AGENT_REREGISTERED, "Unreachable agent re-registered")
 		s.sendUpdate(f, st)
 		s.operatorEvent(&masterv1.Event{
 			Type:        masterv1.Event_TASK_UPDATED.Enum(),
-			TaskUpdated: &masterv1.Event_TaskUpdated{FrameworkId: p.FrameworkId, Status: st, State: t.proto.State},
+			TaskUpdated: &masterv1.Event_TaskUpdated{FrameworkId: p.FrameworkId, Status: st, State: p.State},
 		})
 	}
 }
@@ -296,11 +296,11 @@ func (s *State) remindAgent(a *agent, r *linkv1.Reregister) {
 	})
 	for _, k := range keys {
 		f := s.frameworks[k.framework]
-		if f == nil || f.tasks[k.task] == nil || f.tasks[k.task].agent != a || terminal(f.tasks[k.task].proto.GetState()) {
+		if f == nil || f.tasks[k.task] == nil || f.tasks[k.task].agent != a || terminal(f.tasks[k.task].page.State()) {
 			delete(a.kills, k)
 			continue
 		}
-		s.sendKill(a, f.info.GetId(), f.tasks[k.task].proto.GetTaskId(), a.kills[k])
+		s.sendKill(a, f.info.GetId(), f.tasks[k.task].page.taskID(), a.kills[k])
 	}
 	switch {
 	case a.drain != nil && a.drain.GetState() == mesosv1.DrainState_DRAINING:

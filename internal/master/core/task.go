@@ -17,14 +17,21 @@ import (
 	"github.com/orchestrator/orchestrator/internal/resources"
 )
 
-// task is a live task: launched, and its terminal update not acknowledged yet. proto is replaced, never changed.
+// task is a live task: launched, and its terminal update not acknowledged yet.
 type task struct {
 	id        ids.Task
 	framework *framework
 	agent     *agent
-	proto     *mesosv1.Task
-	// res is what the task holds; empty once its newest state is terminal.
-	res resources.Resources
+	page      *TaskPage // as it is now
+	holds     bool      // its resources; not any more once its newest state is terminal
+}
+
+// held is what the task holds.
+func (t *task) held() resources.Resources {
+	if !t.holds {
+		return resources.Resources{}
+	}
+	return t.page.Resources()
 }
 
 // stateFor is the state as the framework may see it: without PARTITION_AWARE the newer ways of being lost are TASK_LOST
@@ -75,21 +82,20 @@ func newTaskProto(info *mesosv1.TaskInfo, executorID *mesosv1.ExecutorID, framew
 	return t
 }
 
-func copyTask(t *mesosv1.Task) *mesosv1.Task {
-	return &mesosv1.Task{
-		Name: t.Name, TaskId: t.TaskId, FrameworkId: t.FrameworkId, ExecutorId: t.ExecutorId, AgentId: t.AgentId, State: t.State,
-		Resources: t.Resources, Statuses: t.Statuses, StatusUpdateState: t.StatusUpdateState, StatusUpdateUuid: t.StatusUpdateUuid,
-		Labels: t.Labels, Discovery: t.Discovery, Container: t.Container, HealthCheck: t.HealthCheck, KillPolicy: t.KillPolicy,
-		User: t.User, Limits: t.Limits,
-	}
-}
-
 // addTask makes a task live. Its resources are accounted for already (they came out of an offer, or the allocator was told).
 func (s *State) addTask(f *framework, a *agent, p *mesosv1.Task, res resources.Resources) *task {
-	t := &task{id: ids.Task(p.GetTaskId().GetValue()), framework: f, agent: a, proto: p, res: res}
+	var page *TaskPage
+	if res.IsEmpty() {
+		page = NewTaskPage(p, f.last) // it holds nothing any more
+	} else {
+		page = newTaskPage(p, res, f.last)
+	}
+	page.task.framework, page.task.agent = f.id, a.id // one string for all
+	f.last = page
+	t := &task{id: page.ID(), framework: f, agent: a, page: page, holds: !res.IsEmpty()}
 	f.tasks[t.id] = t
 	a.tasks[t] = struct{}{}
-	f.live.Set(t.id, p)
+	f.live.Set(t.id, page)
 	s.touchFramework(f)
 	s.touchAgent(a)
 	s.counters.TasksByState[p.GetState()]++
@@ -104,8 +110,8 @@ func (s *State) removeTask(t *task) {
 	delete(f.tasks, t.id)
 	f.live.Delete(t.id)
 	delete(a.tasks, t)
-	f.completed = appendLimited(f.completed, t.proto, s.cfg.MaxCompletedTasksPerFramework)
-	f.counters.TerminalTasks[t.proto.GetState()]++
+	f.completed = appendLimited(f.completed, t.page, s.cfg.MaxCompletedTasksPerFramework)
+	f.counters.TerminalTasks[t.page.State()]++
 	s.touchFramework(f)
 	s.touchAgent(a)
 	s.checkDrained(a)
@@ -113,51 +119,34 @@ func (s *State) removeTask(t *task) {
 
 // freeTask gives the resources of a task back to the allocator, once.
 func (s *State) freeTask(t *task) {
-	if t.res.IsEmpty() {
+	if !t.holds {
 		return
 	}
-	s.free(t.framework, t.agent, t.res, nil)
-	t.res = resources.Resources{}
+	s.free(t.framework, t.agent, t.held(), nil)
+	t.holds = false
 }
 
 // setTaskState records a status and the newest state of a task. A final state stays; resources are released as soon as
 // the newest state is final, whatever was acknowledged (facts 1.8).
 func (s *State) setTaskState(t *task, status *mesosv1.TaskStatus, latest mesosv1.TaskState) {
-	p := copyTask(t.proto)
-	was := p.GetState()
-	if !terminal(was) {
-		p.State = latest.Enum()
-	}
-	if status.Uuid != nil {
-		p.StatusUpdateState = status.State
-		p.StatusUpdateUuid = status.Uuid
-	}
-	// History keeps one status per state, without the bulky parts.
-	kept := &mesosv1.TaskStatus{
-		TaskId: status.TaskId, State: status.State, Source: status.Source, Reason: status.Reason, AgentId: status.AgentId,
-		ExecutorId: status.ExecutorId, Timestamp: status.Timestamp, Uuid: status.Uuid, Healthy: status.Healthy,
-		CheckStatus: status.CheckStatus, Labels: status.Labels, ContainerStatus: status.ContainerStatus,
-		UnreachableTime: status.UnreachableTime, Limitation: status.Limitation,
-	}
-	n := len(p.Statuses)
-	if n > 0 && p.Statuses[n-1].GetState() == status.GetState() {
-		n--
-	}
-	p.Statuses = append(slices.Clone(p.Statuses[:n]), kept)
-	t.proto = p
+	was := t.page.State()
+	p := t.page.with(status, latest)
+	t.page = p
 	t.framework.live.Set(t.id, p)
 	s.touchFramework(t.framework)
-	if p.GetState() != was {
-		s.countState(p.GetState(), status)
+	if p.State() != was {
+		s.countState(p.State(), status)
 	}
-	if terminal(p.GetState()) {
+	if terminal(p.State()) {
 		s.freeTask(t)
 		s.touchAgent(t.agent)
 	}
-	s.operatorEvent(&masterv1.Event{
-		Type:        masterv1.Event_TASK_UPDATED.Enum(),
-		TaskUpdated: &masterv1.Event_TaskUpdated{FrameworkId: p.FrameworkId, Status: status, State: p.State},
-	})
+	if s.operators {
+		s.operatorEvent(&masterv1.Event{
+			Type:        masterv1.Event_TASK_UPDATED.Enum(),
+			TaskUpdated: &masterv1.Event_TaskUpdated{FrameworkId: p.frameworkID(), Status: status, State: p.State().Enum()},
+		})
+	}
 }
 
 func (s *State) countState(state mesosv1.TaskState, status *mesosv1.TaskStatus) {
@@ -193,7 +182,7 @@ func (s *State) statusUpdate(a *agent, u *linkv1.StatusUpdate) {
 		latest = u.GetLatestState()
 	}
 	s.setTaskState(t, status, latest)
-	if status.Uuid == nil && terminal(t.proto.GetState()) {
+	if status.Uuid == nil && terminal(t.page.State()) {
 		s.removeTask(t)
 	}
 }
@@ -230,11 +219,12 @@ func (s *State) acknowledge(f *framework, agentID ids.Agent, id ids.Task, uuid [
 	}
 	t := f.tasks[id]
 	if t != nil && t.agent == a {
-		if !bytes.Equal(t.proto.GetStatusUpdateUuid(), uuid) {
+		state, awaited, _ := t.page.updated()
+		if !bytes.Equal(awaited, uuid) {
 			s.counters.InvalidAcks++
 			return
 		}
-		if terminal(t.proto.GetStatusUpdateState()) {
+		if terminal(state) {
 			s.removeTask(t)
 		}
 	}
@@ -285,14 +275,12 @@ func (s *State) sendKill(a *agent, f *mesosv1.FrameworkID, t *mesosv1.TaskID, po
 // PARTITION_AWARE one. An unreachable task is kept aside, because it may come back.
 func (s *State) loseTask(t *task, state mesosv1.TaskState, reason mesosv1.TaskStatus_Reason, message string, adjust func(*mesosv1.TaskStatus)) {
 	f := t.framework
-	st := s.masterStatus(f, t.proto.GetTaskId(), t.proto.GetAgentId(), state, reason, message)
-	if t.proto.ExecutorId != nil {
-		st.ExecutorId = t.proto.ExecutorId
-	}
+	st := s.masterStatus(f, t.page.taskID(), t.page.agentID(), state, reason, message)
+	st.ExecutorId = t.page.executorID()
 	if adjust != nil {
 		adjust(st)
 	}
-	if terminal(t.proto.GetState()) {
+	if terminal(t.page.State()) {
 		// It had ended; only the acknowledgement was missing. The framework may have missed the last update, so it is told again.
 		s.resendLast(t)
 		s.removeTask(t)
@@ -304,7 +292,7 @@ func (s *State) loseTask(t *task, state mesosv1.TaskState, reason mesosv1.TaskSt
 		delete(f.tasks, t.id)
 		delete(t.agent.tasks, t)
 		f.live.Delete(t.id)
-		f.unreachable.Set(t.id, t.proto)
+		f.unreachable.Set(t.id, t.page)
 		f.gone = append(f.gone, t.id)
 		for len(f.gone) > max(s.cfg.MaxUnreachableTasksPerFrame, 1) {
 			f.unreachable.Delete(f.gone[0])
@@ -320,13 +308,13 @@ func (s *State) loseTask(t *task, state mesosv1.TaskState, reason mesosv1.TaskSt
 
 // resendLast tells the framework the last status of a task again, as the master's own word: the agent that would do so is gone.
 func (s *State) resendLast(t *task) {
-	st := s.masterStatus(t.framework, t.proto.GetTaskId(), t.proto.GetAgentId(), t.proto.GetState(),
+	st := s.masterStatus(t.framework, t.page.taskID(), t.page.agentID(), t.page.State(),
 		mesosv1.TaskStatus_REASON_AGENT_REMOVED, "The agent was removed before the update was acknowledged")
 	s.sendUpdate(t.framework, st)
 }
 
 // forgetUnreachable takes a task out of the unreachable ones, if it is there.
-func (f *framework) forgetUnreachable(id ids.Task) (*mesosv1.Task, bool) {
+func (f *framework) forgetUnreachable(id ids.Task) (*TaskPage, bool) {
 	p, ok := f.unreachable.Delete(id)
 	if ok {
 		if i := slices.Index(f.gone, id); i >= 0 {

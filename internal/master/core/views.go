@@ -64,9 +64,9 @@ type FrameworkPage struct {
 	ReregisteredTime time.Time // zero: never
 	UnregisteredTime time.Time // zero: live
 
-	Tasks            *btree.Map[ids.Task, *mesosv1.Task] // live ones: terminal ones stay until their update is acknowledged
-	UnreachableTasks *btree.Map[ids.Task, *mesosv1.Task]
-	CompletedTasks   []*mesosv1.Task // oldest first
+	Tasks            *btree.Map[ids.Task, *TaskPage] // live ones: terminal ones stay until their update is acknowledged
+	UnreachableTasks *btree.Map[ids.Task, *TaskPage]
+	CompletedTasks   []*TaskPage // oldest first
 	Executors        []ExecutorPage
 	Offers           []*OfferPage
 	InverseOffers    []*mesosv1.InverseOffer

@@ -23,7 +23,7 @@ import (
 type MasterOptions struct {
 	WorkDir   string // of its registry; empty: in memory
 	ReadyFile string
-	Profile   string   // file for a CPU profile of the whole run
+	Profile   string   // file for a CPU profile of the whole run, and, with ".heap" behind it, one of the heap as it was last collected
 	Flags     []string // further flags of the master
 	Listener  net.Listener
 	Log       *slog.Logger
@@ -87,10 +87,24 @@ func RunMaster(ctx context.Context, o MasterOptions) error {
 			}
 		case <-collect:
 			debug.FreeOSMemory()
+			if o.Profile != "" {
+				if err := heapProfile(o.Profile + ".heap"); err != nil {
+					return errors.Join(err, stop(cancel, ended))
+				}
+			}
 		case err := <-ended:
 			return err
 		}
 	}
+}
+
+func heapProfile(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return pprof.WriteHeapProfile(f)
 }
 
 func stop(cancel context.CancelFunc, ended <-chan error) error {

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/ids"
 	"github.com/orchestrator/orchestrator/internal/master/core"
 	"github.com/orchestrator/orchestrator/internal/resources"
@@ -102,7 +101,7 @@ func (w *World) checkLedger(snap *core.Snapshot) {
 		for _, o := range f.Offers {
 			held[o.Agent] = held[o.Agent].Add(o.Resources.Unallocate())
 		}
-		f.Tasks.Scan(func(t ids.Task, _ *mesosv1.Task) bool {
+		f.Tasks.Scan(func(t ids.Task, _ *core.TaskPage) bool {
 			if _, both := f.UnreachableTasks.Get(t); both {
 				w.fail("task %s of %s is both live and unreachable", t, id)
 			}
