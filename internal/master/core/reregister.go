@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -237,7 +238,7 @@ func (s *State) takeTask(a *agent, p *mesosv1.Task) {
 			return
 		}
 		if terminal(p.GetState()) && !terminal(t.page.State()) {
-			s.setTaskState(t, lastStatus(p), p.GetState())
+			s.setTaskState(t, statusInFlight(p), p.GetState())
 		}
 		return
 	}
@@ -268,6 +269,16 @@ func lastStatus(p *mesosv1.Task) *mesosv1.TaskStatus {
 		return p.Statuses[n-1]
 	}
 	return &mesosv1.TaskStatus{TaskId: p.TaskId, State: p.State, AgentId: p.AgentId}
+}
+
+// statusInFlight is the status that an agent is sending of a task, after which there may be others; without one, the last.
+func statusInFlight(p *mesosv1.Task) *mesosv1.TaskStatus {
+	for _, st := range p.GetStatuses() {
+		if p.StatusUpdateUuid != nil && bytes.Equal(st.GetUuid(), p.GetStatusUpdateUuid()) {
+			return st
+		}
+	}
+	return lastStatus(p)
 }
 
 // recoverFramework makes a framework known of which an agent tells. Its scheduler gets at least the time that agents get

@@ -450,6 +450,34 @@ func TestReconciliationDoesNotOvertakeUpdates(t *testing.T) {
 	}
 }
 
+// The same when the agent was away: it comes back with a task that has ended, and the update before is still on its way.
+func TestReconciliationAfterReconnecting(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.agent("a", big)
+	sc := w.subscribe(partitionAware, failover(1e6), checkpoint)
+	o := sc.oneOffer()
+	sc.accept(o, 0, launch(commandTask("t", o, "cpus:1;mem:64")))
+	task := n.launched()[0]
+	info := w.s.frameworks[sc.id].info
+	n.disconnect()
+	reported := newTaskProto(task, nil, info)
+	reported.State = mesosv1.TaskState_TASK_FAILED.Enum()
+	for i, state := range []mesosv1.TaskState{mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskState_TASK_FAILED} {
+		reported.Statuses = append(reported.Statuses, &mesosv1.TaskStatus{TaskId: task.TaskId, State: state.Enum(), Uuid: []byte(strings.Repeat(string('0'+rune(i)), 16))})
+	}
+	reported.StatusUpdateState, reported.StatusUpdateUuid = reported.Statuses[0].State, reported.Statuses[0].Uuid
+	n.reregister([]*mesosv1.FrameworkInfo{info}, reported)
+	sc.next()
+	sc.call(&schedulerv1.Call{Type: schedulerv1.Call_RECONCILE.Enum(), Reconcile: &schedulerv1.Call_Reconcile{}})
+	if d := cmp.Diff([]string{"RUNNING/RECONCILIATION"}, states(sc.updates())); d != "" {
+		t.Error(d)
+	}
+	if used := w.s.frameworks[sc.id].tasks["t"].held(); !used.IsEmpty() {
+		t.Errorf("a task that has ended uses %v", used)
+	}
+}
+
 // A framework that subscribes again is told at once what its old stream may have lost.
 func TestResubscriptionAsksAgentsForUpdates(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-package chaos
+package faults
 
 import (
 	"context"
@@ -243,6 +243,11 @@ func (f *framework) offer(ctx context.Context, client *wire.Client, o *mesosv1.O
 	f.mu.Lock()
 	var ops []*mesosv1.Offer_Operation
 	room := 1 + f.rand.IntN(5)
+	for _, r := range o.GetResources() {
+		if r.GetName() == "cpus" && r.GetScalar().GetValue() < 2 {
+			room = 0 // what a task gave back
+		}
+	}
 	for _, t := range f.tasks {
 		if !t.launched.IsZero() || room == 0 {
 			continue
@@ -383,11 +388,10 @@ func (f *framework) open() error {
 }
 
 // teardown ends the framework at the master.
-func (f *framework) teardown(ctx context.Context) {
+func (f *framework) teardown(ctx context.Context) error {
 	client, err := wire.NewClient(wire.ClientConfig{Masters: []string{f.c.master.address}, Path: "/api/v1/scheduler"})
 	if err != nil {
-		f.c.t.Error(err)
-		return
+		return err
 	}
 	defer client.Close()
 	f.mu.Lock()
@@ -396,15 +400,11 @@ func (f *framework) teardown(ctx context.Context) {
 	f.mu.Unlock()
 	r, err := client.Open(ctx, call)
 	if err != nil {
-		f.c.t.Error(err)
-		return
+		return err
 	}
 	defer r.Close()
 	if err := r.Next(&schedulerv1.Event{}); err != nil { // SUBSCRIBED: before it no call counts
-		f.c.t.Error(err)
-		return
+		return err
 	}
-	if err := client.Call(ctx, &schedulerv1.Call{Type: schedulerv1.Call_TEARDOWN.Enum(), FrameworkId: call.GetFrameworkId()}); err != nil {
-		f.c.t.Error(err)
-	}
+	return client.Call(ctx, &schedulerv1.Call{Type: schedulerv1.Call_TEARDOWN.Enum(), FrameworkId: call.GetFrameworkId()})
 }

@@ -1,4 +1,4 @@
-package chaos
+package faults
 
 import (
 	"context"
@@ -249,7 +249,7 @@ func (x *chaos) check() {
 func (x *chaos) clean() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	x.f.teardown(ctx)
+	x.eventually("the framework ends", 30*time.Second, func() error { return x.f.teardown(ctx) })
 	x.eventually("nothing is used at the master", 30*time.Second, func() error {
 		var state struct {
 			Slaves []struct {

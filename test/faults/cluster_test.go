@@ -1,4 +1,4 @@
-package chaos
+package faults
 
 import (
 	"encoding/json"
