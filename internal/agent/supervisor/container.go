@@ -63,6 +63,11 @@ func Open(dir string) (*Container, error) {
 	if n, err := unix.Read(startFD, b[:]); n != 1 {
 		return nil, fmt.Errorf("the launcher went away before it said go (%d bytes read): %w", n, cmp.Or(err, io.EOF))
 	}
+	if err := os.WriteFile(filepath.Join(dir, spec.BegunFile), nil, 0o600); err != nil {
+		err = fmt.Errorf("note that the container has begun: %w", err)
+		c.Started(0, err)
+		return nil, err
+	}
 	c.oomStart = c.oomCount()
 	if s.Leash {
 		go func() {

@@ -156,6 +156,43 @@ func TestAgentRestart(t *testing.T) {
 	d.wait("run.child")
 }
 
+// An agent that dies between writing down a nested container's helper and telling it to go on has launched nothing: who asked
+// for it asks again, and gets it.
+func TestNestedContainerThatNeverBegan(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.start(nil)
+	run := d.task("run", &mesosv1.TaskInfo{Command: shell("sleep 1000")})
+	d.launch(run)
+	d.untilState("run", mesosv1.TaskState_TASK_RUNNING)
+	nested := d.plain("run.child", "sleep 1000")
+	d.launch(nested)
+	ct, err := d.find("run.child")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := ct.dir
+	helper := ct.helper
+	d.stop()
+	// What the disk looks like then: the helper is known, and gone without having begun.
+	if err := syscall.Kill(helper.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "begun")); err != nil {
+		t.Fatal(err)
+	}
+	d = h.start([]containerizer.Config{run})
+	defer d.end()
+	d.launch(nested)
+	if st, err := d.Status("run.child"); err != nil || st.GetExecutorPid() == 0 {
+		t.Errorf("status %v, %v", st, err)
+	}
+	if err := d.Destroy(t.Context(), "run"); err != nil {
+		t.Error(err)
+	}
+	d.wait("run.child")
+}
+
 func TestAgentsOfOneHostLeaveEachOtherAlone(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

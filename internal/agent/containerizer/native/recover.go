@@ -49,11 +49,11 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 		}
 		_, rootKnown := wanted[root]
 		keep := err == nil && (rootKnown || c.standalone(root))
-		if _, nested := parent(id); nested && keep && c.neverBegun(ct) {
+		alive := c.adopt(ct)
+		if _, nested := parent(id); nested && keep && c.neverBegun(ctx, ct) {
 			// Whoever asked for it was not answered and asks again: it must not be in the way.
 			keep = false
 		}
-		alive := c.adopt(ct)
 		c.mu.Lock()
 		switch {
 		case alive:
@@ -87,13 +87,18 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 	}
 	var gone []ids.Container
 	for _, ct := range orphans {
-		gone = append(gone, ct.cfg.ID)
-	}
-	for _, ct := range orphans {
 		if ct.phase == running {
 			// An error means that it has gone by itself.
 			_ = c.Destroy(ctx, ct.cfg.ID)
 		}
+		if _, ours := wanted[ids.Container(parts(ct.cfg.ID)[0])]; ours { // nested, and never begun
+			c.mu.Lock()
+			delete(c.containers, ct.cfg.ID)
+			c.mu.Unlock()
+			c.removeDir(ct.cfg.ID)
+			continue
+		}
+		gone = append(gone, ct.cfg.ID)
 	}
 	// Known to the agent, but nothing was ever started, or the host has been started anew.
 	for id, k := range wanted {
@@ -109,14 +114,25 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 	return gone, c.sweepGroups(ctx, seen)
 }
 
-// neverBegun: the agent ended before it told the container's helper to go on.
-func (c *Containerizer) neverBegun(ct *container) bool {
-	for _, f := range []string{spec.PIDFile, spec.StatusFile, terminationFile} {
-		if _, err := os.Stat(filepath.Join(ct.dir, f)); err == nil {
-			return false
+// neverBegun: the agent ended before it told the container's helper to go on. A helper that still runs is about to find out.
+func (c *Containerizer) neverBegun(ctx context.Context, ct *container) bool {
+	const patience = 200 // times 5 ms; a helper that somebody has stopped does not count as begun
+	for i := 0; ; i++ {
+		for _, f := range []string{spec.BegunFile, spec.StatusFile, terminationFile} {
+			if _, err := os.Stat(filepath.Join(ct.dir, f)); err == nil {
+				return false
+			}
+		}
+		if ct.helper == nil || i == patience || ctx.Err() != nil {
+			return true
+		}
+		soon, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+		err := ct.helper.Wait(soon)
+		cancel()
+		if err == nil {
+			i = patience - 1 // gone: what it wrote is there
 		}
 	}
-	return true
 }
 
 // standalone reports whether a root container on disk is one that an operator launched.

@@ -24,6 +24,7 @@ const (
 const (
 	LaunchFile  = "launch.json"  // this paper
 	PIDFile     = "pid"          // the helper, written by the launcher before the helper may go on
+	BegunFile   = "begun"        // empty; the helper was told to go on, written by the helper
 	StatusFile  = "status"       // how the process ended, written by the helper
 	ControlFile = "control.sock" // the helper listens here
 	LogFile     = "helper.log"   // what the helper has to say when something is wrong with itself
