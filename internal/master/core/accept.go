@@ -278,7 +278,7 @@ func (s *State) launchTask(x *acceptance, t *mesosv1.TaskInfo) {
 	if isNew {
 		s.addExecutor(f, a, t.Executor, own)
 	}
-	t.Resources = need.Proto()
+	t.Resources = f.protoOf(need)
 	s.addTask(f, a, newTaskProto(t, nil, f.info), need)
 	s.sendAgent(a, &linkv1.Message{Kind: &linkv1.Message_RunTask{RunTask: &linkv1.RunTask{Framework: f.info, Task: t}}})
 }
@@ -374,7 +374,7 @@ func (s *State) launchGroup(x *acceptance, op *mesosv1.Offer_Operation) {
 		s.addExecutor(f, a, exec, own)
 	}
 	for i, t := range tasks {
-		t.Resources = needs[i].Proto()
+		t.Resources = f.protoOf(needs[i])
 		s.addTask(f, a, newTaskProto(t, exec.GetExecutorId(), f.info), needs[i])
 	}
 	s.sendAgent(a, &linkv1.Message{Kind: &linkv1.Message_RunTaskGroup{RunTaskGroup: &linkv1.RunTaskGroup{

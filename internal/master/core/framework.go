@@ -48,7 +48,9 @@ type framework struct {
 	unreachable btree.Map[ids.Task, *TaskPage]
 	gone        []ids.Task // order in which unreachable ones came, for the limit
 	completed   []*TaskPage
-	last        *TaskPage // of the task launched last, for what the next one has in common with it
+	last        *TaskPage           // of the task launched last, for what the next one has in common with it
+	launched    resources.Resources // of that task
+	messages    []*mesosv1.Resource // the same; never changed
 
 	counters FrameworkCounters
 }

@@ -82,6 +82,14 @@ func newTaskProto(info *mesosv1.TaskInfo, executorID *mesosv1.ExecutorID, framew
 	return t
 }
 
+// protoOf gives the resources of a task that is launched as messages. Tasks that are alike share them: they must not be changed.
+func (f *framework) protoOf(res resources.Resources) []*mesosv1.Resource {
+	if f.messages == nil || !f.launched.Equal(res) {
+		f.launched, f.messages = res, res.Proto()
+	}
+	return f.messages
+}
+
 // addTask makes a task live. Its resources are accounted for already (they came out of an offer, or the allocator was told).
 func (s *State) addTask(f *framework, a *agent, p *mesosv1.Task, res resources.Resources) *task {
 	var page *TaskPage
