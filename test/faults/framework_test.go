@@ -356,6 +356,9 @@ func (f *framework) record(t *task, s *mesosv1.TaskStatus) {
 		}
 		t.updates = append(t.updates, s)
 	}
+	if t.end != nil && len(t.end.GetUuid()) > 0 && s.GetReason() == mesosv1.TaskStatus_REASON_RECONCILIATION {
+		return // it was asked for before the end was acknowledged; the task is forgotten now
+	}
 	if t.end != nil && t.end.GetState() != s.GetState() && (terminal(s.GetState()) || len(t.end.GetUuid()) == 0) {
 		f.problem("%s: it has ended as %v (%v), and then it is %v (%v)", t.id, t.end.GetState(), t.end.GetReason(), s.GetState(), s.GetReason())
 	}

@@ -273,12 +273,16 @@ func lastStatus(p *mesosv1.Task) *mesosv1.TaskStatus {
 
 // statusInFlight is the status that an agent is sending of a task, after which there may be others; without one, the last.
 func statusInFlight(p *mesosv1.Task) *mesosv1.TaskStatus {
+	if p.StatusUpdateUuid == nil {
+		return lastStatus(p)
+	}
 	for _, st := range p.GetStatuses() {
-		if p.StatusUpdateUuid != nil && bytes.Equal(st.GetUuid(), p.GetStatusUpdateUuid()) {
+		if bytes.Equal(st.GetUuid(), p.GetStatusUpdateUuid()) {
 			return st
 		}
 	}
-	return lastStatus(p)
+	// The history keeps one status a state, and a later one of the same state has taken this one's place.
+	return &mesosv1.TaskStatus{TaskId: p.TaskId, State: p.StatusUpdateState, Uuid: p.StatusUpdateUuid, AgentId: p.AgentId, ExecutorId: p.ExecutorId}
 }
 
 // recoverFramework makes a framework known of which an agent tells. Its scheduler gets at least the time that agents get

@@ -466,7 +466,8 @@ func TestReconciliationAfterReconnecting(t *testing.T) {
 	for i, state := range []mesosv1.TaskState{mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskState_TASK_FAILED} {
 		reported.Statuses = append(reported.Statuses, &mesosv1.TaskStatus{TaskId: task.TaskId, State: state.Enum(), Uuid: []byte(strings.Repeat(string('0'+rune(i)), 16))})
 	}
-	reported.StatusUpdateState, reported.StatusUpdateUuid = reported.Statuses[0].State, reported.Statuses[0].Uuid
+	// The history keeps the last status of each state; an earlier RUNNING is in flight.
+	reported.StatusUpdateState, reported.StatusUpdateUuid = reported.Statuses[0].State, []byte("earlier.........")
 	n.reregister([]*mesosv1.FrameworkInfo{info}, reported)
 	sc.next()
 	sc.call(&schedulerv1.Call{Type: schedulerv1.Call_RECONCILE.Enum(), Reconcile: &schedulerv1.Call_Reconcile{}})

@@ -47,6 +47,7 @@ type container struct {
 	destroy  bool // asked for
 	why      *containerizer.Termination
 	ended    chan struct{} // closed when gone
+	started  chan struct{} // closed when its launch has succeeded; nil of a container that was found again
 	term     containerizer.Termination
 	diskUsed uint64
 	endedAt  time.Time
@@ -126,12 +127,16 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 	}
 	ctx, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
-	ct := &container{cfg: cfg, dir: c.dir(cfg.ID), abort: abort, ended: make(chan struct{}), phase: starting}
+	ct := &container{cfg: cfg, dir: c.dir(cfg.ID), abort: abort, ended: make(chan struct{}), started: make(chan struct{}), phase: starting}
 	if cfg.Kind == containerizer.CommandTask || cfg.Kind == containerizer.DefaultExecutor {
 		ct.token = newToken()
 	}
-	var up *container
 	c.mu.Lock()
+	up, err := c.parentOf(ctx, cfg.ID)
+	if err != nil {
+		c.mu.Unlock()
+		return failed("The container can't be launched", err)
+	}
 	if c.closed {
 		c.mu.Unlock()
 		return failed("The container can't be launched", containerizer.ErrStopping)
@@ -139,12 +144,6 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 	if c.containers[cfg.ID] != nil {
 		c.mu.Unlock()
 		return failed("The container can't be launched", fmt.Errorf("%w: %s", containerizer.ErrExists, cfg.ID))
-	}
-	if p, ok := parent(cfg.ID); ok {
-		if up = c.containers[p]; up == nil || up.phase != running {
-			c.mu.Unlock()
-			return failed("The container can't be launched", fmt.Errorf("its parent %s is not running", p))
-		}
 	}
 	c.containers[cfg.ID] = ct
 	c.wg.Add(1) // the launch itself
@@ -176,10 +175,37 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 		return failed("Failed to launch container", err)
 	}
 	ct.helper, ct.phase = helper, running
+	close(ct.started)
 	c.follow(ct)
 	c.mu.Unlock()
 	c.metrics.launches.WithLabelValues("started").Inc()
 	return nil
+}
+
+// parentOf gives the running container that a new one is nested in; nil for a root container. An executor may ask for its first
+// nested container before the launch of its own has returned here: that is waited for. The lock is held, and let go meanwhile.
+func (c *Containerizer) parentOf(ctx context.Context, id ids.Container) (*container, error) {
+	p, ok := parent(id)
+	if !ok {
+		return nil, nil
+	}
+	up := c.containers[p]
+	for ; up != nil && up.phase == starting; up = c.containers[p] {
+		c.mu.Unlock()
+		select {
+		case <-up.started:
+		case <-up.ended:
+		case <-ctx.Done():
+		}
+		c.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	if up == nil || up.phase != running {
+		return nil, fmt.Errorf("its parent %s is not running", p)
+	}
+	return up, nil
 }
 
 // start does the work of a launch, each stage timed.

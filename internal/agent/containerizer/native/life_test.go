@@ -156,6 +156,39 @@ func TestAgentRestart(t *testing.T) {
 	d.wait("run.child")
 }
 
+// An executor may ask for its first nested container before the launch of its own has returned.
+func TestNestedLaunchWaitsForItsParent(t *testing.T) {
+	t.Parallel()
+	d := newHost(t).start(nil)
+	defer d.end()
+	up := &container{phase: starting, started: make(chan struct{}), ended: make(chan struct{})}
+	d.mu.Lock()
+	d.containers["up"] = up
+	d.mu.Unlock()
+	got := make(chan error, 1)
+	go func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		_, err := d.parentOf(t.Context(), "up.child")
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Fatalf("did not wait: %v", err)
+	case <-time.After(20 * time.Millisecond): // as long as it waits nothing happens
+	}
+	d.mu.Lock()
+	up.phase = running
+	close(up.started)
+	d.mu.Unlock()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	d.mu.Lock()
+	delete(d.containers, "up")
+	d.mu.Unlock()
+}
+
 // An agent that dies between writing down a nested container's helper and telling it to go on has launched nothing: who asked
 // for it asks again, and gets it.
 func TestNestedContainerThatNeverBegan(t *testing.T) {
