@@ -161,6 +161,9 @@ func (x *executors) reply(e core.Reply) {
 
 // call hands a call to the owner and waits for the answer.
 func (x *executors) call(ctx context.Context, call *executorv1.Call) (core.Reply, error) {
+	// Who has closed half of the connection waits for the answer, and to net/http looks as if it had left.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownerPatience)
+	defer cancel()
 	n := x.next.Add(1)
 	ch := make(chan core.Reply, 1)
 	x.mu.Lock()

@@ -16,6 +16,9 @@ import (
 // maxBatch is how many events the owner takes before it hands their effects on.
 const maxBatch = 256
 
+// ownerPatience is how long a request waits for the owner; it ends before that only with the agent.
+const ownerPatience = 30 * time.Second
+
 // errStopping answers those who ask a core that is gone.
 var errStopping = errors.New("the agent is stopping")
 
@@ -330,6 +333,8 @@ func (a *Agent) note(ctx context.Context, n core.Note) {
 
 // view asks the owner for what it knows. One that was made for another reader a moment ago is as good.
 func (a *Agent) view(ctx context.Context) (*core.View, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownerPatience)
+	defer cancel()
 	n := a.requests.Add(1)
 	ch := make(chan *core.View, 1)
 	a.mu.Lock()

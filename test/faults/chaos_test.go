@@ -18,18 +18,7 @@ import (
 
 // TestKillAnything: see the package's comment.
 func TestKillAnything(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("this test needs root: control groups")
-		}
-		t.Skip("this test needs root: control groups")
-	}
-	if testing.Short() {
-		t.Skip("a process test")
-	}
-	if path, err := program(); err == nil {
-		t.Cleanup(func() { os.Remove(path) })
-	}
+	needRoot(t)
 	first, n := rand.Uint64N(1_000_000_000), 4
 	if s := os.Getenv("CHAOS_SEEDS"); s != "" {
 		n, _ = strconv.Atoi(s)

@@ -233,6 +233,11 @@ func (d *daemon) pid() int {
 	return d.cmd.Process.Pid
 }
 
+func (d *daemon) alive() bool {
+	_, started := parentOf(d.pid())
+	return started != ""
+}
+
 // parentOf reads a process' parent and when it was started.
 func parentOf(pid int) (parent int, started string) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

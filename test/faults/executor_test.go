@@ -25,7 +25,24 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(truthEnv); dir != "" {
 		os.Exit(executor(dir))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if path, err := program(); err == nil {
+		os.Remove(path)
+	}
+	os.Exit(code)
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("a process test")
+	}
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("this test needs root: control groups")
+		}
+		t.Skip("this test needs root: control groups")
+	}
 }
 
 // script is what a task of the custom executor does; it travels in TaskInfo.data.

@@ -221,7 +221,8 @@ func (s *Server) sessionOf(id []byte) (core.Session, bool) {
 
 // call posts the event that event returns for a fresh token and waits for its Reply.
 func (s *Server) call(ctx context.Context, event func(core.Token) core.Event) core.Reply {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	// A client that has closed its half of the connection still waits for the answer, and to net/http looks as if it had left.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.CallTimeout)
 	defer cancel()
 	token := core.Token(s.token.Add(1))
 	answer := make(chan core.Reply, 1)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -250,7 +251,12 @@ func (s *State) decline(f *framework, c *schedulerv1.Call_Decline) {
 		}
 		s.forgetOffer(o)
 		f.counters.OffersDeclined++
-		s.free(f, o.agent, o.res, allocator.RefusalOf(c.GetFilters()))
+		refusal := allocator.RefusalOf(c.GetFilters())
+		if refusal == nil {
+			// No filter; but it would be the same offer again, as fast as the wire carries it. Mesos makes it at its next round.
+			refusal = &allocator.Refusal{For: time.Nanosecond}
+		}
+		s.free(f, o.agent, o.res, refusal)
 	}
 }
 

@@ -655,6 +655,11 @@ func TestDeclineFilters(t *testing.T) {
 	}
 	sc.call(&schedulerv1.Call{Type: schedulerv1.Call_REVIVE.Enum()})
 	sc.decline(0, sc.oneOffer())
+	if len(sc.offers()) != 0 {
+		t.Error("offered again at wire speed")
+	}
+	w.pass(1100 * time.Millisecond)
+	sc.accept(sc.oneOffer(), 0)
 	sc.oneOffer() // refuse 0: at once
 	sc.call(&schedulerv1.Call{Type: schedulerv1.Call_SUPPRESS.Enum()})
 }
