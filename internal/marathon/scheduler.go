@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,7 @@ type scheduler struct {
 	client *wire.Client
 	calls  chan *v1.Call
 	acks   chan *v1.Call
+	missed atomic.Bool // a call failed, and the core doesn't know yet
 
 	mu        sync.Mutex
 	wanted    []string
@@ -230,11 +232,13 @@ func (s *scheduler) drain(ctx context.Context, queue chan *v1.Call) error {
 	}
 }
 
-// failed makes the core ask for the truth: what became of the call is not known.
+// failed makes the core ask for the truth: what became of the call is not known. The owner may be too busy to take one event
+// more, and may wait for this very goroutine; it looks at the mark before every step.
 func (s *scheduler) failed() {
+	s.missed.Store(true)
 	select {
-	case s.t.events <- core.CallFailed{}:
-	default: // the owner is busy, and reconciles from time to time anyway
+	case s.t.events <- core.Tick{}:
+	default:
 	}
 }
 

@@ -211,6 +211,9 @@ func (t *term) own(ctx context.Context, first []core.Effect) error {
 				}
 			}
 		}
+		if t.sched.missed.Swap(false) {
+			batch = append(batch, core.CallFailed{})
+		}
 		emit(t.machine.Step(t.m.deps.Clock(), batch...))
 	}
 }

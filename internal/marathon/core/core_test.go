@@ -220,15 +220,7 @@ func TestChaos(t *testing.T) {
 			case 6:
 				c.restart()
 			case 7:
-				c.down = true
-				c.step(Disconnected{})
-				c.settle(time.Duration(rapid.IntRange(1, 30).Draw(t, "away")) * time.Second)
-				c.down = false
-				for id := range c.offers {
-					c.rescind(id)
-				}
-				c.revived = true
-				c.step(Registered{FrameworkID: c.m.FrameworkID(), Master: "other:5050"})
+				c.failOver(time.Duration(rapid.IntRange(1, 30).Draw(t, "away")) * time.Second)
 			case 8:
 				c.settle(time.Duration(rapid.IntRange(1, 60).Draw(t, "wait")) * time.Second)
 			}

@@ -230,6 +230,7 @@ func (m *Machine) install(next *spec.Root, d *deployment) {
 		}
 		m.touch(id)
 	}
+	m.reviveDue = true // another definition has no delay
 	m.pruneTombs()
 	m.updateRoles(changed)
 }

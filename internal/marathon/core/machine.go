@@ -49,7 +49,7 @@ type specState struct {
 	scheduled map[string]bool // ids of instances that wait for an offer
 	since     spec.Version    // when the first of them began to wait
 	stats     *OfferStats
-	delay     *delay
+	delays    map[spec.Version]*delay // by the time of the configuration
 }
 
 // Machine is the state and its step function. It is used by one goroutine.
@@ -85,7 +85,7 @@ type Machine struct {
 	askWait     time.Duration
 	revivedAt   time.Time
 	reviveDue   bool
-	repeatAt    time.Time // when offers are asked for again if something still waits
+	reviveAt    time.Time // when it is looked at next whether offers are to be asked for
 	roles       []string
 	patterns    patterns
 	deployEpoch int // grows with every change of a deployment that readers see
@@ -333,10 +333,8 @@ type timerKind int
 
 const (
 	timerInstance timerKind = iota
-	timerSpec
 	timerDeployment
 	timerRevive
-	timerRepeat
 	timerReconcile
 	timerAsk
 	timerUnheard
@@ -378,18 +376,12 @@ func (m *Machine) fire() {
 			if i := m.instance(t.id); i != nil {
 				m.instanceTimer(i)
 			}
-		case timerSpec:
-			m.touch(t.id)
-			m.reviveDue = true
 		case timerDeployment:
 			if d := m.deployment(t.id); d != nil {
 				m.deploymentTimer(d)
 			}
 		case timerRevive:
 			m.reviveDue = true
-		case timerRepeat:
-			m.reviveDue = m.reviveDue || len(m.waiting) > 0
-			m.repeat()
 		case timerReconcile:
 			m.reconcile()
 			if m.opt.ReconcileInterval > 0 {

@@ -29,8 +29,7 @@ func (m *Machine) registered(e Registered) {
 		m.publish("scheduler_registered_event", SchedulerRegistered{FrameworkID: e.FrameworkID, Master: e.Master})
 	}
 	m.suppressed = false
-	m.reviveDue = len(m.waiting) > 0
-	m.repeat()
+	m.reviveDue = true
 	// Probes belong to this process: whatever runs is probed from now on.
 	m.instances.Scan(func(_ string, i *Instance) bool {
 		if i.Condition == Running {
@@ -156,20 +155,18 @@ func (m *Machine) frameworkRemoved() {
 // garbageKept is how long offers are asked for because a reservation is to be given back; its agent may not come back.
 const garbageKept = 10 * time.Minute
 
-// reviveRepeat is how long something waits at most until offers are asked for once more: whatever became of the first time, a
-// service may not wait for ever.
-const reviveRepeat = 30 * time.Second
-
-// repeat keeps the one timer of that.
-func (m *Machine) repeat() {
-	if !m.repeatAt.After(m.now) {
-		m.repeatAt = m.now.Add(reviveRepeat)
-		m.after(reviveRepeat, timerRepeat, "")
+// reviveLater has revive look again at a time, or earlier.
+func (m *Machine) reviveLater(at time.Time) {
+	if m.reviveAt.After(m.now) && !m.reviveAt.After(at) {
+		return
 	}
+	m.reviveAt = at
+	m.after(at.Sub(m.now), timerRevive, "")
 }
 
 // revive asks for offers again when something new waits, at most once in the interval; and lets the master know when nothing
-// is wanted.
+// is wanted. What has to wait for the end of its launch delay is looked at again at that end: it is computed afresh each
+// time, because a delay grows while it runs (see running), and whoever waits with nothing left to wake him waits for ever.
 func (m *Machine) revive() {
 	if !m.connected {
 		return
@@ -191,21 +188,29 @@ func (m *Machine) revive() {
 	if !m.reviveDue {
 		return
 	}
-	if wait := m.opt.ReviveInterval - m.now.Sub(m.revivedAt); wait > 0 {
-		m.reviveDue = false
-		m.after(wait, timerRevive, "")
+	m.reviveDue = false
+	if next := m.revivedAt.Add(m.opt.ReviveInterval); next.After(m.now) {
+		m.reviveLater(next)
 		return
 	}
 	ready := len(m.garbage) > 0
+	var soonest time.Duration
 	for id := range m.waiting {
-		if s := m.root.Get(id); s != nil && m.delayLeft(s) == 0 {
-			ready = true
-			break
+		s := m.root.Get(id)
+		if s == nil {
+			continue
+		}
+		left := m.startLeft(s)
+		ready = ready || left == 0
+		if left > 0 && (soonest == 0 || left < soonest) {
+			soonest = left
 		}
 	}
-	m.reviveDue = false
+	if soonest > 0 {
+		m.reviveLater(m.now.Add(soonest))
+	}
 	if !ready {
-		return // the end of the delay sets a timer
+		return
 	}
 	m.revivedAt, m.suppressed = m.now, false
 	kind := scheduler.Call_REVIVE

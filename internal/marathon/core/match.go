@@ -85,7 +85,7 @@ func (m *Machine) fill(sl *slot, first bool) (more bool) {
 			break
 		}
 		st, target := m.specs[id], m.root.Get(id)
-		if target == nil || m.delayLeft(target) > 0 {
+		if target == nil || m.startLeft(target) > 0 {
 			continue
 		}
 		spread := slices.ContainsFunc(target.Constraints(), func(c []string) bool { return c[1] == "GROUP_BY" })
@@ -97,9 +97,9 @@ func (m *Machine) fill(sl *slot, first bool) (more bool) {
 				break
 			}
 			i := m.instance(instID)
-			s := m.specOf(i)
-			if s == nil {
-				s = target
+			s := m.toStart(i, target)
+			if m.delayLeft(s) > 0 {
+				continue
 			}
 			try := sl.purse.clone()
 			pl, why, detail := m.match(i, s, o, sl.where, try)

@@ -38,9 +38,10 @@ type cluster struct {
 	offers      map[string]*simOffer
 	queue       []delivery
 	nOffer      int
-	revived     bool
-	down        bool // the master is away
-	silent      bool // it answers no explicit reconciliation
+	suppressed  bool                 // the master makes no offers
+	refused     map[string]time.Time // agents whose offers are not wanted until then
+	down        bool                 // the master is away
+	silent      bool                 // it answers no explicit reconciliation
 	loseAccepts bool
 	notices     []Notice
 	replies     []Reply
@@ -86,7 +87,7 @@ type delivery struct {
 func newCluster(t failer, seed uint64, agents int) *cluster {
 	c := &cluster{
 		t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), records: map[string][]byte{}, tasks: map[string]*simTask{},
-		ever: map[string]bool{}, offers: map[string]*simOffer{}, probes: map[string]bool{},
+		ever: map[string]bool{}, offers: map[string]*simOffer{}, probes: map[string]bool{}, refused: map[string]time.Time{},
 	}
 	c.opt = Options{
 		Spec: spec.Settings{Role: "*", PortMin: 10000, PortMax: 20000}, MaxInstancesPerOffer: 5, MaxRunningDeployments: 100, MaxVersions: 50,
@@ -120,7 +121,8 @@ func (c *cluster) restart() {
 	for id := range c.offers {
 		c.rescind(id)
 	}
-	c.revived = true
+	c.suppressed = false // as a new subscription does
+	clear(c.refused)
 	fw := c.m.FrameworkID()
 	if fw == "" {
 		fw = "fw-1"
@@ -206,6 +208,7 @@ func (c *cluster) checkInvariants(before map[string]specBounds) {
 			}
 		}
 	}
+	c.checkAwake()
 	locked := map[string]string{}
 	for _, d := range c.m.deployments {
 		for _, id := range slices.Concat(d.AffectedApps, d.AffectedPods) {
@@ -213,6 +216,26 @@ func (c *cluster) checkInvariants(before map[string]specBounds) {
 				c.t.Fatalf("%s is touched by two deployments", id)
 			}
 			locked[id] = d.ID
+		}
+	}
+}
+
+// checkAwake: while something waits and the master makes no offers, a timer is set that asks for some when the launch delay is
+// over. Without one nothing would ever happen.
+func (c *cluster) checkAwake() {
+	c.t.Helper()
+	if !c.suppressed || !c.m.connected || c.down {
+		return
+	}
+	for _, id := range sortedKeys(c.m.waiting) {
+		s := c.m.root.Get(id)
+		if s == nil {
+			continue
+		}
+		at := c.now.Add(c.m.startLeft(s) + c.opt.ReviveInterval)
+		if !slices.ContainsFunc(c.m.timers, func(t timer) bool { return t.what == timerRevive && !t.at.After(at) }) {
+			c.dump()
+			c.t.Fatalf("%s waits, the master makes no offers, and nothing will ask for any", id)
 		}
 	}
 }
@@ -268,18 +291,25 @@ func (c *cluster) rescind(id string) {
 	}
 }
 
+// refuse takes an offer back and makes no other of its agent for as long as the filters say.
+func (c *cluster) refuse(id string, f *mesosv1.Filters) {
+	if o := c.offers[id]; o != nil {
+		c.rescind(id)
+		c.refused[o.agent.id] = c.now.Add(time.Duration(f.GetRefuseSeconds() * float64(time.Second)))
+	}
+}
+
 func (c *cluster) call(call *scheduler.Call) {
 	switch call.GetType() {
 	case scheduler.Call_REVIVE:
-		c.revived = true
+		c.suppressed = false
+		clear(c.refused)
 	case scheduler.Call_SUPPRESS:
-		c.revived = false
+		c.suppressed = true
 	case scheduler.Call_DECLINE:
 		for _, id := range call.Decline.OfferIds {
-			c.rescind(id.GetValue())
+			c.refuse(id.GetValue(), call.Decline.Filters)
 		}
-		c.revived = false
-		c.later(time.Duration(call.Decline.Filters.GetRefuseSeconds()*float64(time.Second)), func() []Event { c.revived = true; return nil })
 	case scheduler.Call_ACCEPT:
 		if !c.loseAccepts {
 			c.accept(call.Accept)
@@ -341,7 +371,7 @@ func (c *cluster) accept(a *scheduler.Call_Accept) {
 		}
 		return
 	}
-	c.rescind(a.OfferIds[0].GetValue())
+	c.refuse(a.OfferIds[0].GetValue(), a.Filters)
 	usedCPUs, usedMem := 0.0, 0.0
 	usedPorts := map[int]bool{}
 	for _, t := range c.tasks {
@@ -422,12 +452,12 @@ func (c *cluster) statusOf(t *simTask) Event {
 
 // offerAll makes an offer of what is free on each agent.
 func (c *cluster) offerAll() {
-	if !c.revived || !c.m.connected || c.down {
+	if c.suppressed || !c.m.connected || c.down {
 		return
 	}
 	var list []*mesosv1.Offer
 	for _, a := range c.agents {
-		if a.offered || a.unreachable {
+		if a.offered || a.unreachable || c.refused[a.id].After(c.now) {
 			continue
 		}
 		cpus, mem := a.cpus, a.mem

@@ -115,7 +115,7 @@ func (m *Machine) QueueItem(id string) (QueueItem, bool) {
 	if st == nil || s == nil || len(st.scheduled) == 0 {
 		return QueueItem{}, false
 	}
-	q := QueueItem{Spec: s, Count: len(st.scheduled), TimeLeft: m.delayLeft(s), Since: st.since}
+	q := QueueItem{Spec: s, Count: len(st.scheduled), TimeLeft: m.startLeft(s), Since: st.since}
 	switch {
 	case !m.connected:
 		q.Blocked = "there is no connection to a Mesos master"
