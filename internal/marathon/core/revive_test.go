@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"testing"
 	"time"
-
 )
 
 // TestOffersAreAskedForAfterADelay: an instance fails while another of the same definition has just begun to run. The delay then counts
@@ -103,5 +102,3 @@ func (c *cluster) eventually(limit time.Duration, cond func() bool) bool {
 	}
 	return true
 }
-
-
