@@ -52,6 +52,8 @@ func newBenchCommand() *cobra.Command {
 	f.IntVar(&cfg.Links, "links", 15_000, "agents with a connection of their own in row 17")
 	f.IntVar(&cfg.Relayed, "relayed", 50_000, "agents that share connections in row 17")
 	f.IntVar(&cfg.Frameworks, "frameworks", 10, "frameworks in rows 5 to 7")
+	f.IntVar(&cfg.Apps, "apps", 20_000, "apps in row 19")
+	f.IntVar(&cfg.Instances, "instances", 250_000, "instances of all apps in row 19")
 	f.BoolVar(&cfg.JSON, "json", false, "let the frameworks speak JSON instead of protobuf")
 	f.StringVar(&cfg.Profile, "profile", "", "prefix of files for CPU profiles of the master")
 	f.Float64Var(&cfg.Rate, "rate", 0, "launches a second in rows 5 and 6, instead of climbing to the highest that is kept up with")

@@ -35,7 +35,8 @@ type term struct {
 	machine  *core.Machine
 	writer   store.Writer
 	events   chan core.Event
-	batches  chan []core.Effect
+	batches  chan []core.Effect // for the committer
+	notices  chan []core.Effect // for the publisher: the same
 	prober   *health.Prober
 	sched    *scheduler
 	snapshot atomic.Pointer[core.Snapshot]
@@ -82,7 +83,7 @@ func (m *Marathon) leadOnce(parent context.Context, epoch uint64, log *slog.Logg
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	t := &term{
-		m: m, log: log, writer: writer, events: make(chan core.Event, eventQueue), batches: make(chan []core.Effect, batchQueue),
+		m: m, log: log, writer: writer, events: make(chan core.Event, eventQueue), batches: make(chan []core.Effect, batchQueue), notices: make(chan []core.Effect, batchQueue),
 		cancel: cancel, done: make(chan struct{}), stored: make(chan struct{}), waiting: map[uint64]chan core.Reply{},
 	}
 	defer t.abandon()
@@ -110,6 +111,7 @@ func (m *Marathon) leadOnce(parent context.Context, epoch uint64, log *slog.Logg
 	t.group = g
 	g.Go(func() error { return t.own(ctx, first) })
 	g.Go(func() error { return t.commit(ctx) })
+	g.Go(func() error { return t.publish(ctx) })
 	g.Go(func() error { return t.prober.Run(ctx) })
 	g.Go(func() error { return t.sched.run(ctx) })
 	g.Go(func() error { return t.autoscale(ctx) })
@@ -180,6 +182,10 @@ func (t *term) own(ctx context.Context, first []core.Effect) error {
 			return
 		}
 		select {
+		case t.notices <- out:
+		case <-ctx.Done():
+		}
+		select {
 		case t.batches <- out:
 		case <-t.stored: // the committer has given up
 		}
@@ -215,6 +221,27 @@ func (t *term) own(ctx context.Context, first []core.Effect) error {
 			batch = append(batch, core.CallFailed{})
 		}
 		emit(t.machine.Step(t.m.deps.Clock(), batch...))
+	}
+}
+
+// publish gives notices to the subscribers of the event stream as soon as readers of the snapshot can see what they are about,
+// which is before it is durable: what is lost in a crash then comes again, because nothing was acknowledged yet.
+func (t *term) publish(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case out := <-t.notices:
+			for _, e := range out {
+				p, ok := e.(core.Publish)
+				if !ok {
+					continue
+				}
+				if err := t.m.hub.Publish(p.Notice); err != nil {
+					t.log.Error("event not published", "event", p.Notice.Type, "error", err)
+				}
+			}
+		}
 	}
 }
 
@@ -321,15 +348,11 @@ func (t *term) write(ctx context.Context, txn store.Txn) error {
 
 func (t *term) carryOut(ctx context.Context, e core.Effect) {
 	switch e := e.(type) {
-	case core.Put, core.Delete:
+	case core.Put, core.Delete, core.Publish:
 	case core.Call:
 		t.sched.send(e.Call)
 	case core.Roles:
 		t.sched.roles(e.Roles)
-	case core.Publish:
-		if err := t.m.hub.Publish(e.Notice); err != nil {
-			t.log.Error("event not published", "event", e.Notice.Type, "error", err)
-		}
 	case core.Reply:
 		id, _ := e.Token.(uint64)
 		t.mu.Lock()

@@ -32,9 +32,12 @@ func TestGoMarathon(t *testing.T) {
 	if ok, err := client.Ping(); err != nil || !ok {
 		t.Fatalf("ping: %v %v", ok, err)
 	}
-	info, err := client.Info()
-	must("info", err)
-	if info.Name != "marathon" || !strings.HasPrefix(info.Version, "1.11.") || info.Leader == "" || info.FrameworkID == "" {
+	var info *marathon.Info
+	await(t, 30*time.Second, "the framework is subscribed", func() bool {
+		info, err = client.Info()
+		return err == nil && info.FrameworkID != ""
+	})
+	if info.Name != "marathon" || !strings.HasPrefix(info.Version, "1.11.") || info.Leader == "" {
 		t.Errorf("info %+v", info)
 	}
 	leader, err := client.Leader()

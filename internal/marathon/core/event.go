@@ -141,7 +141,7 @@ type Call struct{ Call *scheduler.Call }
 // Roles is the set of roles whose offers are wanted, when it changed.
 type Roles struct{ Roles []string }
 
-// Publish gives a notice to the subscribers of the event stream.
+// Publish gives a notice to the subscribers of the event stream, in the order of the notices; it waits for no record.
 type Publish struct{ Notice Notice }
 
 // Reply answers the event that carried the token.

@@ -25,6 +25,8 @@ type Config struct {
 	Links      int           // real connections in row 17; default 15,000
 	Relayed    int           // agents behind them and relays in row 17; default 50,000
 	Frameworks int           // in rows 5 to 7; default 10
+	Apps       int           // in row 19; default 20,000
+	Instances  int           // of them all; default 250,000
 	JSON       bool          // frameworks speak JSON instead of protobuf
 	Profile    string        // prefix of files for CPU profiles of the master, or of the one process
 	Rate       float64       // launches a second in rows 5 and 6, instead of the highest that is kept up with
@@ -34,7 +36,7 @@ type Config struct {
 }
 
 // Rows are the goals that this package measures.
-var Rows = []int{4, 5, 6, 7, 13, 14, 15, 17}
+var Rows = []int{4, 5, 6, 7, 13, 14, 15, 17, 19}
 
 // Bench is one run of the benchmarks.
 type Bench struct {
@@ -66,6 +68,8 @@ func New(cfg Config) (*Bench, error) {
 	orDefault(&cfg.Links, 15_000)
 	orDefault(&cfg.Relayed, 50_000)
 	orDefault(&cfg.Frameworks, 10)
+	orDefault(&cfg.Apps, 20_000)
+	orDefault(&cfg.Instances, 250_000)
 	if cfg.Duration <= 0 {
 		cfg.Duration = 60 * time.Second
 	}
@@ -102,6 +106,7 @@ func (b *Bench) Run(ctx context.Context) error {
 		{[]int{6}, b.launchOneProcess},
 		{[]int{4, 13, 14, 15}, b.fullCluster},
 		{[]int{17}, b.idleAgents},
+		{[]int{19}, b.services},
 	} {
 		if !slices.ContainsFunc(part.rows, b.wants) {
 			continue

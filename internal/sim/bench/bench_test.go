@@ -38,6 +38,28 @@ func TestLaunchInOneProcess(t *testing.T) {
 	}
 }
 
+// Services on a fake master, then on the real one: every figure of the row comes, and every deployment ends.
+func TestServices(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	b, err := New(Config{Rows: []int{19}, Apps: 30, Instances: 100, Out: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.Split(bytes.TrimSpace(out.Bytes()), []byte("\n"))
+	if len(lines) != 7 {
+		t.Fatalf("%d figures:\n%s", len(lines), out.Bytes())
+	}
+	for _, l := range lines {
+		if f := figureOf(t, l); f.Row != 19 || f.Value <= 0 {
+			t.Errorf("figure %+v", f)
+		}
+	}
+}
+
 func figureOf(t *testing.T, line []byte) Figure {
 	t.Helper()
 	var f Figure
