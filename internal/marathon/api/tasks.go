@@ -86,16 +86,13 @@ func (s *Server) tasksText(r *request, specs []*spec.Spec) (*answer, error) {
 		at := 0
 		for _, p := range ports {
 			line := fmt.Sprintf("%s\t%d\t", safe, p.ServicePort)
-			ends := 0
 			for _, i := range running {
 				t := &i.Tasks[0]
 				switch {
 				case p.HostPort != nil && at < len(t.HostPorts):
 					line += fmt.Sprintf("%s:%d\t", i.Host, t.HostPorts[at])
-					ends++
 				case p.HostPort == nil && len(t.Networks) > 0 && (nets["*"] || nets[sp.App.Networks[0].Name]):
 					line += fmt.Sprintf("%s:%d\t", t.Networks[0].IP, p.ContainerPort)
-					ends++
 				}
 			}
 			if p.HostPort != nil {

@@ -41,6 +41,16 @@ func Resolve(id, base string) string {
 	return "/" + strings.Join(out, "/")
 }
 
+// resolveRunSpec makes the id of an app or a pod absolute. A "." or ".." at its end stays, so that it is refused instead of
+// naming something else.
+func resolveRunSpec(id, base string) string {
+	full := Resolve(id, base)
+	if last := id[strings.LastIndexByte(id, '/')+1:]; last == "." || last == ".." {
+		full += "/" + last
+	}
+	return full
+}
+
 // CheckID validates an absolute id: every segment in Marathon's form, and short enough to become part of a task id.
 func CheckID(id string) error {
 	if id == RootID {

@@ -71,7 +71,7 @@ func readApp(r reader, base string) *App {
 		RequirePorts: r.boolean("requirePorts", false), TaskKillGracePeriodSeconds: r.intPtr("taskKillGracePeriodSeconds", 0, maxSeconds),
 	}
 	if r.has("id") {
-		a.ID = Resolve(r.str("id", ""), base)
+		a.ID = resolveRunSpec(r.str("id", ""), base)
 	} else {
 		r.missing("id")
 	}

@@ -29,7 +29,7 @@ func readPod(r reader, base string) *Pod {
 		Secrets: readSecrets(r), Networks: readNetworks(r), LinuxInfo: readLinuxInfo(r),
 	}
 	if r.has("id") {
-		p.ID = Resolve(r.str("id", ""), base)
+		p.ID = resolveRunSpec(r.str("id", ""), base)
 	} else {
 		r.missing("id")
 	}
