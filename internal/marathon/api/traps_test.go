@@ -499,7 +499,7 @@ func (b *trapBench) textLines() {
 		b.check(w.Code == 200 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") && regexp.MustCompile(`^g_a\t10000\t(node1\.example:\d+\t){2}$`).MatchString(first), "%s: %d %q", p, w.Code, w.Body)
 	}
 	b.check(strings.Contains(b.do("GET", "/v2/tasks", "", "Accept", "text/plain").Body.String(), "none\t \tnode1.example\t\n"), "an app without ports")
-	w := b.do("GET", "/v2/tasks", "", "Accept", "*/*")
+	w := b.do("GET", "/v2/tasks", "", "Accept", "text/plain, */*")
 	b.check(strings.HasPrefix(w.Header().Get("Content-Type"), "application/json"), "*/* gives %q", w.Header().Get("Content-Type"))
 }
 

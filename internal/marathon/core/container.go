@@ -221,30 +221,23 @@ func (b *builder) reserve(pl *placement, res []*mesosv1.Resource, volumes []want
 	}
 	var created []*mesosv1.Resource
 	for _, w := range volumes {
-		if w.v.Type != "root" {
-			return nil, []Reason{InsufficientDisk}, "volumes of type path and mount are not offered on this cluster's agents by this scheduler: use type root"
-		}
-		disk, ok := b.purse.scalar("disk", float64(w.v.Size), []string{"*"})
+		disk, ok := b.purse.room(w.v, &b.m.patterns)
 		if !ok {
-			return nil, []Reason{InsufficientDisk}, fmt.Sprintf("the volume %s needs %d MiB of disk", w.path, w.v.Size)
+			return nil, []Reason{InsufficientDisk}, fmt.Sprintf("the volume %s needs %d MiB of a disk of type %s", w.path, w.v.Size, w.v.Type)
 		}
 		uuid := b.m.uuid()
 		id := spec.SafeID(b.spec.ID) + "#" + w.path + "#" + uuid
 		b.inst.Volumes = append(b.inst.Volumes, LocalVolume{ContainerPath: w.path, UUID: uuid, PersistenceID: id})
-		for k, d := range disk {
-			o := own(d)
-			reserved = append(reserved, o)
-			if k > 0 {
-				continue
-			}
-			v := o.CloneVT()
-			v.Disk = &mesosv1.Resource_DiskInfo{
-				Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: &id, Principal: optional(b.m.opt.Principal)},
-				Volume:      &mesosv1.Volume{Mode: mode("RW"), ContainerPath: new(w.path)},
-			}
-			created = append(created, v)
-			launch = append(launch, v)
+		o := own(disk)
+		reserved = append(reserved, o)
+		v := o.CloneVT()
+		if v.Disk == nil {
+			v.Disk = &mesosv1.Resource_DiskInfo{}
 		}
+		v.Disk.Persistence = &mesosv1.Resource_DiskInfo_Persistence{Id: &id, Principal: optional(b.m.opt.Principal)}
+		v.Disk.Volume = &mesosv1.Volume{Mode: mode("RW"), ContainerPath: new(w.path)}
+		created = append(created, v)
+		launch = append(launch, v)
 	}
 	pl.ops = append(pl.ops,
 		&mesosv1.Offer_Operation{Type: new(mesosv1.Offer_Operation_RESERVE), Reserve: &mesosv1.Offer_Operation_Reserve{Resources: reserved}},

@@ -186,6 +186,7 @@ func TestChaos(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		c := newCluster(t, rapid.Uint64().Draw(t, "seed"), 4)
+		c.vanish = rapid.SampledFrom([]int{0, 0, 10, 50}).Draw(t, "vanish")
 		failing := true
 		c.failAfter = func() time.Duration {
 			if failing && c.rng.IntN(4) == 0 {

@@ -146,6 +146,11 @@ func (i *Instance) Active() bool {
 // launched reports whether there is something on an agent, or may be.
 func (i *Instance) launched() bool { return i.Condition != Scheduled && !i.Condition.Terminal() }
 
+// here reports whether the instance is wanted, or still is somewhere.
+func (i *Instance) here() bool {
+	return i.Condition != UnreachableInactive && (i.Active() || i.launched())
+}
+
 // task finds a task by its id.
 func (i *Instance) task(id string) int {
 	return slices.IndexFunc(i.Tasks, func(t Task) bool { return t.ID == id })

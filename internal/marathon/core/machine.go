@@ -67,9 +67,9 @@ type Machine struct {
 	instances   btree.Map[string, *Instance]
 	failures    btree.Map[string, *TaskFailure]
 	specs       map[string]*specState
-	waiting     map[string]bool      // specs with scheduled instances
-	garbage     map[string]time.Time // instances that were forgotten while they had a reservation, until it is given back
-	deployments []*deployment        // in the order of their start
+	waiting     map[string]bool // specs with scheduled instances
+	debts       debts
+	deployments []*deployment // in the order of their start
 	locks       map[string]*deployment
 	dirty       map[string]bool
 	tombs       []string // specs that were removed, oldest first, whose history is still kept
@@ -93,7 +93,7 @@ type Machine struct {
 
 // New makes an empty machine. seed decides all ids and random choices.
 func New(opt Options, seed [32]byte, now time.Time) *Machine {
-	m := &Machine{opt: opt, seed: seed, specs: map[string]*specState{}, waiting: map[string]bool{}, garbage: map[string]time.Time{}, locks: map[string]*deployment{}, dirty: map[string]bool{}, now: now, suppressed: true}
+	m := &Machine{opt: opt, seed: seed, specs: map[string]*specState{}, waiting: map[string]bool{}, debts: debts{}, locks: map[string]*deployment{}, dirty: map[string]bool{}, now: now, suppressed: true}
 	m.root = spec.NewRoot(&m.opt.Spec, spec.VersionOf(now))
 	m.roles = []string{opt.Spec.Role}
 	if opt.ReconcileInterval > 0 {
@@ -267,9 +267,7 @@ func (m *Machine) unschedule(s *specState, i *Instance) {
 func (m *Machine) forget(i *Instance) {
 	m.instances.Delete(i.key())
 	if i.Reserved {
-		// Its reservation comes with an offer of its agent, and is found to be nobody's then.
-		m.garbage[i.ID] = m.now
-		m.reviveDue = true
+		m.owe(i)
 	}
 	m.unschedule(m.state(i.SpecID), i)
 	m.emit(Delete{Key: instancePrefix + i.ID})

@@ -152,9 +152,6 @@ func (m *Machine) frameworkRemoved() {
 	}
 }
 
-// garbageKept is how long offers are asked for because a reservation is to be given back; its agent may not come back.
-const garbageKept = 10 * time.Minute
-
 // reviveLater has revive look again at a time, or earlier.
 func (m *Machine) reviveLater(at time.Time) {
 	if m.reviveAt.After(m.now) && !m.reviveAt.After(at) {
@@ -171,12 +168,8 @@ func (m *Machine) revive() {
 	if !m.connected {
 		return
 	}
-	for id, since := range m.garbage {
-		if m.now.Sub(since) > garbageKept {
-			delete(m.garbage, id)
-		}
-	}
-	if len(m.waiting) == 0 && len(m.garbage) == 0 {
+	m.expireDebts()
+	if len(m.waiting) == 0 && len(m.debts) == 0 {
 		m.reviveDue = false
 		if !m.suppressed {
 			m.suppressed = true
@@ -193,7 +186,7 @@ func (m *Machine) revive() {
 		m.reviveLater(next)
 		return
 	}
-	ready := len(m.garbage) > 0
+	ready := len(m.debts) > 0
 	var soonest time.Duration
 	for id := range m.waiting {
 		s := m.root.Get(id)

@@ -67,7 +67,7 @@ func (m *Machine) offers(list []*mesosv1.Offer) {
 // was refused for one instance may do for the next.
 func (m *Machine) filters() *mesosv1.Filters {
 	seconds := m.opt.DeclineDuration.Seconds()
-	if len(m.waiting) > 0 || len(m.garbage) > 0 {
+	if len(m.waiting) > 0 || len(m.debts) > 0 {
 		seconds = min(seconds, 5)
 	}
 	return &mesosv1.Filters{RefuseSeconds: &seconds}
@@ -244,45 +244,4 @@ func (m *Machine) violated(i *Instance, s *spec.Spec, where place) []string {
 		}
 	}
 	return nil
-}
-
-// strayReservations gives back what this framework reserved and no instance owns any more.
-func (m *Machine) strayReservations(o *mesosv1.Offer, p *purse) []*mesosv1.Offer_Operation {
-	byOwner := map[string][]*mesosv1.Resource{}
-	for k := range p.lots {
-		l := &p.lots[k]
-		if !l.ours {
-			continue
-		}
-		if i := m.instance(l.owner); i != nil && i.Reserved && i.AgentID == o.GetAgentId().GetValue() {
-			continue
-		}
-		l.left = 0
-		delete(m.garbage, l.owner)
-		byOwner[l.owner] = append(byOwner[l.owner], l.res)
-	}
-	var ops []*mesosv1.Offer_Operation
-	for _, owner := range sortedKeys(byOwner) {
-		var volumes, plain []*mesosv1.Resource
-		for _, r := range byOwner[owner] {
-			if r.GetDisk().GetPersistence() != nil {
-				volumes = append(volumes, r)
-				c := r.CloneVT()
-				c.Disk.Persistence, c.Disk.Volume = nil, nil
-				if c.Disk.Source == nil {
-					c.Disk = nil
-				}
-				plain = append(plain, c)
-				continue
-			}
-			plain = append(plain, r)
-		}
-		if len(volumes) > 0 {
-			kind := mesosv1.Offer_Operation_DESTROY
-			ops = append(ops, &mesosv1.Offer_Operation{Type: &kind, Destroy: &mesosv1.Offer_Operation_Destroy{Volumes: volumes}})
-		}
-		kind := mesosv1.Offer_Operation_UNRESERVE
-		ops = append(ops, &mesosv1.Offer_Operation{Type: &kind, Unreserve: &mesosv1.Offer_Operation_Unreserve{Resources: plain}})
-	}
-	return ops
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/marathon/spec"
 )
 
 // Labels on the reservations that this framework makes, by which it finds them again (Marathon's names).
@@ -27,6 +28,7 @@ type lot struct {
 	owner  string // the instance whose reservation it is
 	ours   bool   // reserved by this framework
 	volume bool   // a persistent volume: taken whole
+	disk   string // path or mount: a disk of its own, only for persistent volumes; "" for the agent's root disk and all else
 	left   int64
 	ranges [][2]uint64
 }
@@ -61,8 +63,17 @@ func newPurse(offer *mesosv1.Offer, frameworkID string) *purse {
 			l.owner = ""
 		}
 		l.volume = r.GetDisk().GetPersistence() != nil
-		if r.GetRevocable() != nil || r.GetDisk().GetSource() != nil && !l.volume {
+		if r.GetRevocable() != nil {
 			continue
+		}
+		switch source := r.GetDisk().GetSource(); {
+		case source == nil:
+		case source.GetType() == mesosv1.Resource_DiskInfo_Source_PATH:
+			l.disk = "path"
+		case source.GetType() == mesosv1.Resource_DiskInfo_Source_MOUNT:
+			l.disk = "mount"
+		default:
+			continue // raw and block disks would have to be formatted first
 		}
 		if l.name == "gpus" && r.GetScalar().GetValue() > 0 {
 			p.gpus = true
@@ -95,7 +106,7 @@ func (p *purse) clone() *purse {
 
 // free reports whether a lot may be used for what has no reservation of its own.
 func (l *lot) free(roles []string) bool {
-	return !l.ours && !l.volume && slices.Contains(roles, l.role)
+	return !l.ours && !l.volume && l.disk == "" && slices.Contains(roles, l.role)
 }
 
 // order gives the indices of usable lots of a name, reserved ones first.
@@ -135,6 +146,52 @@ func (p *purse) scalar(name string, amount float64, roles []string) ([]*mesosv1.
 		}
 	}
 	return nil, false
+}
+
+// room takes what a persistent volume needs from one unreserved disk of its type: a part of a root or path disk, a mount disk
+// whole, the smallest that does. It is nothing and false when no disk does.
+func (p *purse) room(v *spec.PersistentVolume, patterns *patterns) (*mesosv1.Resource, bool) {
+	best := -1
+	for i := range p.lots {
+		l := &p.lots[i]
+		source := l.res.GetDisk().GetSource()
+		kind := l.disk
+		if kind == "" {
+			kind = "root"
+		}
+		if l.name != "disk" || l.ours || l.volume || l.role != "*" || kind != v.Type || l.left < milli(float64(v.Size)) {
+			continue
+		}
+		if v.ProfileName != "" && source.GetProfile() != v.ProfileName {
+			continue
+		}
+		if v.MaxSize != nil && l.left > milli(float64(*v.MaxSize)) {
+			continue
+		}
+		path := source.GetPath().GetRoot()
+		if kind == "mount" {
+			path = source.GetMount().GetRoot()
+		}
+		if slices.ContainsFunc(v.Constraints, func(c []string) bool {
+			re := patterns.get(c[2])
+			return re == nil || re.MatchString(path) != (c[1] == "LIKE")
+		}) {
+			continue
+		}
+		if best < 0 || l.left < p.lots[best].left {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil, false
+	}
+	l := &p.lots[best]
+	take := milli(float64(v.Size))
+	if l.disk == "mount" {
+		take = l.left
+	}
+	l.left -= take
+	return withScalar(l.res, float64(take)/1000), true
 }
 
 func withScalar(r *mesosv1.Resource, v float64) *mesosv1.Resource {

@@ -20,6 +20,7 @@ import (
 //	instance/<instance id>
 //	deployment/<uuid>/<n>-<of>          parts of a deployment's record
 //	failure/<safe id>                   the last failure of an app
+//	debt/<agent id>/<instance id>       a reservation that is to be given back
 const (
 	frameworkKey     = "framework"
 	rolesKey         = "roles"
@@ -29,6 +30,7 @@ const (
 	instancePrefix   = "instance/"
 	deploymentPrefix = "deployment/"
 	failurePrefix    = "failure/"
+	debtPrefix       = "debt/"
 )
 
 func groupKey(id string) string {
@@ -190,6 +192,10 @@ func (m *Machine) Load(now time.Time, records []Record) ([]Effect, error) {
 				parts[id] = map[string][]byte{}
 			}
 			parts[id][part] = r.Value
+		case strings.HasPrefix(r.Key, debtPrefix):
+			if err := m.loadDebt(r); err != nil {
+				return nil, err
+			}
 		case strings.HasPrefix(r.Key, failurePrefix):
 			var f TaskFailure
 			if err := json.Unmarshal(r.Value, &f); err != nil {

@@ -86,9 +86,31 @@ func replaceStep(u spec.UpgradeStrategy, c counts) (kill, start int) {
 	return kill, start
 }
 
+// waitTheirTurn puts residents that wait for an offer aside while there are enough others, those on their way out included: they
+// would be one too many as soon as the offer comes. start brings them back, with their volumes.
+func (m *Machine) waitTheirTurn(target *spec.Spec, list []*Instance) (changed bool) {
+	there := 0
+	for _, i := range list {
+		if i.here() {
+			there++
+		}
+	}
+	for _, i := range list {
+		if there > target.Instances() && i.Goal == GoalRunning && i.Condition == Scheduled {
+			m.kill(i, GoalStopped)
+			changed = true
+			there--
+		}
+	}
+	return changed
+}
+
 // replace carries out one evaluation of a rolling replacement and reports whether it is done.
 func (m *Machine) replace(d *deployment, target *spec.Spec) bool {
 	list := m.of(target.ID)
+	if target.Resident() && m.waitTheirTurn(target, list) {
+		return false // what changed is looked at again
+	}
 	c := counts{target: target.Instances(), resident: target.Resident()}
 	var old []*Instance
 	for _, i := range list {
@@ -122,7 +144,6 @@ func (m *Machine) replace(d *deployment, target *spec.Spec) bool {
 	if len(st.Steps) > 0 {
 		m.canaryLimits(d, target, &c)
 	}
-	kill, start := replaceStep(target.Upgrade(), c)
 	if c.newStarted > c.target {
 		var fresh []*Instance
 		for _, i := range list {
@@ -131,15 +152,28 @@ func (m *Machine) replace(d *deployment, target *spec.Spec) bool {
 			}
 		}
 		for _, i := range m.victims(target, fresh, c.newStarted-c.target) {
+			c.newStarted--
+			if m.good(i, target) {
+				c.newHealthy--
+			}
+			if i.launched() {
+				c.oldActive++
+				c.killing++
+			}
 			m.kill(i, m.endGoal(target))
 		}
 	}
+	kill, start := replaceStep(target.Upgrade(), c)
 	if kill > 0 {
 		for _, i := range m.oldVictims(target, old, kill) {
-			if target.Resident() {
-				m.relaunch(i, target)
-			} else {
+			switch {
+			case !target.Resident():
 				m.kill(i, GoalDecommissioned)
+			case m.others(i) >= c.target:
+				// The number was lowered too: its volumes stay, but nothing runs on them.
+				m.kill(i, GoalStopped)
+			default:
+				m.relaunch(i, target)
 			}
 		}
 	}

@@ -90,7 +90,7 @@ func (c *cluster) failOver(d time.Duration) {
 	c.settle(d)
 	c.down, c.suppressed = false, false
 	clear(c.refused)
-	c.step(Registered{FrameworkID: c.m.FrameworkID(), Master: "other:5050"})
+	c.step(Registered{FrameworkID: "fw-1", Master: "other:5050"})
 }
 
 // eventually lets time pass until the condition holds, at most for the limit.

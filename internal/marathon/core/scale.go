@@ -86,7 +86,7 @@ func (m *Machine) start(target *spec.Spec, list []*Instance, n int) {
 // killWeight orders victims: what is lost anyway goes first.
 func killWeight(c Condition) int {
 	switch c {
-	case Scheduled, Unreachable:
+	case Scheduled, Unreachable, Killing:
 		return 0
 	case Provisioned, Staging:
 		return 1

@@ -13,6 +13,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
 	"github.com/orchestrator/orchestrator/internal/marathon/spec"
+	"github.com/orchestrator/orchestrator/internal/resources"
 )
 
 // failer is what *testing.T and *rapid.T have in common.
@@ -34,7 +35,8 @@ type cluster struct {
 	records     map[string][]byte
 	agents      []*simAgent
 	tasks       map[string]*simTask
-	ever        map[string]bool // task ids that were used
+	ended       map[string]mesosv1.TaskState // tasks whose end was not acknowledged yet
+	ever        map[string]bool              // task ids that were used
 	offers      map[string]*simOffer
 	queue       []delivery
 	nOffer      int
@@ -43,6 +45,8 @@ type cluster struct {
 	down        bool                 // the master is away
 	silent      bool                 // it answers no explicit reconciliation
 	loseAccepts bool
+	vanish      int                 // percent of the offers that are gone when they are accepted
+	volumes     map[string][]string // of instances that have run
 	notices     []Notice
 	replies     []Reply
 	probes      map[string]bool
@@ -56,8 +60,7 @@ type cluster struct {
 
 type simAgent struct {
 	id, host, zone string
-	cpus, mem      float64
-	ports          [][2]int
+	total          resources.Resources
 	offered        bool
 	unreachable    bool
 }
@@ -68,8 +71,7 @@ type simTask struct {
 	state     mesosv1.TaskState
 	killed    bool
 	uuid      int
-	cpus, mem float64
-	ports     []int
+	res       resources.Resources
 }
 
 type simOffer struct {
@@ -87,7 +89,7 @@ type delivery struct {
 func newCluster(t failer, seed uint64, agents int) *cluster {
 	c := &cluster{
 		t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), records: map[string][]byte{}, tasks: map[string]*simTask{},
-		ever: map[string]bool{}, offers: map[string]*simOffer{}, probes: map[string]bool{}, refused: map[string]time.Time{},
+		ever: map[string]bool{}, offers: map[string]*simOffer{}, probes: map[string]bool{}, refused: map[string]time.Time{}, volumes: map[string][]string{}, ended: map[string]mesosv1.TaskState{},
 	}
 	c.opt = Options{
 		Spec: spec.Settings{Role: "*", PortMin: 10000, PortMax: 20000}, MaxInstancesPerOffer: 5, MaxRunningDeployments: 100, MaxVersions: 50,
@@ -95,7 +97,7 @@ func newCluster(t failer, seed uint64, agents int) *cluster {
 		ReviveInterval: 100 * time.Millisecond, ReconcileInterval: 10 * time.Minute,
 	}
 	for i := range agents {
-		c.agents = append(c.agents, &simAgent{id: fmt.Sprintf("agent-%d", i), host: fmt.Sprintf("host%d", i), zone: fmt.Sprintf("z%d", i%3), cpus: 16, mem: 16384, ports: [][2]int{{31000, 32000}}})
+		c.agents = append(c.agents, &simAgent{id: fmt.Sprintf("agent-%d", i), host: fmt.Sprintf("host%d", i), zone: fmt.Sprintf("z%d", i%3), total: resources.MustParse("cpus:16;mem:16384;disk:100000;ports:[31000-32000]")})
 	}
 	c.startDelay = func() time.Duration { return time.Duration(c.rng.IntN(3000)) * time.Millisecond }
 	c.killDelay = c.startDelay
@@ -201,9 +203,11 @@ func (c *cluster) checkInvariants(before map[string]specBounds) {
 				}
 			}
 			if after[a.ID].healthy < min(fewest, before[a.ID].healthy) && killed > 0 && c.checkBounds {
+				c.dump()
 				c.t.Fatalf("%s: %d healthy before the step, %d after it, never fewer than %d allowed", a.ID, before[a.ID].healthy, after[a.ID].healthy, fewest)
 			}
 			if after[a.ID].total > max(most, before[a.ID].total) && c.checkBounds {
+				c.dump()
 				c.t.Fatalf("%s: %d instances, at most %d allowed (%d before)", a.ID, after[a.ID].total, most, before[a.ID].total)
 			}
 		}
@@ -311,8 +315,15 @@ func (c *cluster) call(call *scheduler.Call) {
 			c.refuse(id.GetValue(), call.Decline.Filters)
 		}
 	case scheduler.Call_ACCEPT:
+		if c.vanish > 0 && c.rng.IntN(100) < c.vanish {
+			c.rescind(call.Accept.OfferIds[0].GetValue()) // it was taken back while the call was on its way
+		}
 		if !c.loseAccepts {
 			c.accept(call.Accept)
+		}
+	case scheduler.Call_ACKNOWLEDGE:
+		if id := call.Acknowledge.TaskId.GetValue(); c.tasks[id] == nil {
+			delete(c.ended, id)
 		}
 	case scheduler.Call_KILL:
 		t := c.tasks[call.Kill.TaskId.GetValue()]
@@ -335,7 +346,10 @@ func (c *cluster) call(call *scheduler.Call) {
 			}
 			id := r.TaskId
 			c.later(time.Millisecond, func() []Event {
-				state := mesosv1.TaskState_TASK_UNKNOWN
+				state, ended := c.ended[id.GetValue()]
+				if !ended {
+					state = mesosv1.TaskState_TASK_UNKNOWN
+				}
 				if t := c.tasks[id.GetValue()]; t != nil {
 					state = t.state
 				}
@@ -372,15 +386,15 @@ func (c *cluster) accept(a *scheduler.Call_Accept) {
 		return
 	}
 	c.refuse(a.OfferIds[0].GetValue(), a.Filters)
-	usedCPUs, usedMem := 0.0, 0.0
-	usedPorts := map[int]bool{}
-	for _, t := range c.tasks {
-		if t.agent == o.agent.id {
-			usedCPUs, usedMem = usedCPUs+t.cpus, usedMem+t.mem
-			for _, p := range t.ports {
-				usedPorts[p] = true
-			}
+	for _, op := range a.Operations {
+		if op.Launch != nil || op.LaunchGroup != nil {
+			continue
 		}
+		total, err := o.agent.total.ApplyOperation(op)
+		if err != nil {
+			c.t.Fatalf("%v on %s: %v", op.GetType(), o.agent.id, err)
+		}
+		o.agent.total = total
 	}
 	for _, ti := range infos {
 		id := ti.TaskId.GetValue()
@@ -388,37 +402,21 @@ func (c *cluster) accept(a *scheduler.Call_Accept) {
 			c.t.Fatalf("task id %s was used twice", id)
 		}
 		c.ever[id] = true
-		specID, inst, _, err := ParseTaskID(id)
+		_, inst, _, err := ParseTaskID(id)
 		if err != nil {
 			c.t.Fatalf("%v", err)
 		}
-		_ = specID
 		rec := string(c.records[instancePrefix+inst])
 		if !strings.Contains(rec, id) {
 			c.t.Fatalf("task %s is launched but its instance is not stored", id)
 		}
 		t := &simTask{id: id, agent: o.agent.id, info: ti, state: mesosv1.TaskState_TASK_STAGING}
-		for _, r := range ti.Resources {
-			switch r.GetName() {
-			case "cpus":
-				t.cpus += r.GetScalar().GetValue()
-			case "mem":
-				t.mem += r.GetScalar().GetValue()
-			case "ports":
-				for _, x := range r.GetRanges().GetRange() {
-					for p := x.GetBegin(); p <= x.GetEnd(); p++ {
-						if usedPorts[int(p)] {
-							c.t.Fatalf("port %d of %s is taken twice", p, o.agent.id)
-						}
-						usedPorts[int(p)] = true
-						t.ports = append(t.ports, int(p))
-					}
-				}
-			}
+		var wrong error
+		if t.res, wrong = resources.FromProto(ti.Resources); wrong != nil {
+			c.t.Fatalf("%s: %v", id, wrong)
 		}
-		usedCPUs, usedMem = usedCPUs+t.cpus, usedMem+t.mem
-		if usedCPUs > o.agent.cpus+0.0001 || usedMem > o.agent.mem+0.0001 {
-			c.t.Fatalf("%s is overcommitted: %v cpus, %v mem", o.agent.id, usedCPUs, usedMem)
+		if free := c.free(o.agent); !free.Contains(t.res) {
+			c.t.Fatalf("%s takes %v of %s, where only %v is free", id, t.res, o.agent.id, free)
 		}
 		c.tasks[id] = t
 		c.always(c.startDelay(), func() []Event {
@@ -426,6 +424,7 @@ func (c *cluster) accept(a *scheduler.Call_Accept) {
 				return nil
 			}
 			t.state = mesosv1.TaskState_TASK_RUNNING
+			c.checkVolumes(inst, t)
 			if c.failAfter != nil {
 				if d := c.failAfter(); d > 0 {
 					c.always(d, func() []Event { return c.end(t, mesosv1.TaskState_TASK_FAILED) })
@@ -436,11 +435,24 @@ func (c *cluster) accept(a *scheduler.Call_Accept) {
 	}
 }
 
+// checkVolumes: an instance that has run always comes back to the volumes that it had.
+func (c *cluster) checkVolumes(instance string, t *simTask) {
+	var ids []string
+	for _, r := range t.res.PersistentVolumes().Proto() {
+		ids = append(ids, r.GetDisk().GetPersistence().GetId())
+	}
+	slices.Sort(ids)
+	if before, ok := c.volumes[instance]; ok && !slices.Equal(before, ids) {
+		c.t.Fatalf("%s ran on %v, now %v", instance, before, ids)
+	}
+	c.volumes[instance] = ids
+}
+
 func (c *cluster) end(t *simTask, state mesosv1.TaskState) []Event {
 	if c.tasks[t.id] == nil {
 		return nil
 	}
-	t.state = state
+	t.state, c.ended[t.id] = state, state
 	delete(c.tasks, t.id)
 	return []Event{c.statusOf(t)}
 }
@@ -448,6 +460,17 @@ func (c *cluster) end(t *simTask, state mesosv1.TaskState) []Event {
 func (c *cluster) statusOf(t *simTask) Event {
 	t.uuid++
 	return Status{&mesosv1.TaskStatus{TaskId: &mesosv1.TaskID{Value: new(t.id)}, AgentId: &mesosv1.AgentID{Value: new(t.agent)}, State: new(t.state), Uuid: []byte(fmt.Sprintf("%016d", t.uuid))}}
+}
+
+// free is what no task uses of an agent.
+func (c *cluster) free(a *simAgent) resources.Resources {
+	free := a.total
+	for _, id := range sortedKeys(c.tasks) {
+		if t := c.tasks[id]; t.agent == a.id {
+			free = free.Minus(t.res)
+		}
+	}
+	return free
 }
 
 // offerAll makes an offer of what is free on each agent.
@@ -460,40 +483,16 @@ func (c *cluster) offerAll() {
 		if a.offered || a.unreachable || c.refused[a.id].After(c.now) {
 			continue
 		}
-		cpus, mem := a.cpus, a.mem
-		used := map[int]bool{}
-		for _, t := range c.tasks {
-			if t.agent == a.id {
-				cpus, mem = cpus-t.cpus, mem-t.mem
-				for _, p := range t.ports {
-					used[p] = true
-				}
-			}
-		}
-		var ranges []*mesosv1.Value_Range
-		for _, r := range a.ports {
-			for p := r[0]; p <= r[1]; p++ {
-				if used[p] {
-					continue
-				}
-				if n := len(ranges); n > 0 && *ranges[n-1].End == uint64(p-1) {
-					*ranges[n-1].End = uint64(p)
-				} else {
-					ranges = append(ranges, &mesosv1.Value_Range{Begin: new(uint64(p)), End: new(uint64(p))})
-				}
-			}
+		free, err := c.free(a).ProtoPreRefinement()
+		if err != nil {
+			c.t.Fatalf("%v", err)
 		}
 		c.nOffer++
 		id := fmt.Sprintf("o%d", c.nOffer)
 		o := &mesosv1.Offer{
 			Id: &mesosv1.OfferID{Value: &id}, AgentId: &mesosv1.AgentID{Value: new(a.id)}, Hostname: new(a.host),
 			Attributes: []*mesosv1.Attribute{{Name: new("zone"), Type: new(mesosv1.Value_TEXT), Text: &mesosv1.Value_Text{Value: new(a.zone)}}},
-			Resources: []*mesosv1.Resource{
-				{Name: new("cpus"), Type: new(mesosv1.Value_SCALAR), Scalar: &mesosv1.Value_Scalar{Value: &cpus}},
-				{Name: new("mem"), Type: new(mesosv1.Value_SCALAR), Scalar: &mesosv1.Value_Scalar{Value: &mem}},
-				{Name: new("disk"), Type: new(mesosv1.Value_SCALAR), Scalar: &mesosv1.Value_Scalar{Value: new(100000.0)}},
-				{Name: new("ports"), Type: new(mesosv1.Value_RANGES), Ranges: &mesosv1.Value_Ranges{Range: ranges}},
-			},
+			Resources:  free,
 		}
 		a.offered = true
 		c.offers[id] = &simOffer{a, o}
@@ -547,8 +546,15 @@ func (c *cluster) tick() {
 		}
 		events = append(events, d.do()...)
 	}
-	if c.down {
-		events = slices.DeleteFunc(events, func(e Event) bool { _, ok := e.(Status); return ok })
+	if c.down || !c.m.connected {
+		events = slices.DeleteFunc(events, func(e Event) bool {
+			s, ok := e.(Status)
+			if ok && len(s.Status.Uuid) > 0 {
+				// The agent sends it again until it is acknowledged.
+				c.always(500*time.Millisecond, func() []Event { return []Event{e} })
+			}
+			return ok
+		})
 	}
 	c.step(events...)
 }

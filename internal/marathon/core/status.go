@@ -236,14 +236,13 @@ func (m *Machine) ended(i *Instance, s *spec.Spec, t *Task, st *mesosv1.TaskStat
 		m.failed(s)
 		m.noteFailure(i, t, cond)
 	}
+	i.HasRun = i.HasRun || began(st)
 	switch i.Goal {
 	case GoalDecommissioned:
 		m.forget(i)
 		return
 	case GoalStopped:
-		i.KillAt = 0
-		i.Healthy, i.Health, i.Ready, i.Readiness = nil, nil, false, nil
-		m.putInstance(i)
+		m.stopped(i)
 		return
 	}
 	if st != nil && st.GetState() == mesosv1.TaskState_TASK_GONE_BY_OPERATOR && i.Reserved {
@@ -252,6 +251,34 @@ func (m *Machine) ended(i *Instance, s *spec.Spec, t *Task, st *mesosv1.TaskStat
 		return
 	}
 	m.again(i, cond.failure() && !wasKilled)
+}
+
+// began reports whether a task that ended may have written to its volumes: whatever an agent started may have, even if that it ran
+// was never heard.
+func began(st *mesosv1.TaskStatus) bool {
+	switch st.GetState() {
+	case mesosv1.TaskState_TASK_FINISHED, mesosv1.TaskState_TASK_FAILED, mesosv1.TaskState_TASK_KILLED:
+		return st.GetReason() != mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED && st.GetReason() != mesosv1.TaskStatus_REASON_TASK_KILLED_DURING_LAUNCH
+	}
+	return false
+}
+
+// stopped leaves an ended instance as it is, with its volumes, until its spec needs one more.
+func (m *Machine) stopped(i *Instance) {
+	i.Goal, i.KillAt = GoalStopped, 0
+	i.Healthy, i.Health, i.Ready, i.Readiness = nil, nil, false, nil
+	m.putInstance(i)
+}
+
+// others counts the other instances of the same spec that are here.
+func (m *Machine) others(i *Instance) int {
+	n := 0
+	for _, o := range m.of(i.SpecID) {
+		if o.ID != i.ID && o.here() {
+			n++
+		}
+	}
+	return n
 }
 
 // again makes an ended instance wait for its next start: with the definition that is in force now, unless a deployment has
@@ -271,8 +298,16 @@ func (m *Machine) again(i *Instance, failed bool) {
 	}
 	if d := m.locks[i.SpecID]; d != nil && !m.current(i, target) {
 		for _, a := range d.Current() {
-			if a.ID == i.SpecID && a.Kind == Restart && !i.Reserved {
+			if a.ID != i.SpecID || a.Kind != Restart {
+				continue
+			}
+			if !i.Reserved {
 				m.forget(i)
+				return
+			}
+			if m.others(i) >= target.Instances() {
+				// There are enough without it: the number was lowered too. Its volumes stay.
+				m.stopped(i)
 				return
 			}
 		}
@@ -292,10 +327,9 @@ func (m *Machine) reschedule(i *Instance) {
 	i.Tasks, i.Healthy, i.Health, i.Ready, i.Readiness = nil, nil, nil, false, nil
 	i.ActiveSince, i.StagedAt, i.KillAt = 0, 0, 0
 	if i.Reserved && !i.HasRun {
-		// Its volumes are empty, and may not even exist: it is free to begin anew anywhere. What was reserved is given back
-		// when it is offered.
+		// Its volumes are empty, and may not even exist: it is free to begin anew anywhere.
+		m.owe(i)
 		i.Reserved, i.Volumes = false, nil
-		m.garbage[i.ID] = m.now
 	}
 	if !i.Reserved {
 		i.AgentID, i.Host, i.Region, i.Zone, i.Attributes = "", "", "", "", nil
