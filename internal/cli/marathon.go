@@ -28,18 +28,19 @@ Settings are Marathon's own: each flag can also come from the environment as MAR
 		if err := loadSettings(cmd, set); err != nil {
 			return err
 		}
-		log, closeLog, err := daemon.logger(cmd.ErrOrStderr(), slog.LevelInfo, false, "", "marathon")
+		var level slog.LevelVar // info
+		log, closeLog, err := daemon.logger(cmd.ErrOrStderr(), &level, false, "", "marathon")
 		if err != nil {
 			return err
 		}
 		defer closeLog()
-		m, err := marathon.New(cfg, marathon.Deps{Log: log})
+		m, err := marathon.New(cfg, marathon.Deps{Log: log, Level: &level})
 		if err != nil {
 			return err
 		}
 		return run(cmd.Context(), m, func() error {
-			log.Info("ready", "address", "http://"+m.Address())
-			return daemon.ready(map[string]any{"marathon": "http://" + m.Address()})
+			log.Info("ready", "address", m.URL())
+			return daemon.ready(map[string]any{"marathon": m.URL()})
 		})
 	}
 	return cmd

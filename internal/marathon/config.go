@@ -28,6 +28,10 @@ type Config struct {
 	Hostname        string          `flag:"hostname" help:"Name that others reach this process by. Unset: the address it listens on, or 127.0.0.1."`
 	HTTPAddress     string          `flag:"http_address" default:"0.0.0.0" help:"Address to listen on."`
 	HTTPPort        int             `flag:"http_port" default:"8080" help:"Port to listen on; 0 picks a free one."`
+	HTTPSAddress    string          `flag:"https_address" default:"0.0.0.0" help:"Address to listen on for TLS."`
+	HTTPSPort       int             `flag:"https_port" default:"8443" help:"Port to listen on for TLS, when --ssl_keystore_path is given; 0 picks a free one."`
+	SSLKeystore     config.Path     `flag:"ssl_keystore_path" help:"PEM file with certificate, chain and key: serve TLS. It is read again when it changes. Marathon wants a Java keystore here."`
+	DisableHTTP     bool            `flag:"disable_http" default:"false" help:"Serve TLS only."`
 	HTTPCredentials string          `flag:"http_credentials" secret:"true" help:"user:password that requests must carry."`
 	HTTPRealm       string          `flag:"http_realm" default:"Mesosphere" help:"Realm of basic authentication."`
 	NoCompression   bool            `flag:"disable_http_compression" default:"false" help:"Never compress answers."`
@@ -71,6 +75,7 @@ type Config struct {
 	AutoscaleInterval time.Duration `flag:"autoscale_interval" default:"15secs" help:"How often apps whose labels ask for autoscaling are measured. Not a setting of Marathon's."`
 	KeepAlive         time.Duration `flag:"event_stream_keep_alive" default:"10secs" help:"How often an idle event stream carries a comment. Not a setting of Marathon's."`
 
+	SSLPassword      string `flag:"ssl_keystore_password" secret:"true" ignored:"the key in --ssl_keystore_path is not encrypted; protect the file" help:"Password of the keystore."`
 	LaunchTokens     int    `flag:"launch_tokens" default:"100" ignored:"launches are not rationed: the back-off of each app bounds what fails" help:"Launches that may be under way."`
 	LaunchRefresh    int64  `flag:"launch_token_refresh_interval" default:"30000" ignored:"launches are not rationed" help:"How often launch tokens are renewed."`
 	MatchTimeout     int64  `flag:"offer_matching_timeout" default:"3000" ignored:"offers are matched at once" help:"How long an offer may be looked at."`
@@ -79,9 +84,7 @@ type Config struct {
 	ReconcileInitial int64  `flag:"reconciliation_initial_delay" default:"15000" ignored:"reconciliation follows registration at once" help:"When tasks are reconciled first."`
 	HA               bool   `flag:"ha" default:"true" alias:"highly_available" ignored:"--zk decides it" help:"Whether to contend for leadership."`
 	AcceptedBehavior string `flag:"accepted_resource_roles_default_behavior" default:"any" ignored:"apps without acceptedResourceRoles use * and their role" help:"Default of acceptedResourceRoles."`
-	HTTPSPort        int    `flag:"https_port" default:"8443" ignored:"TLS is a later addition: put a proxy in front" help:"Port for TLS."`
 	ZkCompression    bool   `flag:"zk_compression" default:"true" ignored:"records are small" help:"Whether to compress large records."`
-	DisableHTTP      bool   `flag:"disable_http" default:"false" ignored:"the API is always served" help:"Whether to serve only TLS."`
 	LeaderConnect    int    `flag:"leader_proxy_connection_timeout" default:"5000" help:"Milliseconds that a standby waits for a connection to the leader."`
 	LeaderRead       int    `flag:"leader_proxy_read_timeout" default:"10000" help:"Milliseconds that a standby waits for the leader's answer."`
 }
@@ -96,6 +99,12 @@ func (c *Config) Validate() error {
 	}
 	if c.HTTPPort < 0 || c.HTTPPort > 65535 {
 		p.Addf("http_port", "%d is no port", c.HTTPPort)
+	}
+	if c.HTTPSPort < 0 || c.HTTPSPort > 65535 {
+		p.Addf("https_port", "%d is no port", c.HTTPSPort)
+	}
+	if c.DisableHTTP && c.SSLKeystore == "" {
+		p.Addf("disable_http", "leaves nothing to be served: TLS needs --ssl_keystore_path")
 	}
 	if c.PortMin < 1 || c.PortMax > 65536 || c.PortMin >= c.PortMax {
 		p.Addf("local_port_min", "service ports need a range within 1 to 65535, got [%d, %d)", c.PortMin, c.PortMax)
@@ -179,7 +188,7 @@ func (c *Config) hostname(a net.Addr) string {
 }
 
 // info is what /v2/info shows of the configuration.
-func (c *Config) info(port int, host string) map[string]any {
+func (c *Config) info(port, tlsPort any, host string) map[string]any {
 	zk := ""
 	if c.Zk.ZooKeeper != nil {
 		zk = c.Zk.String()
@@ -201,6 +210,6 @@ func (c *Config) info(port int, host string) map[string]any {
 			"zk": zk, "zk_compression": true, "zk_compression_threshold": 65536, "zk_connection_timeout": c.ZkSession, "zk_max_node_size": 1024000,
 			"zk_max_versions": c.MaxVersions, "zk_session_timeout": c.ZkSession, "zk_timeout": c.ZkSession,
 		},
-		"http_config": map[string]any{"http_port": port, "https_port": nil},
+		"http_config": map[string]any{"http_port": port, "https_port": tlsPort},
 	}
 }

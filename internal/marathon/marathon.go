@@ -2,6 +2,7 @@ package marathon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,7 @@ type Deps struct {
 	Log      *slog.Logger
 	Metrics  *metrics.Registry
 	Listener net.Listener
+	Level    *slog.LevelVar // of Log, for /logging; nil when it can't be changed
 	Clock    func() time.Time
 	Store    store.Store
 	Election interface {
@@ -54,8 +56,11 @@ type Deps struct {
 type Marathon struct {
 	cfg      Config
 	deps     Deps
-	address  string // host:port that others reach this process at
-	listener net.Listener
+	address  string       // host:port that others reach this process at
+	scheme   string       // by which they do
+	listener net.Listener // nil with --disable_http
+	tls      net.Listener // nil without a certificate
+	cert     *certificate
 	store    store.Store
 	election interface {
 		election.Contender
@@ -98,18 +103,10 @@ func New(cfg Config, deps Deps) (_ *Marathon, err error) {
 			m.close()
 		}
 	}()
-	if m.listener = deps.Listener; m.listener == nil {
-		if m.listener, err = net.Listen("tcp", net.JoinHostPort(cfg.HTTPAddress, strconv.Itoa(cfg.HTTPPort))); err != nil {
-			return nil, fmt.Errorf("opening Marathon's port: %w; choose another with --http_port", err)
-		}
-	}
-	m.closers = append(m.closers, m.listener.Close)
-	host := cfg.hostname(m.listener.Addr())
-	_, port, err := net.SplitHostPort(m.listener.Addr().String())
+	ports, err := m.openListeners()
 	if err != nil {
-		port, err = strconv.Itoa(cfg.HTTPPort), nil
+		return nil, err
 	}
-	m.address = net.JoinHostPort(host, port)
 	if err := m.openStore(); err != nil {
 		return nil, err
 	}
@@ -118,13 +115,57 @@ func New(cfg Config, deps Deps) (_ *Marathon, err error) {
 	}
 	m.hub = events.NewHub(cfg.EventQueue, cfg.KeepAlive, deps.Clock)
 	deps.Metrics.System()
-	number, _ := strconv.Atoi(port)
+	host, _, _ := net.SplitHostPort(m.address)
 	opt := cfg.options()
 	m.api = api.New(api.Config{
-		Spec: &opt.Spec, Version: Version, Scheme: "http", Credentials: cfg.HTTPCredentials, Realm: cfg.HTTPRealm, AllowOrigin: cfg.AllowOrigin,
-		Compress: !cfg.NoCompression, MaxRequests: cfg.MaxConcurrent, MaxBody: int64(cfg.MaxBody), Info: cfg.info(number, host), Metrics: deps.Metrics.PrometheusHandler(), Now: deps.Clock,
+		Spec: &opt.Spec, Version: Version, Scheme: m.scheme, Level: deps.Level, Credentials: cfg.HTTPCredentials, Realm: cfg.HTTPRealm, AllowOrigin: cfg.AllowOrigin,
+		Compress: !cfg.NoCompression, MaxRequests: cfg.MaxConcurrent, MaxBody: int64(cfg.MaxBody), Info: cfg.info(ports[0], ports[1], host), Metrics: deps.Metrics.PrometheusHandler(), Now: deps.Clock,
 	}, m, m.hub, deps.Log)
 	return m, nil
+}
+
+// openListeners opens the API's ports and decides which of them others are told. It gives the numbers of both, nil for one that is
+// not served.
+func (m *Marathon) openListeners() (ports [2]any, err error) {
+	cfg := &m.cfg
+	listen := func(address string, port int, flag string) (net.Listener, error) {
+		l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+		if err != nil {
+			return nil, fmt.Errorf("opening Marathon's port: %w; choose another with --%s", err, flag)
+		}
+		return l, nil
+	}
+	reach := func(n int, l net.Listener, port int) {
+		m.closers = append(m.closers, l.Close)
+		if _, p, err := net.SplitHostPort(l.Addr().String()); err == nil {
+			port, _ = strconv.Atoi(p)
+		}
+		ports[n] = port
+		if m.address == "" {
+			m.address = net.JoinHostPort(cfg.hostname(l.Addr()), strconv.Itoa(port))
+		}
+	}
+	m.scheme = "https"
+	if !cfg.DisableHTTP {
+		m.scheme = "http"
+		if m.listener = m.deps.Listener; m.listener == nil {
+			if m.listener, err = listen(cfg.HTTPAddress, cfg.HTTPPort, "http_port"); err != nil {
+				return ports, err
+			}
+		}
+		reach(0, m.listener, cfg.HTTPPort)
+	}
+	if cfg.SSLKeystore == "" {
+		return ports, nil
+	}
+	if m.cert, err = newCertificate(string(cfg.SSLKeystore)); err != nil {
+		return ports, err
+	}
+	if m.tls, err = listen(cfg.HTTPSAddress, cfg.HTTPSPort, "https_port"); err != nil {
+		return ports, err
+	}
+	reach(1, m.tls, cfg.HTTPSPort)
+	return ports, nil
 }
 
 func (m *Marathon) openStore() (err error) {
@@ -215,6 +256,9 @@ func (m *Marathon) setReady() {
 // Address is "host:port" that others reach this process at.
 func (m *Marathon) Address() string { return m.address }
 
+// URL is the address with its scheme.
+func (m *Marathon) URL() string { return m.scheme + "://" + m.address }
+
 // shutdownGrace is how long requests may take to end when the process stops.
 const shutdownGrace = 3 * time.Second
 
@@ -226,12 +270,20 @@ func (m *Marathon) Run(ctx context.Context) error {
 		ErrorLog: slog.NewLogLogger(m.deps.Log.Handler(), slog.LevelDebug),
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := server.Serve(m.listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serving the API: %w", err)
-		}
-		return nil
-	})
+	serve := func(l net.Listener) {
+		g.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serving the API: %w", err)
+			}
+			return nil
+		})
+	}
+	if m.listener != nil {
+		serve(m.listener)
+	}
+	if m.tls != nil {
+		serve(tls.NewListener(m.tls, m.cert.serverTLS()))
+	}
 	g.Go(func() error {
 		<-ctx.Done()
 		m.hub.Close()

@@ -28,6 +28,9 @@ func (m *Marathon) handler() http.Handler {
 	if m.deps.Dial != nil {
 		transport.DialContext = m.deps.Dial
 	}
+	if m.scheme == "https" {
+		transport.TLSClientConfig = m.cert.clientTLS()
+	}
 	me := "1.1 " + m.address
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.current.Load() != nil || r.URL.Path == "/" {
@@ -66,13 +69,13 @@ func (m *Marathon) handler() http.Handler {
 		}
 		if strings.TrimSuffix(r.URL.Path, "/") == "/v2/events" {
 			u := *r.URL
-			u.Scheme, u.Host = "http", leader
+			u.Scheme, u.Host = m.scheme, leader
 			http.Redirect(w, r, u.String(), http.StatusFound)
 			return
 		}
 		proxy := httputil.ReverseProxy{
 			Rewrite: func(p *httputil.ProxyRequest) {
-				p.Out.URL.Scheme, p.Out.URL.Host = "http", leader
+				p.Out.URL.Scheme, p.Out.URL.Host = m.scheme, leader
 				p.Out.Host = p.In.Host
 				p.SetXForwarded()
 				p.Out.Header.Add(viaHeader, me)

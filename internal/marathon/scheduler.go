@@ -125,7 +125,7 @@ func (s *scheduler) frameworkInfo() *mesosv1.FrameworkInfo {
 	}
 	ui := c.WebUIURL
 	if ui == "" {
-		ui = "http://" + s.t.m.address
+		ui = s.t.m.URL()
 	}
 	f := &mesosv1.FrameworkInfo{
 		User: &name, Name: &c.FrameworkName, FailoverTimeout: proto.Float64(float64(c.FailoverTimeout)), Checkpoint: &c.Checkpoint,

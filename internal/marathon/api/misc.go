@@ -161,10 +161,6 @@ func (s *Server) prometheus(*request) (*answer, error) {
 	return &answer{stream: s.cfg.Metrics}, nil
 }
 
-func (s *Server) logging(*request) (*answer, error) {
-	return jsonAnswer(http.StatusOK, map[string]string{"ROOT": "info"})
-}
-
 func (s *Server) redirect(to string) handler {
 	return func(*request) (*answer, error) {
 		return &answer{status: http.StatusFound, header: map[string]string{"Location": to}}, nil

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/orchestrator/orchestrator/internal/marathon/core"
@@ -44,6 +45,7 @@ type Config struct {
 	Info         map[string]any // marathon_config, zookeeper_config and http_config of /v2/info
 	Metrics      http.Handler   // /metrics/prometheus
 	Now          func() time.Time
+	Level        *slog.LevelVar // of the log, for /logging; nil when it can't be changed
 	DrainSeconds int
 }
 
@@ -55,6 +57,10 @@ type Server struct {
 	log     *slog.Logger
 	slots   chan struct{}
 	routes  []route
+
+	levelMu     sync.Mutex
+	levelTimer  *time.Timer // of a change for a while
+	levelBefore slog.Level
 }
 
 // New makes the handler.
