@@ -283,8 +283,9 @@ func encode(list []*chunk) {
 func (ch *chunk) fill() {
 	w := mesosjson.Writer{Buf: make([]byte, 0, 640*len(ch.tasks))}
 	used := make(map[ids.Agent]resources.Resources, len(ch.tasks))
+	var tw taskWriter
 	for _, t := range ch.tasks {
-		task(&w, t.Proto())
+		tw.write(&w, t)
 		if !isTerminal(t.State()) {
 			used[t.Agent()] = used[t.Agent()].Add(t.Resources())
 		}
@@ -339,16 +340,18 @@ func (v *view) taskLists(w *writer, f *core.FrameworkPage) {
 	}
 	w.EndArray()
 	w.Key("completed_tasks").BeginArray()
+	write := v.writeTask(w, f)
 	for _, t := range f.CompletedTasks {
-		v.writeTask(w, f)("", t)
+		write("", t)
 	}
 	w.EndArray()
 }
 
 func (v *view) writeTask(w *writer, f *core.FrameworkPage) func(ids.Task, *core.TaskPage) bool {
+	var tw taskWriter
 	return func(_ ids.Task, t *core.TaskPage) bool {
 		if v.task(f, t) {
-			task(w, t.Proto())
+			tw.write(w, t)
 		}
 		return true
 	}

@@ -364,8 +364,9 @@ func (s *Server) tasks(w http.ResponseWriter, r *http.Request) {
 	var out writer
 	out.BeginObject()
 	out.Key("tasks").BeginArray()
+	var tw taskWriter
 	for _, t := range list {
-		task(&out, t.Proto())
+		tw.write(&out, t)
 	}
 	out.EndArray()
 	out.EndObject()

@@ -156,14 +156,41 @@ func labels(w *writer, l *mesosv1.Labels) {
 	w.EndArray()
 }
 
-func task(w *writer, t *mesosv1.Task) {
+// taskWriter writes tasks. Most tasks in a row are alike (of one app), and what they have in common is encoded once.
+type taskWriter struct {
+	shape        core.TaskShape
+	executor     string
+	middle, tail writer // the members between state and statuses, and behind statuses
+}
+
+func (tw *taskWriter) write(w *writer, t *core.TaskPage) {
+	if shape := t.Shape(); shape != tw.shape {
+		tw.encode(shape)
+	}
 	w.BeginObject()
-	w.Key("id").String(t.GetTaskId().GetValue())
-	w.Key("name").String(t.GetName())
-	w.Key("framework_id").String(t.GetFrameworkId().GetValue())
-	w.Key("executor_id").String(t.GetExecutorId().GetValue())
-	w.Key("slave_id").String(t.GetAgentId().GetValue())
-	w.Key("state").String(t.GetState().String())
+	w.Key("id").String(string(t.ID()))
+	w.Key("name").String(t.Name())
+	w.Key("framework_id").String(string(t.Framework()))
+	w.Key("executor_id").String(tw.executor)
+	w.Key("slave_id").String(string(t.Agent()))
+	w.Key("state").String(t.State().String())
+	w.Raw(tw.middle.Buf)
+	w.Key("statuses").BeginArray()
+	for st := range t.Statuses() {
+		taskStatus(w, st)
+	}
+	w.EndArray()
+	if len(tw.tail.Buf) > 0 {
+		w.Raw(tw.tail.Buf)
+	}
+	w.EndObject()
+}
+
+func (tw *taskWriter) encode(shape core.TaskShape) {
+	t := shape.Proto()
+	tw.shape, tw.executor = shape, t.GetExecutorId().GetValue()
+	tw.middle.Buf, tw.tail.Buf = tw.middle.Buf[:0], tw.tail.Buf[:0]
+	w := &tw.middle
 	w.Key("resources")
 	resourceObject(w, t.GetResources())
 	if len(t.GetLimits()) > 0 {
@@ -176,11 +203,7 @@ func task(w *writer, t *mesosv1.Task) {
 		w.EndObject()
 	}
 	w.Key("role").String(roleOf(t.GetResources()))
-	w.Key("statuses").BeginArray()
-	for _, st := range t.GetStatuses() {
-		taskStatus(w, st)
-	}
-	w.EndArray()
+	w = &tw.tail
 	if t.User != nil {
 		w.Key("user").String(t.GetUser())
 	}
@@ -197,7 +220,6 @@ func task(w *writer, t *mesosv1.Task) {
 	if t.HealthCheck != nil {
 		message(w, "health_check", t.GetHealthCheck())
 	}
-	w.EndObject()
 }
 
 func taskStatus(w *writer, st *mesosv1.TaskStatus) {

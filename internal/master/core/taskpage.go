@@ -2,6 +2,8 @@ package core
 
 import (
 	"bytes"
+	"iter"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -319,27 +321,51 @@ func (t *TaskPage) decodeStatus(kept []byte) *mesosv1.TaskStatus {
 	return s
 }
 
-// Proto makes the message.
-func (t *TaskPage) Proto() *mesosv1.Task {
+// Name is the task's name.
+func (t *TaskPage) Name() string { return t.task.name }
+
+// Statuses yields the history, oldest first.
+func (t *TaskPage) Statuses() iter.Seq[*mesosv1.TaskStatus] {
+	return func(yield func(*mesosv1.TaskStatus) bool) {
+		for b := t.statuses; len(b) > 0; {
+			kept, n := protowire.ConsumeBytes(b)
+			if n < 0 || !yield(t.decodeStatus(kept)) {
+				return
+			}
+			b = b[n:]
+		}
+	}
+}
+
+// TaskShape is what a task has in common with others that are alike. Equal shapes of two tasks are the same; the zero value is
+// no task's.
+type TaskShape struct{ shape *taskShape }
+
+// Shape is the task's shape.
+func (t *TaskPage) Shape() TaskShape { return TaskShape{t.task.shape} }
+
+// Proto makes a message that has only what the shape says: resources, executor, user, labels, container and the like.
+func (s TaskShape) Proto() *mesosv1.Task {
 	p := new(mesosv1.Task)
-	b := make([]byte, 0, len(t.task.shape.rest)+32)
-	// What the decoder wants a message to have; it is set below.
+	b := make([]byte, 0, len(s.shape.rest)+32)
+	// What the decoder wants a message to have.
 	b = protowire.AppendString(protowire.AppendTag(b, taskName, protowire.BytesType), "")
 	for _, num := range []protowire.Number{taskTaskID, taskFrameworkID, taskAgentID} {
 		b = protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), emptyID)
 	}
-	b = protowire.AppendVarint(protowire.AppendTag(b, taskState, protowire.VarintType), uint64(t.state))
-	_ = p.UnmarshalVT(append(b, t.task.shape.rest...)) // it was encoded here
-	p.Name = proto.String(t.task.name)
-	p.TaskId.Value = proto.String(string(t.task.id))
-	p.FrameworkId.Value = proto.String(string(t.task.framework))
-	p.AgentId.Value = proto.String(string(t.task.agent))
-	p.Resources = t.task.shape.resources.Proto()
-	for b := t.statuses; len(b) > 0; {
-		kept, n := protowire.ConsumeBytes(b)
-		p.Statuses = append(p.Statuses, t.decodeStatus(kept))
-		b = b[n:]
-	}
+	b = protowire.AppendVarint(protowire.AppendTag(b, taskState, protowire.VarintType), 0)
+	_ = p.UnmarshalVT(append(b, s.shape.rest...)) // it was encoded here
+	p.Name, p.TaskId, p.FrameworkId, p.AgentId, p.State = nil, nil, nil, nil, nil
+	p.Resources = s.shape.resources.Proto()
+	return p
+}
+
+// Proto makes the message.
+func (t *TaskPage) Proto() *mesosv1.Task {
+	p := t.Shape().Proto()
+	p.Name, p.State = proto.String(t.task.name), t.state.Enum()
+	p.TaskId, p.FrameworkId, p.AgentId = t.taskID(), t.frameworkID(), t.agentID()
+	p.Statuses = slices.Collect(t.Statuses())
 	if state, uuid, ok := t.updated(); ok {
 		p.StatusUpdateState = state.Enum()
 		p.StatusUpdateUuid = uuid
