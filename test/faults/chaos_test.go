@@ -18,6 +18,7 @@ import (
 
 // TestKillAnything: see the package's comment.
 func TestKillAnything(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	first, n := rand.Uint64N(1_000_000_000), 4
 	if s := os.Getenv("CHAOS_SEEDS"); s != "" {

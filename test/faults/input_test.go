@@ -136,6 +136,7 @@ func memory(t *testing.T, d *daemon) int {
 
 // TestBadInput: see the package's comment.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	c := newCluster(t)
 	c.master.args = append(c.master.args, fmt.Sprintf("--max_request_body=%dB", maxBody), "--stream_queue_limit=2MB", "--heartbeat_interval=1secs")
