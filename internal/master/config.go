@@ -69,7 +69,7 @@ type Agents struct {
 	PingTimeout          time.Duration `flag:"agent_ping_timeout" alias:"slave_ping_timeout" default:"15secs" help:"Time between pings of an agent, and within which it must answer."`
 	MaxPingTimeouts      int           `flag:"max_agent_ping_timeouts" alias:"max_slave_ping_timeouts" default:"5" help:"Unanswered pings in a row after which an agent is unreachable."`
 	ReregisterTimeout    time.Duration `flag:"agent_reregister_timeout" alias:"slave_reregister_timeout" default:"10mins" help:"How long agents of the registry have to come back after a new leader was elected before they are unreachable. Mesos refuses less than 10mins, this master does not."`
-	RemovalRateLimit     string        `flag:"agent_removal_rate_limit" alias:"slave_removal_rate_limit" ignored:"agents become unreachable as soon as they are; use --recovery_agent_removal_limit against mass removal" help:"How many agents may become unreachable in what time, such as 1/10mins. Unset: any number."`
+	RemovalRateLimit     string        `flag:"agent_removal_rate_limit" alias:"slave_removal_rate_limit" help:"How many agents may become unreachable in what time, such as 1/10mins, evenly spread; one that answers before its turn stays. Unset: any number."`
 	RemovalLimit         string        `flag:"recovery_agent_removal_limit" alias:"recovery_slave_removal_limit" default:"100%" help:"Share of the registry's agents that may be missing when the time to come back is over; above it nobody is removed."`
 	RequireDomain        bool          `flag:"require_agent_domain" default:"false" help:"Refuse agents that have no fault domain."`
 	Whitelist            config.Path   `flag:"whitelist" help:"File with the hostnames, one a line, of the agents that may get offers. It is read again when it changes."`
@@ -191,7 +191,7 @@ func (c *Config) Validate() error {
 	}
 	_, err := c.AgentRemovalLimit()
 	p.Check("recovery_agent_removal_limit", err)
-	_, _, err = c.AgentRemovalRate()
+	_, err = c.AgentRemovalInterval()
 	p.Check("agent_removal_rate_limit", err)
 	_, err = c.MinAllocatableResources()
 	p.Check("min_allocatable_resources", err)
@@ -229,21 +229,21 @@ func (c *Config) AgentRemovalLimit() (float64, error) {
 	return v / 100, nil
 }
 
-// AgentRemovalRate is --agent_removal_rate_limit: so many agents in that time; zero when there is no limit.
-func (c *Config) AgentRemovalRate() (int, time.Duration, error) {
+// AgentRemovalInterval is --agent_removal_rate_limit as the time between two removals; zero when there is no limit.
+func (c *Config) AgentRemovalInterval() (time.Duration, error) {
 	if c.RemovalRateLimit == "" {
-		return 0, 0, nil
+		return 0, nil
 	}
 	count, span, ok := strings.Cut(c.RemovalRateLimit, "/")
 	n, err := strconv.Atoi(count)
 	if !ok || err != nil || n <= 0 {
-		return 0, 0, fmt.Errorf("%q is not a rate such as 1/10mins", c.RemovalRateLimit)
+		return 0, fmt.Errorf("%q is not a rate such as 1/10mins", c.RemovalRateLimit)
 	}
 	d, err := config.ParseDuration(span)
 	if err != nil || d <= 0 {
-		return 0, 0, fmt.Errorf("%q is not a rate such as 1/10mins", c.RemovalRateLimit)
+		return 0, fmt.Errorf("%q is not a rate such as 1/10mins", c.RemovalRateLimit)
 	}
-	return n, d, nil
+	return max(d/time.Duration(n), 1), nil
 }
 
 // MinAllocatableResources is --min_allocatable_resources: any alternative suffices; none when it is empty.

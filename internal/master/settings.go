@@ -105,6 +105,7 @@ func ownIP() string {
 func (c *Config) core(self *mesosv1.MasterInfo, start time.Time, seed uint64) core.Config {
 	min, _ := c.MinAllocatableResources() // validated
 	limit, _ := c.AgentRemovalLimit()
+	removal, _ := c.AgentRemovalInterval()
 	var whitelist map[string]bool
 	if len(c.Roles) > 0 {
 		whitelist = map[string]bool{"*": true}
@@ -114,7 +115,7 @@ func (c *Config) core(self *mesosv1.MasterInfo, start time.Time, seed uint64) co
 	}
 	return core.Config{
 		Master: self, StartTime: start, Seed: seed,
-		AgentPingTimeout: c.PingTimeout, MaxAgentPingTimeouts: c.MaxPingTimeouts, AgentReregisterTimeout: c.ReregisterTimeout,
+		AgentPingTimeout: c.PingTimeout, MaxAgentPingTimeouts: c.MaxPingTimeouts, AgentReregisterTimeout: c.ReregisterTimeout, AgentRemovalInterval: removal,
 		OfferTimeout: c.OfferTimeout, MaxCompletedFrameworks: c.MaxCompleted, MaxCompletedTasksPerFramework: c.MaxCompletedTasks,
 		MaxUnreachableTasksPerFrame: c.MaxUnreachableTasks, RegistryMaxAgentAge: c.RegistryMaxAgentAge,
 		RegistryMaxAgentCount: c.RegistryMaxAgentCount, RegistryGCInterval: c.RegistryGCInterval, RecoveryAgentRemovalLimit: limit,

@@ -46,7 +46,8 @@ type agent struct {
 	reregistered time.Time
 
 	pingSeq  uint64
-	missed   int // pings without a pong in a row
+	turn     time.Time // when it may become unreachable, if it is about to and removals are spread
+	missed   int       // pings without a pong in a row
 	pingTime *timer
 
 	tasks      map[*task]struct{}
@@ -103,7 +104,7 @@ func (s *State) agentMessage(e *AgentMessage) {
 	case *linkv1.Message_Update:
 		s.statusUpdate(a, k.Update)
 	case *linkv1.Message_Pong:
-		a.missed = 0
+		s.answered(a)
 	case *linkv1.Message_ExecutorExited:
 		s.executorExited(a, k.ExecutorExited)
 	case *linkv1.Message_ExecutorMessage:
@@ -263,7 +264,7 @@ func (s *State) attach(a *agent, c *conn) {
 	}
 	c.agent = a
 	a.conn = c.id
-	a.missed = 0
+	s.answered(a)
 	s.stop(a.pingTime)
 	s.schedulePing(a)
 	s.touchAgent(a)
@@ -296,8 +297,12 @@ func (s *State) agentAdded(a *agent) {
 // schedulePing sends the next ping in time. An agent that is not connected is not pinged but misses its pongs all the
 // same: the time until it is unreachable is one and the same.
 func (s *State) schedulePing(a *agent) {
-	a.pingTime = s.after(s.cfg.AgentPingTimeout, func() {
-		if a.missed >= s.cfg.MaxAgentPingTimeouts {
+	wait := s.cfg.AgentPingTimeout
+	if !a.turn.IsZero() {
+		wait = min(wait, a.turn.Sub(s.now))
+	}
+	a.pingTime = s.after(wait, func() {
+		if a.missed >= s.cfg.MaxAgentPingTimeouts && s.mayRemove(a) {
 			s.markUnreachable(a, "health check timed out")
 			return
 		}
@@ -308,6 +313,41 @@ func (s *State) schedulePing(a *agent) {
 		}
 		s.schedulePing(a)
 	})
+}
+
+// mayRemove gives an agent its turn to become unreachable, and reports whether it has come. Until then it is pinged.
+func (s *State) mayRemove(a *agent) bool {
+	if s.cfg.AgentRemovalInterval <= 0 {
+		return true
+	}
+	if a.turn.IsZero() {
+		a.turn = s.removalTurn()
+		s.counters.AgentUnreachableScheduled++
+		if a.turn.After(s.now) {
+			s.log(slog.LevelWarn, "agent does not answer; it waits for its turn to become unreachable", "agent_id", a.id, "hostname", a.info.GetHostname(), "at", a.turn)
+		}
+	}
+	return !a.turn.After(s.now)
+}
+
+// removalTurn takes the next time at which an agent may become unreachable.
+func (s *State) removalTurn() time.Time {
+	at := s.now
+	if s.nextRemoval.After(at) {
+		at = s.nextRemoval
+	}
+	s.nextRemoval = at.Add(s.cfg.AgentRemovalInterval)
+	return at
+}
+
+// answered: the agent is there.
+func (s *State) answered(a *agent) {
+	a.missed = 0
+	if a.turn.After(s.now) && a.moving == "" {
+		s.counters.AgentUnreachableCanceled++
+		s.log(slog.LevelInfo, "agent answers again before its turn to become unreachable", "agent_id", a.id, "hostname", a.info.GetHostname())
+	}
+	a.turn = time.Time{}
 }
 
 // agentDisconnected: offers from it are rescinded, frameworks that do not checkpoint lose their tasks on it; the others
@@ -346,7 +386,9 @@ func (s *State) markUnreachable(a *agent, why string) {
 		return
 	}
 	a.moving = "unreachable"
-	s.counters.AgentUnreachableScheduled++
+	if s.cfg.AgentRemovalInterval <= 0 {
+		s.counters.AgentUnreachableScheduled++
+	}
 	s.alloc.SetAgentActive(a.id, false)
 	s.rescindAgentOffers(a)
 	now := s.now

@@ -415,50 +415,65 @@ func (s *State) awaitAgents() {
 	}
 	before := len(s.recovered)
 	s.after(s.cfg.AgentReregisterTimeout, func() {
-		if len(s.recovered) == 0 {
-			return
-		}
 		if limit := s.cfg.RecoveryAgentRemovalLimit; limit > 0 && limit < 1 && float64(len(s.recovered)) > limit*float64(before) {
 			s.log(slog.LevelError, "too many agents did not come back after the election: none is marked unreachable",
 				"missing", len(s.recovered), "admitted", before, "limit", limit)
 			s.awaitAgents()
 			return
 		}
-		var puts []Record
-		var deletes []string
-		now := s.now
-		missing := slices.Sorted(maps.Keys(s.recovered))
-		recs := map[ids.Agent]*registryv1.Agent{}
-		for _, id := range missing {
-			rec := s.recovered[id].CloneVT()
-			rec.UnreachableTime = proto.Int64(now.UnixNano())
-			recs[id] = rec
-			puts = append(puts, record("unreachable/"+string(id), rec))
-			deletes = append(deletes, "agents/"+string(id))
+		s.giveUpMissing(before)
+	})
+}
+
+// giveUpMissing marks the registry's agents unreachable that did not come back: all at once, or one after the other when
+// removals are spread.
+func (s *State) giveUpMissing(before int) {
+	if len(s.recovered) == 0 {
+		return
+	}
+	missing := slices.Sorted(maps.Keys(s.recovered))
+	if s.cfg.AgentRemovalInterval > 0 {
+		if s.nextRemoval.After(s.now) {
+			s.at(s.nextRemoval, func() { s.giveUpMissing(before) })
+			return
 		}
-		s.log(slog.LevelWarn, "agents did not come back after the election", "missing", len(missing), "admitted", before)
-		s.store(puts, deletes, func(err error) {
-			if err != nil {
-				s.log(slog.LevelWarn, "missing agents could not be marked unreachable", "error", err)
-				s.awaitAgents()
-				return
-			}
-			for _, id := range missing {
-				if s.recovered[id] == nil {
-					// It came back meanwhile: its readmission is written after this.
-					if a := s.agents[id]; a != nil {
-						s.storeQuietly([]Record{record("agents/"+string(id), s.agentRecord(a))}, []string{"unreachable/" + string(id)})
-					}
-					continue
+		missing = missing[:1]
+		s.removalTurn()
+		s.at(s.nextRemoval, func() { s.giveUpMissing(before) })
+	}
+	var puts []Record
+	var deletes []string
+	now := s.now
+	recs := map[ids.Agent]*registryv1.Agent{}
+	for _, id := range missing {
+		rec := s.recovered[id].CloneVT()
+		rec.UnreachableTime = proto.Int64(now.UnixNano())
+		recs[id] = rec
+		puts = append(puts, record("unreachable/"+string(id), rec))
+		deletes = append(deletes, "agents/"+string(id))
+	}
+	s.log(slog.LevelWarn, "agents did not come back after the election", "missing", len(missing), "admitted", before)
+	s.store(puts, deletes, func(err error) {
+		if err != nil {
+			s.log(slog.LevelWarn, "missing agents could not be marked unreachable", "error", err)
+			s.awaitAgents()
+			return
+		}
+		for _, id := range missing {
+			if s.recovered[id] == nil {
+				// It came back meanwhile: its readmission is written after this.
+				if a := s.agents[id]; a != nil {
+					s.storeQuietly([]Record{record("agents/"+string(id), s.agentRecord(a))}, []string{"unreachable/" + string(id)})
 				}
-				delete(s.recovered, id)
-				s.pages.recovered.Delete(id)
-				s.unreachable[id] = recs[id]
-				s.pages.unreachable.Set(id, now)
-				s.counters.RecoveryAgentRemovals++
-				s.counters.AgentRemovals++
+				continue
 			}
-		})
+			delete(s.recovered, id)
+			s.pages.recovered.Delete(id)
+			s.unreachable[id] = recs[id]
+			s.pages.unreachable.Set(id, now)
+			s.counters.RecoveryAgentRemovals++
+			s.counters.AgentRemovals++
+		}
 	})
 }
 

@@ -322,6 +322,50 @@ func TestSubscriptionErrors(t *testing.T) {
 	}
 }
 
+// --agent_removal_rate_limit: agents become unreachable one after the other, and one that answers before its turn stays.
+func TestRemovalsAreSpread(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) { c.AgentRemovalInterval = 10 * time.Minute })
+	a, b, d := w.agent("a", big), w.agent("b", big), w.agent("d", big)
+	w.silent = true
+	for range 7 {
+		w.pass(15 * time.Second)
+	}
+	left := func() int { return len(w.s.agents) }
+	if left() != 2 || w.s.unreachable[a.id] == nil {
+		t.Fatalf("after the ping time-out %d agents are left", left())
+	}
+	for range 4 {
+		w.pass(time.Minute)
+		d.say(&linkv1.Message{Kind: &linkv1.Message_Pong{Pong: &linkv1.Pong{}}})
+	}
+	for range 24 {
+		w.pass(15 * time.Second)
+		d.say(&linkv1.Message{Kind: &linkv1.Message_Pong{Pong: &linkv1.Pong{}}})
+	}
+	if left() != 1 || w.s.unreachable[b.id] == nil {
+		t.Errorf("after 10 minutes %d agents are left", left())
+	}
+	if c := w.s.counters; c.AgentUnreachableScheduled != 3 || c.AgentUnreachableCanceled != 1 || c.AgentUnreachableCompleted != 2 {
+		t.Errorf("scheduled %d, canceled %d, completed %d", c.AgentUnreachableScheduled, c.AgentUnreachableCanceled, c.AgentUnreachableCompleted)
+	}
+
+	// After an election the same holds for those that do not come back.
+	for _, host := range []string{"e", "f"} {
+		w.agent(host, big)
+	}
+	w.failOver("M2")
+	w.pass(10*time.Minute + time.Second)
+	if n := len(w.s.recovered); n != 2 {
+		t.Errorf("%d agents are still waited for, want 2 of 3", n)
+	}
+	w.pass(10 * time.Minute)
+	w.pass(10 * time.Minute)
+	if n := len(w.s.recovered); n != 0 {
+		t.Errorf("%d agents are still waited for", n)
+	}
+}
+
 func TestUnreachableAgentAndItsReturn(t *testing.T) {
 	t.Parallel()
 	for _, aware := range []bool{false, true} {

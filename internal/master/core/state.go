@@ -27,8 +27,11 @@ type Config struct {
 	// answer to an offer of an earlier term must not fit one of this.
 	FirstOffer uint64
 
-	AgentPingTimeout       time.Duration // between pings; 15 s
-	MaxAgentPingTimeouts   int           // missed in a row before the agent is unreachable; 5
+	AgentPingTimeout     time.Duration // between pings; 15 s
+	MaxAgentPingTimeouts int           // missed in a row before the agent is unreachable; 5
+	// AgentRemovalInterval is the least time between two agents that become unreachable; 0: none. An agent that waits for its
+	// turn and answers meanwhile stays.
+	AgentRemovalInterval   time.Duration
 	AgentReregisterTimeout time.Duration // after election, for agents in the registry; 10 min
 	OfferTimeout           time.Duration // 0: offers never time out
 
@@ -93,6 +96,7 @@ type State struct {
 	ended         map[ids.Framework]*registryv1.Framework // tombstones, and why an id can't come back
 	completed     []*FrameworkPage
 	nextFramework int
+	nextRemoval   time.Time // when the next agent may become unreachable
 
 	agents      map[ids.Agent]*agent
 	conns       map[ConnID]*conn
