@@ -225,7 +225,7 @@ func (x *chaos) check() {
 		switch {
 		case state == t.want && starts == 1:
 		case x.harmed[t.executor]:
-		case starts == 0 && len(t.updates) <= 1 && (state == mesosv1.TaskState_TASK_DROPPED || state == mesosv1.TaskState_TASK_GONE):
+		case starts == 0 && len(t.updates) <= 1 && (state == mesosv1.TaskState_TASK_DROPPED || state == mesosv1.TaskState_TASK_GONE || state == mesosv1.TaskState_TASK_UNKNOWN):
 			// The offer was gone, or the master was killed before the agent had heard of the task.
 		default:
 			x.t.Errorf("%s (executor %s) ended as %v, reason %v, source %v: %q; want %v. It started %d times", t.id, t.executor, state, t.end.GetReason(), t.end.GetSource(),

@@ -23,10 +23,12 @@ const (
 	killed   = mesosv1.TaskState_TASK_KILLED
 )
 
+// terminal counts TASK_UNKNOWN as an end: nobody knows the task, because its agent was killed before it had heard its own id and
+// has come back as another, and the word that the task is gone went down with a stream.
 func terminal(s mesosv1.TaskState) bool {
 	switch s {
 	case mesosv1.TaskState_TASK_STAGING, mesosv1.TaskState_TASK_STARTING, mesosv1.TaskState_TASK_RUNNING, mesosv1.TaskState_TASK_KILLING,
-		mesosv1.TaskState_TASK_UNREACHABLE, mesosv1.TaskState_TASK_UNKNOWN:
+		mesosv1.TaskState_TASK_UNREACHABLE:
 		return false
 	}
 	return true
