@@ -192,8 +192,7 @@ func (c *marathonClient) follow(ctx context.Context, w io.Writer, id string) err
 			if tty && last != "" {
 				fmt.Fprint(w, "\r\x1b[K")
 			}
-			fmt.Fprintf(w, "deployment %s has ended\n", id)
-			return nil
+			return c.outcome(ctx, w, id)
 		}
 		line := c.progress(ctx, d, tty)
 		if line != last {
@@ -216,6 +215,30 @@ func (c *marathonClient) follow(ctx context.Context, w io.Writer, id string) err
 		case <-tick.C:
 		}
 	}
+}
+
+// errNotDone is what a command ends with whose deployment did not do what it was for.
+var errNotDone = errors.New("the deployment failed")
+
+// outcome says how a deployment ended. Marathon itself doesn't tell; then nothing is claimed.
+func (c *marathonClient) outcome(ctx context.Context, w io.Writer, id string) error {
+	var o struct {
+		Succeeded *bool  `json:"succeeded"`
+		Reason    string `json:"reason"`
+	}
+	err := c.call(ctx, http.MethodGet, "/v2/deployments/"+id, nil, &o)
+	var answer *marathonError
+	switch {
+	case err != nil && !errors.As(err, &answer):
+		return err
+	case err != nil || o.Succeeded == nil:
+		fmt.Fprintf(w, "deployment %s has ended\n", id)
+	case *o.Succeeded:
+		fmt.Fprintf(w, "done: deployment %s\n", id)
+	default:
+		return fmt.Errorf("%w: %s; `orchestrator app why ID` and `orchestrator app inspect ID` say more", errNotDone, o.Reason)
+	}
+	return nil
 }
 
 // progress is one line about a deployment.

@@ -231,7 +231,10 @@ func TestBodies(t *testing.T) {
 	b.golden("app-unchanged", "PUT", "/v2/apps/shop/web", `{"instances":2}`)
 	b.golden("app-put", "PUT", "/v2/apps/shop/web", `{"env":{"A":"1"}}`)
 	b.golden("deployments-restart", "GET", "/v2/deployments", "")
-	b.golden("deployment-rollback", "DELETE", "/v2/deployments/"+b.snap.Deployments[0].ID, "")
+	restart := b.snap.Deployments[0].ID
+	b.golden("deployment-running", "GET", "/v2/deployments/"+restart, "")
+	b.golden("deployment-rollback", "DELETE", "/v2/deployments/"+restart, "")
+	b.golden("deployment-failed", "GET", "/v2/deployments/"+restart, "")
 	for len(b.snap.Deployments) > 0 {
 		b.golden("deployment-force", "DELETE", "/v2/deployments/"+b.snap.Deployments[0].ID+"?force=true", "")
 	}

@@ -33,20 +33,42 @@ type deploymentJSON struct {
 func (s *Server) listDeployments(r *request) (*answer, error) {
 	out := []deploymentJSON{}
 	for _, d := range r.snap.Deployments {
-		j := deploymentJSON{
-			ID: d.ID, Version: d.Version, AffectedApps: orEmpty(d.AffectedApps), AffectedPods: orEmpty(d.AffectedPods), Steps: d.Info().Steps,
-			CurrentActions: []currentAction{}, CurrentStep: d.CurrentStep, TotalSteps: len(d.Steps), Paused: d.Paused, Canary: d.Canary,
-		}
-		if d.Deadline != 0 {
-			x := d.Deadline
-			j.Deadline = &x
-		}
-		for _, a := range d.Current() {
-			j.CurrentActions = append(j.CurrentActions, currentAction{a.Info(), readinessOf(r.snap.Instances(a.ID))})
-		}
-		out = append(out, j)
+		out = append(out, deploymentOf(r.snap, d))
 	}
 	return jsonAnswer(http.StatusOK, out)
+}
+
+func deploymentOf(snap *core.Snapshot, d *core.Deployment) deploymentJSON {
+	j := deploymentJSON{
+		ID: d.ID, Version: d.Version, AffectedApps: orEmpty(d.AffectedApps), AffectedPods: orEmpty(d.AffectedPods), Steps: d.Info().Steps,
+		CurrentActions: []currentAction{}, CurrentStep: d.CurrentStep, TotalSteps: len(d.Steps), Paused: d.Paused, Canary: d.Canary,
+	}
+	if d.Deadline != 0 {
+		x := d.Deadline
+		j.Deadline = &x
+	}
+	for _, a := range d.Current() {
+		j.CurrentActions = append(j.CurrentActions, currentAction{a.Info(), readinessOf(snap.Instances(a.ID))})
+	}
+	return j
+}
+
+// getDeployment shows a deployment, or how it ended, which Marathon's API doesn't tell: whoever waits for one would have to read
+// the event stream from before it began.
+func (s *Server) getDeployment(r *request) (*answer, error) {
+	id := strings.TrimPrefix(r.id, "/")
+	for _, d := range r.snap.Deployments {
+		if d.ID == id {
+			return jsonAnswer(http.StatusOK, deploymentOf(r.snap, d))
+		}
+	}
+	if o := r.snap.Outcome(id); o != nil {
+		return jsonAnswer(http.StatusOK, struct {
+			*core.Outcome
+			Succeeded bool `json:"succeeded"`
+		}{o, o.Reason == ""})
+	}
+	return nil, &core.NotFound{What: "DeploymentPlan " + id + " does not exist"}
 }
 
 func orEmpty(s []string) []string {

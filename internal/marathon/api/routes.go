@@ -71,6 +71,7 @@ func (s *Server) table() []route {
 		{"POST", "/v2/tasks/delete", "Kill tasks", s.killTasks, false, false},
 
 		{"GET", "/v2/deployments", "List running deployments", s.listDeployments, false, false},
+		{"GET", "/v2/deployments/{id}", "Show a deployment, or how it ended", s.getDeployment, false, false},
 		{"DELETE", "/v2/deployments/{id}", "Cancel a deployment", s.cancelDeployment, false, false},
 		{"POST", "/v2/deployments/{id}/resume", "Continue a paused deployment", s.resumeDeployment, false, false},
 

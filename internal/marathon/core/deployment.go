@@ -168,8 +168,12 @@ func (m *Machine) applyUpdate(e Update) (*Result, *spec.Root, error) {
 	if limit := m.opt.MaxRunningDeployments; limit > 0 && len(steps) > 0 && len(m.deployments)-len(conflicts) >= limit {
 		return nil, nil, &TooManyDeployments{Max: limit}
 	}
+	because := e.because
+	if because == "" {
+		because = "canceled: a deployment that was forced takes its place"
+	}
 	for _, c := range conflicts {
-		m.endDeployment(c, "canceled: a deployment that was forced takes its place")
+		m.endDeployment(c, because)
 	}
 	for _, id := range affected {
 		d.original[id] = 0
@@ -251,6 +255,7 @@ func (m *Machine) launchDeployment(d *deployment) {
 	}
 	m.deployEpoch++
 	if len(d.Steps) == 0 {
+		m.noteOutcome(d.ID, "")
 		m.publish("deployment_success", DeploymentEnd{ID: d.ID, Plan: d.Info()})
 		return
 	}
@@ -290,6 +295,7 @@ func (m *Machine) nextStep(d *deployment) {
 	d.CurrentStep++
 	if d.CurrentStep > len(d.Steps) {
 		m.removeDeployment(d)
+		m.noteOutcome(d.ID, "")
 		m.publish("deployment_success", DeploymentEnd{ID: d.ID, Plan: d.Info()})
 		return
 	}
@@ -322,6 +328,7 @@ func (m *Machine) endDeployment(d *deployment, reason string) {
 		m.publish("deployment_step_failure", DeploymentStep{Plan: d.Info(), CurrentStep: stepInfo(step)})
 	}
 	m.removeDeployment(d)
+	m.noteOutcome(d.ID, reason)
 	m.publish("deployment_failed", DeploymentEnd{ID: d.ID, Plan: d.Info(), Reason: reason})
 }
 
@@ -410,7 +417,7 @@ func (m *Machine) cancelDeployment(e CancelDeployment) {
 
 // rollback starts a deployment that undoes what d changes, on top of the tree as it is now.
 func (m *Machine) rollback(d *deployment, reason string) (*Result, error) {
-	res, _, err := m.applyUpdate(Update{Force: true, Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
+	res, _, err := m.applyUpdate(Update{Force: true, because: reason, Mutate: func(root *spec.Root, now spec.Version, _ spec.History) error {
 		for _, id := range slices.Concat(d.AffectedApps, d.AffectedPods) {
 			v := d.original[id]
 			if v == 0 {

@@ -72,6 +72,7 @@ type Update struct {
 	// ResetBackoff lists specs whose launch delay is forgotten.
 	ResetBackoff []string
 	Sentence     []string // instances that shall be those that a scale-down kills
+	because      string   // why it takes the place of others, when nobody asked for it
 }
 
 // KillInstances ends instances by their ids; without Wipe each starts again as its next incarnation.

@@ -69,6 +69,7 @@ type Machine struct {
 	specs       map[string]*specState
 	waiting     map[string]bool // specs with scheduled instances
 	debts       debts
+	outcomes    []*Outcome    // of the last deployments, oldest first
 	deployments []*deployment // in the order of their start
 	locks       map[string]*deployment
 	dirty       map[string]bool

@@ -22,13 +22,14 @@ type Snapshot struct {
 	instances *btree.Map[string, *Instance]
 	revisions *btree.Map[string, *Revision]
 	failures  *btree.Map[string, *TaskFailure]
+	outcomes  []*Outcome
 }
 
 // Snapshot is what readers may see of the machine now.
 func (m *Machine) Snapshot() *Snapshot {
 	s := &Snapshot{
 		Root: m.root, FrameworkID: m.frameworkID, Master: m.master, Connected: m.connected,
-		instances: m.instances.Copy(), revisions: m.revisions.Copy(), failures: m.failures.Copy(),
+		instances: m.instances.Copy(), revisions: m.revisions.Copy(), failures: m.failures.Copy(), outcomes: m.outcomes,
 	}
 	s.Deployments = make([]*Deployment, 0, len(m.deployments))
 	for _, d := range m.deployments {
