@@ -19,6 +19,7 @@ type Config struct {
 	Network
 	Executors
 	Containers
+	Confinement
 	Disk
 	Security
 	Tuning
@@ -69,7 +70,6 @@ type Executors struct {
 	MaxCompletedExecutors int               `flag:"max_completed_executors_per_framework" default:"150" help:"Ended executors of a framework to remember."`
 	SwitchUser            bool              `flag:"switch_user" default:"true" help:"Run tasks as the user that their framework names. Without root it has no effect."`
 	FrameworksHome        config.Path       `flag:"frameworks_home" help:"Directory that relative URIs of commands are below."`
-	DefaultContainerDNS   config.JSON       `flag:"default_container_dns" ignored:"container networks come later" help:"DNS servers of containers."`
 	Secrets               map[string]string `flag:"secret_resolver" ignored:"secrets come later" help:"Resolver of secrets."`
 }
 
@@ -200,7 +200,11 @@ func (c *Config) Validate() error {
 			p.Addf("containerizers", "%q is not known here; known is mesos", name)
 		}
 	}
-	_, err := c.attributes()
+	_, err := c.confinement()
+	if err != nil {
+		p = append(p, err)
+	}
+	_, err = c.attributes()
 	p.Check("attributes", err)
 	_, err = c.faultDomain()
 	p.Check("domain", err)

@@ -56,6 +56,9 @@ func (a *Agent) openContainerizers() error {
 
 // isolationOf says what containers here do not get, and why.
 func (a *Agent) isolationOf(c containerizer.Containerizer) map[string]string {
+	if p, ok := c.(policed); ok {
+		c = p.Containerizer
+	}
 	if x, ok := c.(interface {
 		Isolation() ([]string, map[string]string)
 	}); ok {

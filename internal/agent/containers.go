@@ -35,7 +35,7 @@ type containers struct {
 type limiting struct{ next *core.Limit }
 
 func newContainers(a *Agent, boxes containerizer.Containerizer) *containers {
-	return &containers{a: a, boxes: boxes, launching: map[ids.Container]context.CancelFunc{}, limits: map[ids.Container]*limiting{}}
+	return &containers{a: a, boxes: policed{boxes, a.cfg.policy()}, launching: map[ids.Container]context.CancelFunc{}, limits: map[ids.Container]*limiting{}}
 }
 
 // start runs f unless the agent is stopping.

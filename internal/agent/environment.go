@@ -146,6 +146,9 @@ func (a *Agent) containerConfig(agent ids.Agent, l core.Launch) containerizer.Co
 		Checkpoint: l.Framework.GetCheckpoint(),
 		Labels:     map[string]string{"MESOS_TASK_ID": string(l.Run.Executor)},
 	}
+	if c.Container == nil {
+		c.Container, _ = a.cfg.defaultContainer() // validated
+	}
 	switch l.Kind {
 	case containerizer.CommandTask:
 		c.Command = l.Task.GetCommand()

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+)
+
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	str := func(s string) *string { return &s }
+	yes := true
+	docker := func(d *mesosv1.ContainerInfo_DockerInfo) *mesosv1.ContainerInfo {
+		return &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_DOCKER.Enum(), Docker: d}
+	}
+	param := func(k, v string) *mesosv1.ContainerInfo {
+		return docker(&mesosv1.ContainerInfo_DockerInfo{
+			Network: mesosv1.ContainerInfo_DockerInfo_BRIDGE.Enum(), Parameters: []*mesosv1.Parameter{{Key: &k, Value: &v}},
+		})
+	}
+	host := func(p string) *mesosv1.ContainerInfo {
+		return &mesosv1.ContainerInfo{Volumes: []*mesosv1.Volume{{ContainerPath: str("x"), HostPath: &p}}}
+	}
+	source := func(p string) *mesosv1.ContainerInfo {
+		return &mesosv1.ContainerInfo{Volumes: []*mesosv1.Volume{{ContainerPath: str("x"), Source: &mesosv1.Volume_Source{
+			Type: mesosv1.Volume_Source_HOST_PATH.Enum(), HostPath: &mesosv1.Volume_Source_HostPath{Path: &p},
+		}}}}
+	}
+	li := func(l *mesosv1.LinuxInfo) *mesosv1.ContainerInfo { return &mesosv1.ContainerInfo{LinuxInfo: l} }
+	named := &mesosv1.ContainerInfo{NetworkInfos: []*mesosv1.NetworkInfo{{Name: str("n")}}}
+	volumes, network, privileged := Policy{HostVolumes: []string{"/srv/data", "/opt"}}, Policy{NoHostNetwork: true}, Policy{NoPrivileged: true}
+	for _, c := range []struct {
+		name   string
+		policy Policy
+		info   *mesosv1.ContainerInfo
+		nested bool
+		err    string // empty: allowed
+	}{
+		{name: "default allows all", info: host("/etc")},
+		{name: "default allows privileged", info: docker(&mesosv1.ContainerInfo_DockerInfo{Privileged: &yes})},
+		{name: "default allows parameters", info: param("pid", "host")},
+		{name: "below a prefix", policy: volumes, info: host("/srv/data/x")},
+		{name: "the prefix itself", policy: volumes, info: source("/opt")},
+		{name: "a sandbox path", policy: volumes, info: host("relative")},
+		{name: "beside a prefix", policy: volumes, info: host("/srv/data2"), err: "refuses volumes from /srv/data2"},
+		{name: "out of a prefix", policy: volumes, info: source("/opt/../etc"), err: "refuses volumes from /etc"},
+		{name: "none at all", policy: Policy{HostVolumes: []string{}}, info: host("/opt"), err: "none"},
+		{name: "-v", policy: volumes, info: param("volume", "/etc:/x:ro"), err: "/etc"},
+		{name: "-v below", policy: volumes, info: param("v", "/opt/a:/x")},
+		{name: "-v by name", policy: volumes, info: param("v", "name:/x")},
+		{name: "--mount", policy: volumes, info: param("mount", "type=bind,source=/etc,target=/x"), err: "/etc"},
+		{name: "--mount src", policy: volumes, info: param("--mount", "src=/etc,type=bind,target=/x"), err: "/etc"},
+		{name: "--mount with a driver", policy: volumes, info: param("mount", "type=volume,volume-opt=device=/etc,dst=/x"), err: "driver"},
+		{name: "--mount tmpfs", policy: volumes, info: param("mount", "type=tmpfs,dst=/x")},
+		{name: "--volumes-from", policy: volumes, info: param("volumes-from", "x"), err: "other containers"},
+		{name: "host network of docker", policy: network, info: docker(&mesosv1.ContainerInfo_DockerInfo{}), err: "host's network"},
+		{name: "bridge of docker", policy: network, info: docker(&mesosv1.ContainerInfo_DockerInfo{Network: mesosv1.ContainerInfo_DockerInfo_BRIDGE.Enum()})},
+		{name: "--net=host", policy: network, info: param("net", "host"), err: "host's network"},
+		{name: "no container at all", policy: network, err: "host's network"},
+		{name: "a network by name", policy: network, info: named},
+		{name: "a nested container", policy: network, nested: true},
+		{name: "privileged", policy: privileged, info: docker(&mesosv1.ContainerInfo_DockerInfo{Privileged: &yes}), err: "privileged"},
+		{name: "host pid", policy: privileged, info: li(&mesosv1.LinuxInfo{SharePidNamespace: &yes}), err: "PID"},
+		{name: "host ipc", policy: privileged, info: li(&mesosv1.LinuxInfo{IpcMode: mesosv1.LinuxInfo_SHARE_PARENT.Enum()}), err: "IPC"},
+		{name: "parent's pid", policy: privileged, info: li(&mesosv1.LinuxInfo{SharePidNamespace: &yes}), nested: true},
+		{name: "unconfined", policy: privileged, info: li(&mesosv1.LinuxInfo{Seccomp: &mesosv1.SeccompInfo{Unconfined: &yes}}), err: "seccomp"},
+		{name: "--pid", policy: privileged, info: param("pid", "host"), err: "isolation"},
+		{name: "--cap-add", policy: privileged, info: param("cap-add", "ALL"), err: "isolation"},
+		{name: "--security-opt", policy: privileged, info: param("security-opt", "seccomp=unconfined"), err: "isolation"},
+		{name: "--security-opt nnp", policy: privileged, info: param("security-opt", "no-new-privileges")},
+		{name: "--label", policy: privileged, info: param("label", "a=b")},
+	} {
+		err := c.policy.Check(c.info, c.nested)
+		switch {
+		case c.err == "" && err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
+			t.Errorf("%s: %v, want an error with %q", c.name, err, c.err)
+		}
+	}
+	if root, rel, err := volumes.HostVolume("/srv/data/a/b"); root != "/srv/data" || rel != "a/b" || err != nil {
+		t.Errorf("%q %q %v", root, rel, err)
+	}
+}
