@@ -10,6 +10,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/native"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
+	"github.com/orchestrator/orchestrator/internal/agent/network"
 )
 
 // openContainerizers makes the containerizers of --containerizers, and opens the socket that their helpers speak on.
@@ -26,15 +27,21 @@ func (a *Agent) openContainerizers() error {
 	if err != nil {
 		return fmt.Errorf("open the fetcher: %w", err)
 	}
+	host, err := c.confinement()
+	if err != nil {
+		return err
+	}
+	policy := c.policy()
 	socket := filepath.Join(c.RuntimeDir, "helpers.sock")
 	n, err := native.New(
 		native.Config{
 			WorkDir: c.WorkDir, RuntimeDir: c.RuntimeDir, LinkSocket: socket, Isolation: c.Isolation,
-			Cgroups:      cgroup.Config{Root: c.CgroupsRoot, EnableCFS: c.CgroupsCFS, LimitSwap: c.CgroupsSwap, PIDs: c.PidsLimit},
+			Cgroups: cgroup.Config{Root: c.CgroupsRoot, EnableCFS: c.CgroupsCFS, LimitSwap: c.CgroupsSwap, PIDs: c.PidsLimit, CPUs: c.CPUSetCPUs, Mems: c.CPUSetMems},
+			Confine: host, SeccompDir: string(c.SeccompDir), Networks: c.networks(),
 			NoSwitchUser: !c.SwitchUser, LogMaxBytes: int64(c.LogMax), LogKeep: c.LogKeep, RecoveryTimeout: c.RecoveryTimeout,
 			ShutdownGrace: c.ShutdownGrace, EnforceDiskQuota: c.EnforceDiskQuota, DiskInterval: c.DiskInterval,
 		},
-		native.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer(), Fetcher: fetch},
+		native.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer(), Fetcher: fetch, HostVolume: policy.HostVolume},
 	)
 	if err != nil {
 		return fmt.Errorf("open the mesos containerizer: %w", err)
@@ -52,6 +59,20 @@ func (a *Agent) openContainerizers() error {
 		a.log.Info("isolation is off", "isolation", name, "reason", why)
 	}
 	return nil
+}
+
+// networks are the settings of container networks; nil: there are none.
+func (c *Config) networks() *network.Config {
+	if c.CNIConfigDir == "" {
+		return nil
+	}
+	state := c.RuntimeDir
+	if c.CNIRootPersist {
+		state = c.WorkDir
+	}
+	return &network.Config{
+		ConfigDir: string(c.CNIConfigDir), PluginDirs: filepath.SplitList(c.CNIPluginsDir), StateDir: filepath.Join(state, "network"), Timeout: c.CNITimeout,
+	}
 }
 
 // isolationOf says what containers here do not get, and why.

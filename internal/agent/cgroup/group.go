@@ -22,6 +22,8 @@ type Limits struct {
 	CPULimit float64 // 0: none was asked for; +Inf: none at all
 	Mem      uint64  // requested bytes: what reclaim leaves alone
 	MemLimit uint64  // 0: as requested; Unlimited: none
+	// Devices are the rules of the only devices that may be used ("c 1:3 rwm"), with the controller devices; nil: all may.
+	Devices []string
 }
 
 // Unlimited is a memory limit that limits nothing.
@@ -61,6 +63,9 @@ func (m *Manager) Open(parts ...string) *Group {
 	}
 	g.dirs = make(map[string]string, len(m.host.V1))
 	for c, base := range m.host.V1 {
+		if !m.Has(c) {
+			continue
+		}
 		g.dirs[c] = filepath.Join(base, g.name)
 	}
 	return g
@@ -72,6 +77,9 @@ func (m *Manager) Create(l Limits, parts ...string) (*Group, error) {
 	err := g.create()
 	if err == nil {
 		err = g.set(l, true)
+	}
+	if err == nil {
+		err = g.setOptional(l)
 	}
 	if err != nil {
 		return nil, errors.Join(err, g.rmdirs())
@@ -99,7 +107,7 @@ func (g *Group) create() error {
 		}
 	}
 	if g.dir != "" {
-		if err := enable(g.dir, g.m.host.V2Controllers); err != nil {
+		if err := g.m.enable(g.dir); err != nil {
 			return err
 		}
 		if err := os.Mkdir(filepath.Join(g.dir, "leaf"), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {

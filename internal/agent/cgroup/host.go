@@ -30,6 +30,23 @@ type Host struct {
 // v1Controllers are those that a container gets a group of: cpu, memory and pids limit, cpuacct measures, freezer kills.
 var v1Controllers = []string{"cpu", "cpuacct", "memory", "pids", "freezer"}
 
+// v1Optional are those of which they get one where the agent asks for it (Config.Controllers).
+var v1Optional = []string{"cpuset", "devices", "blkio"}
+
+// Has reports whether the host offers a controller. blkio is named io, and devices are a program's business, in v2.
+func (h *Host) Has(controller string) bool {
+	if h.V2 == "" {
+		return h.V1[controller] != ""
+	}
+	switch controller {
+	case "freezer", "cpuacct", "devices":
+		return true
+	case "blkio":
+		controller = "io"
+	}
+	return slices.Contains(h.V2Controllers, controller)
+}
+
 // Detect reads where cgroups are mounted. An error says that there are none to use.
 func Detect() (*Host, error) {
 	f, err := os.Open("/proc/self/mountinfo")
@@ -59,7 +76,7 @@ func detect(mountinfo io.Reader, controllers func(string) ([]string, error)) (*H
 		switch post[0] {
 		case "cgroup":
 			for _, c := range strings.Split(post[2], ",") {
-				if slices.Contains(v1Controllers, c) && h.V1[c] == "" {
+				if (slices.Contains(v1Controllers, c) || slices.Contains(v1Optional, c)) && h.V1[c] == "" {
 					h.V1[c], h.roots[dir] = dir, unescape(pre[3])
 				}
 			}
@@ -98,6 +115,10 @@ type Config struct {
 	LimitSwap bool
 	// Owner marks the groups that are ours where several agents share a root; empty: all below the root are.
 	Owner string
+	// Controllers are to be had beside cpu, memory and pids: cpuset, devices, blkio.
+	Controllers []string
+	// CPUs and Mems are the processors and memory nodes that containers are pinned to, with the controller cpuset; empty: all.
+	CPUs, Mems string
 	// PIDs is the greatest number of processes and threads of a container; 0: DefaultPIDs.
 	PIDs int
 }
@@ -131,7 +152,7 @@ func New(h *Host, cfg Config) (*Manager, error) {
 			return nil, fmt.Errorf("make the root cgroup: %w", err)
 		}
 		for dir := h.V2; ; dir = filepath.Join(dir, strings.SplitN(strings.TrimPrefix(root, dir+"/"), "/", 2)[0]) {
-			if err := enable(dir, h.V2Controllers); err != nil {
+			if err := m.enable(dir); err != nil {
 				return nil, err
 			}
 			if dir == root {
@@ -147,6 +168,17 @@ func New(h *Host, cfg Config) (*Manager, error) {
 	for _, base := range m.bases() {
 		if err := os.MkdirAll(filepath.Join(base, cfg.Root), 0o755); err != nil {
 			return nil, fmt.Errorf("make the root cgroup: %w", err)
+		}
+	}
+	if m.Has("cpuset") {
+		// A group without processors and memory takes no process; a child has none until it is told.
+		at := h.V1["cpuset"]
+		for _, part := range strings.Split(cfg.Root, "/") {
+			up := at
+			at = filepath.Join(at, part)
+			if err := m.pin(at, up); err != nil {
+				return nil, err
+			}
 		}
 	}
 	b, err := os.ReadFile("/proc/self/cgroup")
@@ -200,9 +232,16 @@ func (m *Manager) Close() {
 }
 
 // enable lets the children of a v2 group have what controllers it can give them.
-func enable(dir string, controllers []string) error {
-	for _, c := range []string{"cpu", "memory", "pids", "io"} {
-		if !slices.Contains(controllers, c) {
+func (m *Manager) enable(dir string) error {
+	wanted := []string{"cpu", "memory", "pids"}
+	if m.Has("blkio") {
+		wanted = append(wanted, "io")
+	}
+	if m.Has("cpuset") {
+		wanted = append(wanted, "cpuset")
+	}
+	for _, c := range wanted {
+		if !slices.Contains(m.host.V2Controllers, c) {
 			continue
 		}
 		if err := write(dir, "cgroup.subtree_control", "+"+c); err != nil {
@@ -215,7 +254,10 @@ func enable(dir string, controllers []string) error {
 // bases gives the v1 hierarchies, each once (cpu and cpuacct are often one).
 func (m *Manager) bases() []string {
 	var out []string
-	for _, c := range v1Controllers {
+	for _, c := range slices.Concat(v1Controllers, v1Optional) {
+		if !m.Has(c) {
+			continue
+		}
 		if b := m.host.V1[c]; b != "" && !slices.Contains(out, b) {
 			out = append(out, b)
 		}
@@ -233,10 +275,7 @@ func (m *Manager) Version() int {
 
 // Has reports whether a controller is there to be used.
 func (m *Manager) Has(controller string) bool {
-	if m.host.V2 != "" {
-		return slices.Contains(m.host.V2Controllers, controller) || controller == "freezer" || controller == "cpuacct"
-	}
-	return m.host.V1[controller] != ""
+	return m.host.Has(controller) && (!slices.Contains(v1Optional, controller) || slices.Contains(m.cfg.Controllers, controller))
 }
 
 // ownerXattr bears Config.Owner on a group's directory.

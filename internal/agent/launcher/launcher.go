@@ -28,7 +28,9 @@ type Request struct {
 	// Group is the cgroup it is born into; nil for none.
 	Group *cgroup.Group
 	// New namespaces, of which the helper is the first process. Mount and PID are also said in Spec.
-	NewIPC, NewUTS, NewNet bool
+	NewIPC, NewUTS bool
+	// NetNS is the path of the network namespace that it is born into; empty: the agent's.
+	NetNS string
 	// OOMScoreAdj of the helper itself; it must survive what kills its task.
 	OOMScoreAdj int
 }
@@ -151,7 +153,7 @@ func (l *Launcher) why(s *spec.Spec, err error) error {
 	return fmt.Errorf("the helper did not start: %s (%w)", said, err)
 }
 
-// fork makes the process. On v1 a thread of ours goes ahead into the cgroup, forks there, and ends.
+// fork makes the process. A thread of ours goes ahead into the network namespace and, on v1, the cgroup, forks there, and ends.
 func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 	s := r.Spec
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -172,27 +174,38 @@ func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	}
 	for flag, on := range map[uintptr]bool{
-		unix.CLONE_NEWPID: s.NewPID, unix.CLONE_NEWNS: s.NewMount, unix.CLONE_NEWIPC: r.NewIPC, unix.CLONE_NEWUTS: r.NewUTS, unix.CLONE_NEWNET: r.NewNet,
+		unix.CLONE_NEWPID: s.NewPID, unix.CLONE_NEWNS: s.NewMount, unix.CLONE_NEWIPC: r.NewIPC, unix.CLONE_NEWUTS: r.NewUTS,
 	} {
 		if on {
 			attr.Sys.Cloneflags |= flag
 		}
 	}
 	argv := []string{"orchestrator-executor", spec.Subcommand, s.Dir}
-	if r.Group == nil {
-		return l.forkExec(argv, attr, &pidfd, r.OOMScoreAdj)
+	var leaf *os.File
+	if r.Group != nil {
+		if leaf, err = r.Group.OpenLeaf(); err != nil {
+			return nil, err
+		}
+		if leaf != nil {
+			defer leaf.Close()
+			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(leaf.Fd())
+		}
 	}
-	leaf, err := r.Group.OpenLeaf()
-	if err != nil {
-		return nil, err
-	}
-	if leaf != nil {
-		defer leaf.Close()
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(leaf.Fd())
+	enter := r.Group != nil && leaf == nil
+	if !enter && r.NetNS == "" {
 		return l.forkExec(argv, attr, &pidfd, r.OOMScoreAdj)
 	}
 	var h *Helper
 	osthread.Run(func() {
+		if r.NetNS != "" {
+			if err = enterNetwork(r.NetNS); err != nil {
+				return // the thread ends in whatever network it is
+			}
+		}
+		if !enter {
+			h, err = l.forkExec(argv, attr, &pidfd, r.OOMScoreAdj)
+			return
+		}
 		if err = r.Group.EnterThread(); err == nil {
 			h, err = l.forkExec(argv, attr, &pidfd, r.OOMScoreAdj)
 		}
@@ -210,6 +223,19 @@ func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// enterNetwork puts the calling thread, which must be one of osthread's, into a network namespace.
+func enterNetwork(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the network namespace: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	return nil
 }
 
 func (l *Launcher) forkExec(argv []string, attr *syscall.ProcAttr, pidfd *int, oom int) (*Helper, error) {

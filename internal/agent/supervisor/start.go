@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,10 +14,6 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/osthread"
 )
-
-// ExecSubcommand is the helper's mode that sets resource limits and the user, then becomes the process. Limits can't be set
-// on a child from outside before it runs, and the helper must not set them on itself.
-const ExecSubcommand = "__exec"
 
 // Proc is a started process.
 type Proc struct {
@@ -50,12 +45,14 @@ func (r *Reaper) Start(p *spec.Process, join []spec.Namespace, io Stdio) (*Proc,
 	if len(argv) == 0 {
 		argv = []string{path}
 	}
-	if len(p.Rlimits) > 0 {
-		inner, err := json.Marshal(execPlan{Path: path, Argv: argv, Process: p})
+	if len(p.Rlimits) > 0 || p.Capabilities != nil || len(p.Seccomp) > 0 {
+		plan, err := planFile(execPlan{Path: path, Argv: argv, Process: p})
 		if err != nil {
 			return nil, err
 		}
-		path, argv = "/proc/self/exe", []string{"orchestrator-executor", ExecSubcommand, string(inner)}
+		defer plan.Close()
+		attr.Files = append(attr.Files, plan.Fd())
+		path, argv = "/proc/self/exe", []string{"orchestrator-executor", ExecSubcommand, strconv.Itoa(len(attr.Files) - 1)}
 	} else if p.Switch {
 		attr.Sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups}
 	}
@@ -149,36 +146,4 @@ func lookPath(name string, env []string, dir string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s: executable file not found in PATH", name)
-}
-
-// execPlan is what ExecSubcommand is told.
-type execPlan struct {
-	Path    string        `json:"path"`
-	Argv    []string      `json:"argv"`
-	Process *spec.Process `json:"process"`
-}
-
-// Exec runs ExecSubcommand: it does not return unless something failed.
-func Exec(arg string) error {
-	var plan execPlan
-	if err := json.Unmarshal([]byte(arg), &plan); err != nil {
-		return err
-	}
-	p := plan.Process
-	for _, l := range p.Rlimits {
-		lim := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-		if err := unix.Prlimit(0, l.Resource, &lim, nil); err != nil {
-			return fmt.Errorf("set resource limit %d to %d:%d: %w", l.Resource, l.Soft, l.Hard, err)
-		}
-	}
-	if p.Switch {
-		groups := make([]int, len(p.Groups))
-		for i, g := range p.Groups {
-			groups[i] = int(g)
-		}
-		if err := errors.Join(syscall.Setgroups(groups), syscall.Setgid(int(p.GID)), syscall.Setuid(int(p.UID))); err != nil {
-			return fmt.Errorf("become user %d: %w", p.UID, err)
-		}
-	}
-	return fmt.Errorf("execute %s: %w", plan.Path, syscall.Exec(plan.Path, plan.Argv, os.Environ()))
 }

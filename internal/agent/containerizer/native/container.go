@@ -14,10 +14,12 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/network"
 	"github.com/orchestrator/orchestrator/internal/agent/unixsock"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
@@ -43,6 +45,8 @@ type container struct {
 	group    *cgroup.Group // its own, or that of the container it is nested in
 	ownGroup bool
 	volumes  map[string]spec.Mount // by path in the sandbox
+	network  bool                  // it has networks of its own, or had begun to join them
+	joined   *network.Join         // what they gave it
 	abort    context.CancelCauseFunc
 	destroy  bool // asked for
 	why      *containerizer.Termination
@@ -67,43 +71,18 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 	if info.GetMesos().GetImage() != nil {
 		return errors.New("containers with an image need an image store, which the native containerizer has not")
 	}
-	for _, n := range info.GetNetworkInfos() {
-		if n.GetName() != "" {
-			return fmt.Errorf("container network %q: this containerizer gives the host's network only", n.GetName())
-		}
-		if len(n.GetPortMappings()) > 0 {
-			return errors.New("port mappings need a container network, which this containerizer has not")
-		}
-	}
-	if info.GetHostname() != "" && !c.iso.root {
-		return errors.New("a hostname of its own needs an agent that runs as root")
-	}
-	if li := info.GetLinuxInfo(); li != nil {
-		switch {
-		case li.CapabilityInfo != nil, li.EffectiveCapabilities != nil, li.BoundingCapabilities != nil:
-			return errors.New("linux_info capabilities are not given by this containerizer")
-		case li.GetSeccomp().GetProfileName() != "":
-			return errors.New("seccomp profiles are not given by this containerizer")
-		case li.GetIpcMode() == mesosv1.LinuxInfo_PRIVATE && !c.iso.root:
-			return errors.New("a private IPC namespace needs an agent that runs as root")
-		case li.ShmSize != nil && li.GetIpcMode() != mesosv1.LinuxInfo_PRIVATE:
-			return errors.New("shm_size needs ipc_mode PRIVATE")
-		}
-	}
 	for _, v := range info.GetVolumes() {
 		if err := c.checkVolume(v); err != nil {
 			return err
 		}
 	}
-	if _, err := rlimits(info); err != nil {
-		return err
-	}
 	if len(cfg.Command.GetUris()) > 0 && c.fetcher == nil {
 		return errors.New("URIs need a fetcher, which this agent has not")
 	}
+	var up *container
 	if p, ok := parent(cfg.ID); ok {
-		up, err := c.find(p)
-		if err != nil {
+		var err error
+		if up, err = c.find(p); err != nil {
 			return fmt.Errorf("parent container: %w", err)
 		}
 		if up.cfg.ID == "" {
@@ -111,6 +90,13 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 		}
 	} else if cfg.Kind == containerizer.Nested || cfg.Kind == containerizer.Session || cfg.Kind == containerizer.Check {
 		return errors.New("a nested container's ID must have its parent's before it")
+	}
+	settings, err := c.settingsOf(&cfg, up)
+	if err != nil {
+		return err
+	}
+	if settings.Network == confine.New {
+		return c.networks.Check(settings.Networks)
 	}
 	return nil
 }
@@ -238,7 +224,18 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 			return nil, fmt.Errorf("make the runtime directory: %w", err)
 		}
 	}
-	s, req, err := c.paper(ct, up, who)
+	settings, err := c.settingsOf(cfg, up)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := deviceRules(settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.join(ctx, ct, settings); err != nil {
+		return nil, err
+	}
+	s, req, err := c.paper(ct, up, who, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +252,9 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 
 	isolated := c.metrics.stage("isolate")
 	if ct.ownGroup {
-		g, err := c.groups.Create(limitsOf(cfg.Resources, cfg.Limits), parts(cfg.ID)...)
+		limits := limitsOf(cfg.Resources, cfg.Limits)
+		limits.Devices = devices
+		g, err := c.groups.Create(limits, parts(cfg.ID)...)
 		if err != nil {
 			return nil, err
 		}
@@ -276,10 +275,9 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 }
 
 // paper writes what the helper is told.
-func (c *Containerizer) paper(ct, up *container, who *credentials) (*spec.Spec, *launcher.Request, error) {
+func (c *Containerizer) paper(ct, up *container, who *credentials, settings *confine.Settings) (*spec.Spec, *launcher.Request, error) {
 	cfg := &ct.cfg
 	info := cfg.Container
-	li := info.GetLinuxInfo()
 	s := &spec.Spec{
 		Mode: spec.Supervise, ContainerID: string(cfg.ID), Mark: c.mark(cfg.ID), Dir: ct.dir, Sandbox: cfg.Directory,
 		Process: spec.Process{
@@ -296,15 +294,16 @@ func (c *Containerizer) paper(ct, up *container, who *credentials) (*spec.Spec, 
 		req.OOMScoreAdj = -999
 		s.Process.OOMScoreAdj = ptr(oomScore(cfg))
 	}
-	var err error
-	if s.Process.Rlimits, err = rlimits(info); err != nil {
+	if err := c.confineProcess(&s.Process, settings); err != nil {
 		return nil, nil, err
 	}
-	for _, on := range c.iso.on {
-		if on == "linux/nnp" {
-			s.Process.NoNewPrivs = true
+	c.mu.Lock()
+	if in := c.networkOf(cfg.ID); in != nil {
+		if a := in.joined.Addresses(); len(a) > 0 {
+			s.Process.Env = networkEnvironment(s.Process.Env, a[0])
 		}
 	}
+	c.mu.Unlock()
 	if t := info.GetTtyInfo(); t != nil {
 		s.Process.TTY = &spec.Window{Rows: clampWindow(t.GetWindowSize().GetRows()), Columns: clampWindow(t.GetWindowSize().GetColumns())}
 		s.Log.Attach = true
@@ -336,44 +335,18 @@ func (c *Containerizer) paper(ct, up *container, who *credentials) (*spec.Spec, 
 		s.Leash = cfg.Kind == containerizer.Session
 	}
 
-	// Namespaces: new ones, or those of the container that this one is inside of.
-	var upSpec spec.Spec
-	if up != nil {
-		if err := spec.Read(up.dir, spec.LaunchFile, &upSpec); err != nil {
-			return nil, nil, fmt.Errorf("read the parent's launch paper: %w", err)
-		}
-		join := func(kind string) {
-			s.Join = append(s.Join, spec.Namespace{Kind: kind, Path: "/proc/" + strconv.Itoa(up.helper.PID) + "/ns/" + kind})
-		}
-		if c.iso.root {
-			for _, k := range []string{"ipc", "uts", "net"} {
-				if k == "ipc" && li.GetIpcMode() == mesosv1.LinuxInfo_PRIVATE {
-					continue
-				}
-				if differs(up.helper.PID, k) {
-					join(k)
-				}
-			}
-			switch {
-			case inside || li.GetSharePidNamespace() && upSpec.NewPID:
-				if differs(up.helper.PID, "pid") {
-					join("pid")
-				}
-				if differs(up.helper.PID, "mnt") {
-					join("mnt")
-				}
-			default:
-				s.NewPID = c.iso.pid && !li.GetSharePidNamespace()
-			}
-		}
-	} else {
-		s.NewPID = c.iso.pid && !li.GetSharePidNamespace()
-		req.NewUTS, s.Hostname = info.GetHostname() != "", info.GetHostname()
-		req.NewIPC = c.iso.ipc && li.GetIpcMode() != mesosv1.LinuxInfo_SHARE_PARENT
+	joinsMount, err := c.namespaces(ct, up, settings, s)
+	if err != nil {
+		return nil, nil, err
 	}
-	req.NewIPC = req.NewIPC || li.GetIpcMode() == mesosv1.LinuxInfo_PRIVATE
-	joinsMount := len(s.Join) > 0 && s.Join[len(s.Join)-1].Kind == "mnt"
-
+	if settings.Network == confine.New {
+		req.NetNS = c.networks.Namespace(string(cfg.ID))
+		if settings.Hostname == "" {
+			settings.Hostname = string(cfg.ID)[:min(len(cfg.ID), maxHostname)] // as Mesos
+		}
+	}
+	req.NewIPC, req.NewUTS = settings.IPC == confine.New, settings.UTS == confine.New
+	s.Hostname = settings.Hostname
 	if inside {
 		return s, req, nil // it sees what its parent sees
 	}
@@ -395,16 +368,26 @@ func (c *Containerizer) paper(ct, up *container, who *credentials) (*spec.Spec, 
 			ct.volumes[v.path] = v.mount
 		}
 	}
-	if req.NewIPC && mountNS {
+	if settings.Shm != nil && mountNS {
 		data := "mode=1777"
-		if mb := li.GetShmSize(); mb > 0 {
+		if mb := settings.Shm.SizeMB; mb > 0 {
 			data += ",size=" + strconv.FormatUint(uint64(mb), 10) + "m"
 		}
 		s.Mounts = append(s.Mounts, spec.Mount{Type: "tmpfs", Target: "/dev/shm", Data: data})
 	}
+	if settings.Network == confine.New && mountNS {
+		files, err := c.networkFiles(ct, settings)
+		if err != nil {
+			return nil, nil, err
+		}
+		s.Mounts = append(s.Mounts, files...)
+	}
 	s.NewMount = mountNS && (s.NewPID || len(s.Mounts) > 0)
 	return s, req, nil
 }
+
+// maxHostname is the kernel's limit (__NEW_UTS_LEN).
+const maxHostname = 64
 
 // differs reports whether a process is in another namespace than the agent.
 func differs(pid int, kind string) bool {
@@ -603,6 +586,11 @@ func (c *Containerizer) Status(id ids.Container) (*mesosv1.ContainerStatus, erro
 	defer c.mu.Unlock()
 	if ct.helper != nil && ct.phase != gone {
 		s.ExecutorPid = ptr(uint32(ct.helper.PID))
+	}
+	if in := c.networkOf(id); in != nil {
+		for _, n := range in.joined.Infos {
+			s.NetworkInfos = append(s.NetworkInfos, n.CloneVT())
+		}
 	}
 	return s, nil
 }

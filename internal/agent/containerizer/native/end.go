@@ -170,8 +170,9 @@ func (c *Containerizer) endNested(ct *container) {
 	}
 }
 
-// release kills what may be left of a container and removes its cgroup.
+// release kills what may be left of a container, removes its cgroup and takes it out of its networks.
 func (c *Containerizer) release(ct *container) {
+	defer c.leave(ct)
 	c.mu.Lock()
 	group, own := ct.group, ct.ownGroup
 	c.mu.Unlock()
@@ -212,21 +213,34 @@ func (c *Containerizer) killMarked(ct *container) {
 	if spec.Read(ct.dir, spec.StatusFile, &st) == nil && len(s.Join) == 0 {
 		return // the helper lived to the end and left none
 	}
+	if killAll(c.ctx, c.mark(ct.cfg.ID)) {
+		return
+	}
+	c.log.Error("processes of an ended container can't be killed", "container_id", ct.cfg.ID)
+}
+
+// killAll kills the processes that bear a mark; false: not all of them go.
+func killAll(ctx context.Context, mark string) bool {
 	for range 20 {
-		pids := marked(c.mark(ct.cfg.ID))
+		pids := marked(mark)
 		if len(pids) == 0 {
-			return
+			return true
 		}
 		for _, p := range pids {
 			_ = syscall.Kill(p, syscall.SIGKILL)
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):
-		case <-c.ctx.Done():
-			return
+		case <-ctx.Done():
+			return true
 		}
 	}
-	c.log.Error("processes of an ended container can't be killed", "container_id", ct.cfg.ID)
+	return false
+}
+
+// killBearers kills the processes with "NAME=mark" in their environment.
+func killBearers(marker string) {
+	killAll(context.Background(), strings.TrimPrefix(marker, spec.Marker+"="))
 }
 
 // marked finds the processes whose environment bears a mark.

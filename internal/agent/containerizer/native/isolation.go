@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/confine"
 )
 
 // isolation is what containers here get.
@@ -14,12 +17,19 @@ type isolation struct {
 	on  []string
 	off map[string]string // what could be on elsewhere, and why it is not here
 
+	host confine.Host // what package confine has to know of it
+
 	root    bool // may switch users, mount and enter namespaces
 	cgroups bool
 	pid     bool // a PID namespace each
 	mount   bool // a mount namespace where volumes or a PID namespace ask for it
-	ipc     bool // an IPC namespace each
 	disk    bool
+}
+
+// groupController names the control group controller that an isolator needs.
+var groupController = map[string]string{
+	"cgroups/cpu": "cpu", "cgroups/mem": "memory", "cgroups/pids": "pids", "cgroups/devices": "devices", "cgroups/blkio": "blkio",
+	"cgroups/cpuset": "cpuset",
 }
 
 // aliases are Mesos' short names.
@@ -27,6 +37,8 @@ var aliases = map[string][]string{
 	"process":    {"posix/cpu", "posix/mem"},
 	"cgroups":    {"cgroups/cpu", "cgroups/mem"},
 	"posix/disk": {"disk/du"},
+	// Which devices a container may use is enforced by control groups.
+	"linux/devices": {"linux/devices", "cgroups/devices"},
 }
 
 // known are the isolators of Mesos that this containerizer gives. The value says whether it takes root.
@@ -34,7 +46,8 @@ var known = map[string]bool{
 	"posix/cpu": false, "posix/mem": false, "posix/rlimits": false, "filesystem/posix": false, "filesystem/linux": true,
 	"cgroups/all": true, "cgroups/cpu": true, "cgroups/mem": true, "cgroups/pids": true, "namespaces/pid": true,
 	"namespaces/ipc": true, "disk/du": false, "volume/sandbox_path": false, "volume/host_path": true, "linux/nnp": false,
-	"environment_secret": false,
+	"environment_secret": false, "linux/capabilities": true, "linux/seccomp": true, "linux/devices": true, "cgroups/devices": true,
+	"cgroups/blkio": true, "cgroups/cpuset": true, "network/cni": true, "volume/secret": true,
 }
 
 // chooseIsolation turns the flag into what will be done. Without the flag it takes the best that the host gives and says
@@ -44,7 +57,7 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 	auto := strings.TrimSpace(cfg.Isolation) == ""
 	want := []string{
 		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "namespaces/pid", "filesystem/linux", "volume/host_path",
-		"volume/sandbox_path", "posix/rlimits", "disk/du",
+		"volume/sandbox_path", "posix/rlimits", "disk/du", "linux/capabilities", "linux/seccomp", "network/cni", "volume/secret",
 	}
 	if !auto {
 		want = nil
@@ -70,6 +83,11 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 		} else {
 			var h *cgroup.Host
 			if h, groupsErr = cgroup.Detect(); groupsErr == nil {
+				for w, controller := range groupController {
+					if slices.Contains(want, w) || slices.Contains(want, "cgroups/all") && w != "cgroups/devices" && h.Has(controller) {
+						cfg.Cgroups.Controllers = append(cfg.Cgroups.Controllers, controller)
+					}
+				}
 				groups, groupsErr = cgroup.New(h, cfg.Cgroups)
 			}
 		}
@@ -77,9 +95,17 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 	for _, w := range want {
 		var why error
 		switch {
+		case w == confine.IsolateCNI && cfg.Networks == nil:
+			why = fmt.Errorf("no container networks are configured (--network_cni_config_dir, --network_cni_plugins_dir)")
+			if auto {
+				iso.off[w] = why.Error()
+				continue // nobody misses what nobody configured
+			}
+		case w == confine.IsolateSeccomp && unix.Prctl(unix.PR_GET_SECCOMP, 0, 0, 0, 0) != nil:
+			why = fmt.Errorf("the kernel has no seccomp")
 		case strings.HasPrefix(w, "cgroups/"):
 			why = groupsErr
-			if c := map[string]string{"cgroups/cpu": "cpu", "cgroups/mem": "memory", "cgroups/pids": "pids"}[w]; why == nil && c != "" && !groups.Has(c) {
+			if c := groupController[w]; why == nil && c != "" && !groups.Has(c) {
 				why = fmt.Errorf("the host has no cgroup controller %s", c)
 			}
 		case known[w] && !iso.root:
@@ -98,8 +124,6 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 		switch w {
 		case "namespaces/pid":
 			iso.pid = true
-		case "namespaces/ipc":
-			iso.ipc = true
 		case "disk/du":
 			iso.disk = true
 		}
@@ -110,6 +134,12 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 		iso.off["switch_user"] = "the agent does not run as root: all tasks run as its own user"
 	}
 	slices.Sort(iso.on)
+	iso.host = cfg.Confine
+	iso.host.Root, iso.host.Mounts, iso.host.Off = iso.root, iso.mount, iso.off
+	iso.host.Isolators = make(map[string]bool, len(iso.on))
+	for _, on := range iso.on {
+		iso.host.Isolators[on] = true
+	}
 	return iso, groups, nil
 }
 

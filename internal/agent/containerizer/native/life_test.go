@@ -543,7 +543,7 @@ func TestLaunchFailuresReleaseEverything(t *testing.T) {
 			c.Command.Uris = []*mesosv1.CommandInfo_URI{{Value: ptr("/no/such/file")}}
 		},
 		"foreign image": func(c *containerizer.Config) { c.Container = image("busybox") },
-		"network":       func(c *containerizer.Config) { c.Container = network("weave") },
+		"network":       func(c *containerizer.Config) { c.Container = ownNetworks("weave") },
 	} {
 		id := ids.Container("f-" + strings.ReplaceAll(name, " ", "-"))
 		cfg := d.plain(id, "sleep 1000")
@@ -571,7 +571,7 @@ func image(name string) *mesosv1.ContainerInfo {
 	}}
 }
 
-func network(name string) *mesosv1.ContainerInfo {
+func ownNetworks(name string) *mesosv1.ContainerInfo {
 	return &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum(), NetworkInfos: []*mesosv1.NetworkInfo{{Name: &name}}}
 }
 

@@ -11,7 +11,6 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
-	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 )
 
 // limitsOf sums what a container may use.
@@ -64,38 +63,6 @@ func totalMemory() uint64 {
 		return 0
 	}
 	return si.Totalram * uint64(si.Unit)
-}
-
-// rlimitNumbers are Linux' numbers of Mesos' names.
-var rlimitNumbers = map[mesosv1.RLimitInfo_RLimit_Type]int{
-	mesosv1.RLimitInfo_RLimit_RLMT_CPU: 0, mesosv1.RLimitInfo_RLimit_RLMT_FSIZE: 1, mesosv1.RLimitInfo_RLimit_RLMT_DATA: 2,
-	mesosv1.RLimitInfo_RLimit_RLMT_STACK: 3, mesosv1.RLimitInfo_RLimit_RLMT_CORE: 4, mesosv1.RLimitInfo_RLimit_RLMT_RSS: 5,
-	mesosv1.RLimitInfo_RLimit_RLMT_NPROC: 6, mesosv1.RLimitInfo_RLimit_RLMT_NOFILE: 7, mesosv1.RLimitInfo_RLimit_RLMT_MEMLOCK: 8,
-	mesosv1.RLimitInfo_RLimit_RLMT_AS: 9, mesosv1.RLimitInfo_RLimit_RLMT_LOCKS: 10, mesosv1.RLimitInfo_RLimit_RLMT_SIGPENDING: 11,
-	mesosv1.RLimitInfo_RLimit_RLMT_MSGQUEUE: 12, mesosv1.RLimitInfo_RLimit_RLMT_NICE: 13, mesosv1.RLimitInfo_RLimit_RLMT_RTPRIO: 14,
-	mesosv1.RLimitInfo_RLimit_RLMT_RTTIME: 15,
-}
-
-// rlimits reads the limits of a container: soft and hard are both set, or neither, which means none.
-func rlimits(info *mesosv1.ContainerInfo) ([]spec.Rlimit, error) {
-	var out []spec.Rlimit
-	for _, r := range info.GetRlimitInfo().GetRlimits() {
-		n, ok := rlimitNumbers[r.GetType()]
-		if !ok {
-			return nil, fmt.Errorf("rlimit type %s is not known", r.GetType())
-		}
-		l := spec.Rlimit{Resource: n, Soft: math.MaxUint64, Hard: math.MaxUint64}
-		switch {
-		case (r.Soft == nil) != (r.Hard == nil):
-			return nil, fmt.Errorf("rlimit %s: soft and hard limit must both be set, or neither", r.GetType())
-		case r.Soft != nil && r.GetSoft() > r.GetHard():
-			return nil, fmt.Errorf("rlimit %s: the soft limit is above the hard limit", r.GetType())
-		case r.Soft != nil:
-			l.Soft, l.Hard = r.GetSoft(), r.GetHard()
-		}
-		out = append(out, l)
-	}
-	return out, nil
 }
 
 // watchMemory ends the container when its memory is exhausted.

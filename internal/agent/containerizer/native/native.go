@@ -19,10 +19,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
+	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/network"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -38,6 +41,12 @@ type Config struct {
 	Helper string
 	// Isolation names the isolators [isolation], separated by commas; empty: the best that the host gives.
 	Isolation string
+	// Confine is what the agent's flags say of what containers may see and do; the host's part of it is filled in here.
+	Confine confine.Host
+	// SeccompDir holds seccomp profiles [seccomp_config_dir].
+	SeccompDir string
+	// Networks are the container networks; nil: there are none.
+	Networks *network.Config
 	// Cgroups is how control groups are made [cgroups_root, cgroups_enable_cfs, cgroups_limit_swap].
 	Cgroups cgroup.Config
 	// NoSwitchUser runs everything as the agent's own user [switch_user=false].
@@ -68,19 +77,24 @@ type Deps struct {
 	Registry prometheus.Registerer
 	// Fetcher may be nil: then containers with URIs are refused.
 	Fetcher Fetcher
+	// HostVolume judges a path of the host that a container wants as a volume: it lies at rel below root, which no link may
+	// lead out of. nil: any path.
+	HostVolume func(path string) (root, rel string, err error)
 }
 
 // Containerizer is the native containerizer.
 type Containerizer struct {
-	cfg     Config
-	log     *slog.Logger
-	fetcher Fetcher
-	metrics *metrics
-	launch  *launcher.Launcher
-	groups  *cgroup.Manager // nil: none to be had
-	iso     isolation
-	slots   chan struct{}
-	disk    *diskWatcher
+	cfg        Config
+	log        *slog.Logger
+	fetcher    Fetcher
+	metrics    *metrics
+	launch     *launcher.Launcher
+	groups     *cgroup.Manager   // nil: none to be had
+	networks   *network.Networks // nil: none to be had
+	hostVolume func(string) (root, rel string, err error)
+	iso        isolation
+	slots      chan struct{}
+	disk       *diskWatcher
 
 	mu         sync.Mutex
 	containers map[ids.Container]*container
@@ -132,7 +146,10 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	}
 	c := &Containerizer{
 		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, metrics: newMetrics(deps.Registry),
-		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container),
+		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container), hostVolume: deps.HostVolume,
+	}
+	if c.hostVolume == nil {
+		c.hostVolume = func(p string) (string, string, error) { return "", p, nil }
 	}
 	if err := os.MkdirAll(c.containersDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the runtime directory: %w", err)
@@ -146,6 +163,13 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	}
 	if c.iso, c.groups, err = chooseIsolation(cfg); err != nil {
 		return nil, err
+	}
+	if c.iso.host.Isolators[confine.IsolateCNI] {
+		nc := *cfg.Networks
+		nc.Marker = spec.Marker + "=" + c.mark("network-%s")
+		if c.networks, err = network.New(nc, network.Deps{Log: c.log, Registry: deps.Registry, KillMarked: killBearers}); err != nil {
+			return nil, fmt.Errorf("container networks: %w", err)
+		}
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.disk = newDiskWatcher(c)
@@ -165,6 +189,9 @@ func (c *Containerizer) Close() {
 	c.mu.Unlock()
 	c.cancel()
 	c.wg.Wait()
+	if c.networks != nil {
+		c.networks.Close()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, ct := range c.containers {

@@ -111,7 +111,44 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 			c.conclude(ct, containerizer.Termination{Message: "The container's processes are gone"}, true)
 		}
 	}
+	if err := c.sweepNetworks(); err != nil {
+		return gone, err
+	}
 	return gone, c.sweepGroups(ctx, seen)
+}
+
+// sweepNetworks leaves the networks of containers that are not held: the agent was killed while it joined or left them. Those
+// of running ones are checked, in the background.
+func (c *Containerizer) sweepNetworks() error {
+	if c.networks == nil {
+		return nil
+	}
+	in, err := c.networks.Containers()
+	if err != nil {
+		return fmt.Errorf("list container networks: %w", err)
+	}
+	var alive []string
+	for _, id := range in {
+		c.mu.Lock()
+		ct := c.containers[ids.Container(id)]
+		runs := ct != nil && ct.phase == running
+		c.mu.Unlock()
+		if runs {
+			alive = append(alive, id)
+			continue
+		}
+		if err := c.networks.Detach(c.ctx, id); err != nil {
+			c.log.Error("an orphaned network can't be deleted yet", "container_id", id, "error", err)
+		}
+	}
+	c.wg.Go(func() {
+		for _, id := range alive {
+			if err := c.networks.Verify(c.ctx, id); err != nil && !errors.Is(err, fs.ErrNotExist) && c.ctx.Err() == nil {
+				c.log.Error("a running container's network is damaged: restart its task", "container_id", id, "error", err)
+			}
+		}
+	})
+	return nil
 }
 
 // neverBegun: the agent ended before it told the container's helper to go on. A helper that still runs is about to find out.
@@ -154,7 +191,12 @@ func (c *Containerizer) load(id ids.Container) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	ct := &container{cfg: cfg, dir: c.dir(id), token: r.Token, ownGroup: r.OwnGroup && c.groups != nil, volumes: r.Volumes, ended: make(chan struct{})}
+	ct := &container{cfg: cfg, dir: c.dir(id), token: r.Token, ownGroup: r.OwnGroup && c.groups != nil, volumes: r.Volumes, network: r.Network, ended: make(chan struct{})}
+	if c.networks != nil && ct.network {
+		if ct.joined, err = c.networks.Find(string(id)); err != nil {
+			c.log.Error("a container's network can't be read", "container_id", id, "error", err)
+		}
+	}
 	if c.groups != nil {
 		if ct.ownGroup {
 			ct.group = c.groups.Open(parts(id)...)

@@ -69,15 +69,19 @@ type Process struct {
 	Env  []string `json:"env,omitempty"`
 	Dir  string   `json:"dir,omitempty"`
 	// Switch: become UID, GID and Groups.
-	Switch      bool     `json:"switch,omitempty"`
-	UID         uint32   `json:"uid,omitempty"`
-	GID         uint32   `json:"gid,omitempty"`
-	Groups      []uint32 `json:"groups,omitempty"`
-	Rlimits     []Rlimit `json:"rlimits,omitempty"`
-	NoNewPrivs  bool     `json:"no_new_privs,omitempty"`
-	Umask       *int     `json:"umask,omitempty"`
-	OOMScoreAdj *int     `json:"oom_score_adj,omitempty"`
-	TTY         *Window  `json:"tty,omitempty"`
+	Switch     bool     `json:"switch,omitempty"`
+	UID        uint32   `json:"uid,omitempty"`
+	GID        uint32   `json:"gid,omitempty"`
+	Groups     []uint32 `json:"groups,omitempty"`
+	Rlimits    []Rlimit `json:"rlimits,omitempty"`
+	NoNewPrivs bool     `json:"no_new_privs,omitempty"`
+	// Capabilities is nil when they are not touched.
+	Capabilities *Capabilities `json:"capabilities,omitempty"`
+	// Seccomp is a filter program, struct sock_filter after struct sock_filter.
+	Seccomp     []byte  `json:"seccomp,omitempty"`
+	Umask       *int    `json:"umask,omitempty"`
+	OOMScoreAdj *int    `json:"oom_score_adj,omitempty"`
+	TTY         *Window `json:"tty,omitempty"`
 }
 
 // Rlimit is one resource limit; RLIM_INFINITY is all ones.
@@ -85,6 +89,13 @@ type Rlimit struct {
 	Resource int    `json:"resource"`
 	Soft     uint64 `json:"soft"`
 	Hard     uint64 `json:"hard"`
+}
+
+// Capabilities are sets of capabilities, a bit for each.
+type Capabilities struct {
+	// Effective is what the process starts with, whoever its user is; nil: what the user has.
+	Effective *uint64 `json:"effective,omitempty"`
+	Bounding  uint64  `json:"bounding"`
 }
 
 // Window is the size of a terminal.
@@ -107,7 +118,7 @@ type Log struct {
 
 // Mount is one mount in the container's mount namespace.
 type Mount struct {
-	Type string `json:"type"` // bind, tmpfs
+	Type string `json:"type"` // bind, tmpfs, file, device
 	// Source and Target are below their roots, out of which no link may lead; absolute where the root is empty.
 	SourceRoot string `json:"source_root,omitempty"`
 	Source     string `json:"source,omitempty"`
