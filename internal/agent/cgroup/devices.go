@@ -98,9 +98,13 @@ func deviceProgram(rules []string) (asm.Instructions, error) {
 		if r.minor >= 0 {
 			p = append(p, asm.JNE.Imm32(asm.R5, int32(r.minor), next))
 		}
+		all := len(p) == begin // no condition: what follows would never be reached, which the kernel refuses
 		p = append(p, asm.Mov.Imm(asm.R0, 1), asm.Return())
 		if i > 0 {
 			p[begin] = p[begin].WithSymbol(fmt.Sprintf("rule%d", i))
+		}
+		if all {
+			return p, nil
 		}
 	}
 	end := asm.Mov.Imm(asm.R0, 0)

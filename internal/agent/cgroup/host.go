@@ -135,7 +135,7 @@ type Manager struct {
 }
 
 // New prepares the root in every hierarchy. Without the right to, the error says so, and containers run without groups.
-func New(h *Host, cfg Config) (*Manager, error) {
+func New(h *Host, cfg Config) (_ *Manager, err error) {
 	if cfg.Root == "" {
 		cfg.Root = "mesos"
 	}
@@ -146,6 +146,11 @@ func New(h *Host, cfg Config) (*Manager, error) {
 		cfg.PIDs = DefaultPIDs
 	}
 	m := &Manager{host: *h, cfg: cfg}
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
 	if h.V2 != "" {
 		root := filepath.Join(h.V2, cfg.Root)
 		if err := os.MkdirAll(root, 0o755); err != nil {
@@ -159,7 +164,6 @@ func New(h *Host, cfg Config) (*Manager, error) {
 				break
 			}
 		}
-		var err error
 		if m.oom, err = newOOMWatcher(); err != nil {
 			return nil, err
 		}

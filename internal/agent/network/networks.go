@@ -103,10 +103,18 @@ func New(cfg Config, deps Deps) (*Networks, error) {
 	return n, nil
 }
 
+// closeLimit bounds how long Close waits for a plugin that is deleting; it is not cut off.
+const closeLimit = 2 * time.Second
+
 // Close stops what is done in the background; the next process goes on with it.
 func (n *Networks) Close() {
 	n.cancel()
-	n.wg.Wait()
+	done := make(chan struct{})
+	go func() { n.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(closeLimit):
+	}
 }
 
 // attachment is one container on disk.
@@ -216,7 +224,7 @@ func (n *Networks) attach(ctx context.Context, id string, infos []*mesosv1.Netwo
 			continue
 		}
 		if err := n.call("add", func(ctx context.Context) error {
-			r, err := n.cni(id).AddNetworkList(ctx, lists[i], n.runtime(id, m))
+			r, err := n.cni(id, true).AddNetworkList(ctx, lists[i], n.runtime(id, m))
 			if err != nil {
 				return err
 			}
@@ -254,8 +262,8 @@ func (n *Networks) marker(id string) string {
 	return fmt.Sprintf(n.cfg.Marker, id)
 }
 
-func (n *Networks) cni(id string) *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(n.cfg.PluginDirs, filepath.Join(n.cfg.StateDir, "cache"), &runner{mark: n.marker(id)})
+func (n *Networks) cni(id string, dies bool) *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir(n.cfg.PluginDirs, filepath.Join(n.cfg.StateDir, "cache"), &runner{dies: dies, mark: n.marker(id)})
 }
 
 func (n *Networks) runtime(id string, m *membership) *libcni.RuntimeConf {
@@ -314,7 +322,7 @@ func (n *Networks) detach(ctx context.Context, id string, limit time.Duration) e
 			rt.NetNS = ""
 		}
 		if err := n.call("delete", func(ctx context.Context) error {
-			return n.cni(id).DelNetworkList(ctx, list, rt)
+			return n.cni(id, false).DelNetworkList(ctx, list, rt)
 		})(ctx, limit); err != nil {
 			return fmt.Errorf("leave network %q: %w", list.Name, err)
 		}
@@ -352,7 +360,7 @@ func (n *Networks) later(id string) {
 				return
 			case <-time.After(pause):
 			}
-			err := n.detach(n.ctx, id, n.cfg.Timeout)
+			err := n.detach(context.WithoutCancel(n.ctx), id, n.cfg.Timeout)
 			if err == nil {
 				n.log.Info("a container's network has been deleted at last", "container_id", id)
 				return
@@ -410,7 +418,7 @@ func (n *Networks) Verify(ctx context.Context, id string) error {
 			continue
 		}
 		if err := n.call("check", func(ctx context.Context) error {
-			return n.cni(id).CheckNetworkList(ctx, list, n.runtime(id, m))
+			return n.cni(id, true).CheckNetworkList(ctx, list, n.runtime(id, m))
 		})(ctx, n.cfg.Timeout); err != nil {
 			errs = append(errs, fmt.Errorf("network %q: %w", list.Name, err))
 		}

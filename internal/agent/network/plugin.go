@@ -22,11 +22,14 @@ import (
 // maxOutput bounds what a plugin may say.
 const maxOutput = 1 << 20
 
-// runner executes plugins, each in a process group of its own that is killed as a whole when its time is over, and with
-// the agent: what a plugin does later would undo what the next agent process cleans up.
+// runner executes plugins, each in a process group of its own that is killed as a whole when its time is over.
 type runner struct {
 	version.PluginDecoder
-	mark string // "NAME=value" in the environment of plugins and of what they start
+	// dies: the plugin is killed with the agent, because what it adds later would undo what the next agent process cleans up.
+	// One that deletes is let go on: cut off half-way it may leave what no later deletion finds any more (the bridge plugin's
+	// packet filter rules, once it has removed the interface whose addresses it looks them up by).
+	dies bool
+	mark string // "NAME=value" in the environment of plugins that die, and of what they start
 }
 
 var _ invoke.Exec = (*runner)(nil)
@@ -41,11 +44,14 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envi
 	var out, errs limited
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = environ
-	if r.mark != "" {
+	if r.dies && r.mark != "" {
 		cmd.Env = append(cmd.Env, r.mark)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &errs
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if r.dies {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	var err error

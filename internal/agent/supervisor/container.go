@@ -38,6 +38,7 @@ type Container struct {
 	Killed chan struct{}
 
 	start    *os.File
+	join     []Namespace
 	killOnce sync.Once
 	first    struct {
 		sync.Mutex
@@ -79,6 +80,9 @@ func Open(dir string) (*Container, error) {
 }
 
 func (c *Container) prepare() (err error) {
+	if c.join, err = openNamespaces(c.Spec.Join); err != nil {
+		return err
+	}
 	if err := setUpMounts(c.Spec); err != nil {
 		return err
 	}
@@ -127,7 +131,7 @@ func (c *Container) Start(p *spec.Process) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	proc, err := c.Reaper.Start(p, c.Spec.Join, stdio)
+	proc, err := c.Reaper.Start(p, c.join, stdio)
 	started()
 	if err != nil {
 		return nil, err
@@ -145,7 +149,7 @@ func (c *Container) StartBeside(p *spec.Process) (*Proc, error) {
 		return nil, err
 	}
 	defer null.Close()
-	return c.Reaper.Start(p, c.Spec.Join, Stdio{In: null, Out: null, Err: null})
+	return c.Reaper.Start(p, c.join, Stdio{In: null, Out: null, Err: null})
 }
 
 // Ended says that the first process has ended: its number must not be signalled any more.

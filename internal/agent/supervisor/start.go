@@ -30,7 +30,7 @@ type Stdio struct {
 
 // Start starts the process in a session of its own. What the process must inherit and the helper must not have (the file
 // mode mask, no-new-privileges, entered namespaces) belongs to a thread: one thread takes it on, forks, and ends.
-func (r *Reaper) Start(p *spec.Process, join []spec.Namespace, io Stdio) (*Proc, error) {
+func (r *Reaper) Start(p *spec.Process, join []Namespace, io Stdio) (*Proc, error) {
 	path, err := lookPath(p.Path, p.Env, p.Dir)
 	if err != nil {
 		return nil, err
@@ -74,34 +74,41 @@ func (r *Reaper) Start(p *spec.Process, join []spec.Namespace, io Stdio) (*Proc,
 	return proc, err
 }
 
+// Namespace is an open namespace for processes to enter.
+type Namespace struct {
+	kind string
+	flag int
+	file *os.File
+}
+
+// openNamespaces opens what processes will enter. That has to be before anything is mounted: the paths name processes that
+// a /proc of the container's own does not show.
+func openNamespaces(list []spec.Namespace) ([]Namespace, error) {
+	flags := map[string]int{
+		"pid": unix.CLONE_NEWPID, "mnt": unix.CLONE_NEWNS, "net": unix.CLONE_NEWNET, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS,
+	}
+	var out []Namespace
+	for _, ns := range list {
+		f, err := os.Open(ns.Path)
+		if err != nil {
+			return nil, fmt.Errorf("open %s namespace: %w", ns.Kind, err)
+		}
+		out = append(out, Namespace{ns.Kind, flags[ns.Kind], f})
+	}
+	return out, nil
+}
+
 // prepareThread gives the calling thread what the child shall inherit.
-func prepareThread(p *spec.Process, join []spec.Namespace) (restore func(), err error) {
+func prepareThread(p *spec.Process, join []Namespace) (restore func(), err error) {
 	restore = func() {}
 	if p.Umask != nil || len(join) > 0 {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return nil, os.NewSyscallError("unshare CLONE_FS", err)
 		}
 	}
-	// All are opened before any is entered: in the new mount namespace the paths mean something else.
-	fds := make([]int, 0, len(join))
-	defer func() {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-	}()
 	for _, ns := range join {
-		fd, err := unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("open namespace %s: %w", ns.Path, err)
-		}
-		fds = append(fds, fd)
-	}
-	kinds := map[string]int{
-		"pid": unix.CLONE_NEWPID, "mnt": unix.CLONE_NEWNS, "net": unix.CLONE_NEWNET, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS,
-	}
-	for i, ns := range join {
-		if err := unix.Setns(fds[i], kinds[ns.Kind]); err != nil {
-			return nil, fmt.Errorf("enter %s namespace: %w", ns.Kind, err)
+		if err := unix.Setns(int(ns.file.Fd()), ns.flag); err != nil {
+			return nil, fmt.Errorf("enter %s namespace: %w", ns.kind, err)
 		}
 	}
 	if p.Umask != nil {

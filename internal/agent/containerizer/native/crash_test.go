@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
@@ -24,9 +25,10 @@ import (
 const victimEnv = "ORCHESTRATOR_TEST_VICTIM"
 
 type victimPlan struct {
-	Config Config
-	Dir    string
-	Round  int
+	Config  Config
+	Dir     string
+	Round   int
+	Network string
 }
 
 // victim writes down what it is about to launch, as an agent does, then launches; some it destroys again.
@@ -44,7 +46,7 @@ func victim() {
 		panic(err)
 	}
 	ctx := context.Background()
-	if _, err := c.Recover(ctx, knownOf(p.Dir)); err != nil {
+	if _, err := c.Recover(ctx, knownOf(p.Dir, p.Network)); err != nil {
 		panic(err)
 	}
 	fmt.Println("ready")
@@ -61,7 +63,7 @@ func victim() {
 				mu.Lock()
 				appendLine(filepath.Join(p.Dir, "known"), string(id))
 				mu.Unlock()
-				cfg := victimContainer(p.Dir, id)
+				cfg := victimContainer(p.Dir, id, p.Network)
 				if err := c.Launch(ctx, cfg); err != nil {
 					fmt.Println("launch:", err)
 					return
@@ -78,11 +80,15 @@ func victim() {
 	wg.Wait()
 }
 
-func victimContainer(dir string, id ids.Container) containerizer.Config {
-	return containerizer.Config{
+func victimContainer(dir string, id ids.Container, network string) containerizer.Config {
+	cfg := containerizer.Config{
 		ID: id, Kind: containerizer.CustomExecutor, FrameworkID: "f", ExecutorID: ids.Executor(id),
 		Directory: filepath.Join(dir, "work", string(id)), Command: shell("(setsid sleep 1000 &) ; sleep 1000"), Checkpoint: true,
 	}
+	if network != "" {
+		cfg.Container = inNetwork(&mesosv1.NetworkInfo{Name: &network})
+	}
+	return cfg
 }
 
 func appendLine(path, line string) {
@@ -94,7 +100,7 @@ func appendLine(path, line string) {
 	_, _ = f.WriteString(line + "\n")
 }
 
-func knownOf(dir string) []containerizer.Config {
+func knownOf(dir, network string) []containerizer.Config {
 	f, err := os.Open(filepath.Join(dir, "known"))
 	if err != nil {
 		return nil
@@ -102,7 +108,7 @@ func knownOf(dir string) []containerizer.Config {
 	defer f.Close()
 	var out []containerizer.Config
 	for sc := bufio.NewScanner(f); sc.Scan(); {
-		out = append(out, victimContainer(dir, ids.Container(sc.Text())))
+		out = append(out, victimContainer(dir, ids.Container(sc.Text()), network))
 	}
 	return out
 }
@@ -119,6 +125,35 @@ func helpersUnder(dir string) (n int) {
 	return n
 }
 
+// killVictim starts an agent process and kills it after a while.
+func killVictim(t *testing.T, p victimPlan, after time.Duration) {
+	t.Helper()
+	plan, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), victimEnv+"="+string(plan))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	sc := bufio.NewScanner(out)
+	if !sc.Scan() || sc.Text() != "ready" {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		t.Fatalf("the victim said %q: %s", sc.Text(), errs.String())
+	}
+	time.Sleep(after) // the random moment, not a wait for something
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
 // TestKillAtAnyMoment kills the agent process at seeded moments of starting and ending containers. Afterwards every
 // container is running and known, or gone; and at the end nothing is left of any of them.
 func TestKillAtAnyMoment(t *testing.T) {
@@ -131,32 +166,9 @@ func TestKillAtAnyMoment(t *testing.T) {
 		Helper: helperPath, Cgroups: cgroup.Config{Root: h.root},
 	}
 	for round := range 6 {
-		plan, err := json.Marshal(victimPlan{Config: cfg, Dir: h.dir, Round: round})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(os.Args[0], "-test.run=^$")
-		cmd.Env = append(os.Environ(), victimEnv+"="+string(plan))
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var errs strings.Builder
-		cmd.Stderr = &errs
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		sc := bufio.NewScanner(out)
-		if !sc.Scan() || sc.Text() != "ready" {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			t.Fatalf("the victim said %q: %s", sc.Text(), errs.String())
-		}
-		time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond) // the random moment, not a wait for something
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		killVictim(t, victimPlan{Config: cfg, Dir: h.dir, Round: round}, time.Duration(rng.IntN(150))*time.Millisecond)
 	}
-	ks := knownOf(h.dir)
+	ks := knownOf(h.dir, "")
 	if len(ks) < 6 {
 		t.Fatalf("only %d containers were tried: this test would prove little", len(ks))
 	}

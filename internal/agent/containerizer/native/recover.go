@@ -137,7 +137,7 @@ func (c *Containerizer) sweepNetworks() error {
 			alive = append(alive, id)
 			continue
 		}
-		if err := c.networks.Detach(c.ctx, id); err != nil {
+		if err := c.networks.Detach(context.WithoutCancel(c.ctx), id); err != nil {
 			c.log.Error("an orphaned network can't be deleted yet", "container_id", id, "error", err)
 		}
 	}

@@ -135,7 +135,7 @@ func (c *Containerizer) leave(ct *container) {
 	if !in || c.networks == nil {
 		return
 	}
-	if err := c.networks.Detach(c.ctx, string(ct.cfg.ID)); err != nil {
+	if err := c.networks.Detach(context.WithoutCancel(c.ctx), string(ct.cfg.ID)); err != nil {
 		c.log.Error("a container's network can't be deleted yet", "container_id", ct.cfg.ID, "error", err)
 	}
 }
