@@ -44,10 +44,11 @@ func (e *environment) set(name, value string) {
 	e.values[name] = value
 }
 
-// add takes the plain variables of a message; secrets need a resolver, which there is none.
+// add takes the variables of a message. Secrets are values here: references have been refused (policed).
 func (e *environment) add(env *mesosv1.Environment) {
 	for _, v := range env.GetVariables() {
 		if v.GetType() == mesosv1.Environment_Variable_SECRET {
+			e.set(v.GetName(), string(v.GetSecret().GetValue().GetData()))
 			continue
 		}
 		e.set(v.GetName(), v.GetValue())

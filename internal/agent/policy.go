@@ -191,9 +191,30 @@ type policed struct {
 	policy Policy
 }
 
+func (p policed) check(c *containerizer.Config) error {
+	if err := p.policy.Check(c.Container, isNested(c.ID)); err != nil {
+		return err
+	}
+	for _, cmd := range []*mesosv1.CommandInfo{c.Command, c.Task.GetCommand(), c.Executor.GetCommand()} {
+		for _, v := range cmd.GetEnvironment().GetVariables() {
+			if v.GetType() != mesosv1.Environment_Variable_SECRET {
+				continue
+			}
+			// Left out, a program would run without what it needs and say something else.
+			switch s := v.GetSecret(); {
+			case s.GetType() == mesosv1.Secret_REFERENCE:
+				return fmt.Errorf("environment variable %s: secret %q is a reference, and this agent has no resolver of secrets; give it as a value", v.GetName(), s.GetReference().GetName())
+			case strings.ContainsRune(string(s.GetValue().GetData()), 0):
+				return fmt.Errorf("environment variable %s: its secret contains NUL", v.GetName())
+			}
+		}
+	}
+	return nil
+}
+
 // Supports implements containerizer.Containerizer.
 func (p policed) Supports(c containerizer.Config) error {
-	if err := p.policy.Check(c.Container, isNested(c.ID)); err != nil {
+	if err := p.check(&c); err != nil {
 		return err
 	}
 	return p.Containerizer.Supports(c)
@@ -201,7 +222,7 @@ func (p policed) Supports(c containerizer.Config) error {
 
 // Launch implements containerizer.Containerizer.
 func (p policed) Launch(ctx context.Context, c containerizer.Config) error {
-	if err := p.policy.Check(c.Container, isNested(c.ID)); err != nil {
+	if err := p.check(&c); err != nil {
 		return &containerizer.LaunchError{Reason: mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED, Message: "The container can't be launched", Err: err}
 	}
 	return p.Containerizer.Launch(ctx, c)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 )
 
 func TestPolicy(t *testing.T) {
@@ -81,5 +82,32 @@ func TestPolicy(t *testing.T) {
 	}
 	if root, rel, err := volumes.HostVolume("/srv/data/a/b"); root != "/srv/data" || rel != "a/b" || err != nil {
 		t.Errorf("%q %q %v", root, rel, err)
+	}
+}
+
+// TestSecretReferencesAreRefused: a program that runs without a variable it needs says something else than what is wrong.
+func TestSecretReferencesAreRefused(t *testing.T) {
+	t.Parallel()
+	str := func(s string) *string { return &s }
+	env := func(s *mesosv1.Secret) *mesosv1.CommandInfo {
+		return &mesosv1.CommandInfo{Environment: &mesosv1.Environment{Variables: []*mesosv1.Environment_Variable{{Name: str("TOKEN"), Type: mesosv1.Environment_Variable_SECRET.Enum(), Secret: s}}}}
+	}
+	reference := env(&mesosv1.Secret{Type: mesosv1.Secret_REFERENCE.Enum(), Reference: &mesosv1.Secret_Reference{Name: str("vault")}})
+	value := env(&mesosv1.Secret{Type: mesosv1.Secret_VALUE.Enum(), Value: &mesosv1.Secret_Value{Data: []byte("s3")}})
+	for name, c := range map[string]*containerizer.Config{
+		"command": {Command: reference}, "task": {Task: &mesosv1.TaskInfo{Command: reference}}, "executor": {Executor: &mesosv1.ExecutorInfo{Command: reference}},
+		"NUL": {Command: env(&mesosv1.Secret{Type: mesosv1.Secret_VALUE.Enum(), Value: &mesosv1.Secret_Value{Data: []byte("a\x00b")}})},
+	} {
+		if err := (policed{}).check(c); err == nil || !strings.Contains(err.Error(), "environment variable TOKEN") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := (policed{}).check(&containerizer.Config{Command: value}); err != nil {
+		t.Error(err)
+	}
+	e := &environment{}
+	e.add(value.Environment)
+	if got := strings.Join(e.list(), " "); got != "TOKEN=s3" {
+		t.Errorf("environment %q", got)
 	}
 }

@@ -173,11 +173,12 @@ func commandOf(c *mesosv1.CommandInfo) *message.Command {
 	return &message.Command{Shell: c.GetShell(), Value: c.GetValue(), Arguments: c.GetArguments(), Env: EnvOf(c.GetEnvironment())}
 }
 
-// EnvOf gives the plain variables of an environment as "KEY=value"; secrets have been resolved before or are not there.
+// EnvOf gives the variables of an environment as "KEY=value". Secrets are values: the agent launches nothing with references.
 func EnvOf(e *mesosv1.Environment) []string {
 	var env []string
 	for _, v := range e.GetVariables() {
 		if v.GetType() == mesosv1.Environment_Variable_SECRET {
+			env = append(env, v.GetName()+"="+string(v.GetSecret().GetValue().GetData()))
 			continue
 		}
 		env = append(env, v.GetName()+"="+v.GetValue())

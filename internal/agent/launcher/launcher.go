@@ -31,6 +31,8 @@ type Request struct {
 	NewIPC, NewUTS bool
 	// NetNS is the path of the network namespace that it is born into; empty: the agent's.
 	NetNS string
+	// Secrets are what mounts of that type hold, by number.
+	Secrets [][]byte
 	// OOMScoreAdj of the helper itself; it must survive what kills its task.
 	OOMScoreAdj int
 }
@@ -173,6 +175,14 @@ func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 		Files: []uintptr{null.Fd(), null.Fd(), log.Fd(), start.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	}
+	if s.Secrets {
+		secrets, err := memory(r.Secrets)
+		if err != nil {
+			return nil, fmt.Errorf("pass the secrets: %w", err)
+		}
+		defer secrets.Close()
+		attr.Files = append(attr.Files, secrets.Fd())
+	}
 	for flag, on := range map[uintptr]bool{
 		unix.CLONE_NEWPID: s.NewPID, unix.CLONE_NEWNS: s.NewMount, unix.CLONE_NEWIPC: r.NewIPC, unix.CLONE_NEWUTS: r.NewUTS,
 	} {
@@ -223,6 +233,27 @@ func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// memory gives a file in memory that holds a value as JSON.
+func memory(v any) (*os.File, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("secrets", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "secrets")
+	if _, err = f.Write(b); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // enterNetwork puts the calling thread, which must be one of osthread's, into a network namespace.

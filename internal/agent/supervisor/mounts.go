@@ -1,8 +1,11 @@
 package supervisor
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +28,68 @@ func setUpMounts(s *spec.Spec) error {
 			return fmt.Errorf("mount /proc: %w", err)
 		}
 	}
+	dropSecrets, err := openSecrets(s)
+	if err != nil {
+		return err
+	}
 	for _, m := range s.Mounts {
+		if m.Type == "secret" {
+			// A file of the memory that was just filled, put where the container looks for it.
+			m.Type, m.Source, m.RO = "bind", filepath.Join(s.Dir, spec.SecretsDir, strconv.Itoa(m.Secret)), true
+		}
 		if err := mount(m); err != nil {
 			return err
 		}
 	}
-	return nil
+	return dropSecrets()
+}
+
+// maxSecrets bounds what the launcher passes.
+const maxSecrets = 16 << 20
+
+// openSecrets puts the secrets into files of a tmpfs that only this mount namespace has, each for the container's user
+// alone. The function that it gives takes the tmpfs away: what has been bound elsewhere stays.
+func openSecrets(s *spec.Spec) (drop func() error, err error) {
+	drop = func() error { return nil }
+	if !s.Secrets {
+		return drop, nil
+	}
+	unix.CloseOnExec(spec.SecretsFD)
+	f := os.NewFile(spec.SecretsFD, "secrets")
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSecrets))
+	if err != nil {
+		return nil, fmt.Errorf("read the secrets: %w", err)
+	}
+	var secrets [][]byte
+	if err := json.Unmarshal(b, &secrets); err != nil {
+		return nil, fmt.Errorf("read the secrets: %w", err)
+	}
+	dir := filepath.Join(s.Dir, spec.SecretsDir)
+	err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,noswap")
+	if err == unix.EINVAL { // before Linux 6.4
+		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mount memory for secrets: %w", err)
+	}
+	for i, secret := range secrets {
+		path := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.WriteFile(path, secret, 0o400); err != nil {
+			return nil, fmt.Errorf("write a secret: %w", err)
+		}
+		if s.Process.Switch {
+			if err := os.Chown(path, int(s.Process.UID), int(s.Process.GID)); err != nil {
+				return nil, fmt.Errorf("write a secret: %w", err)
+			}
+		}
+	}
+	return func() error {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount the memory of secrets: %w", err)
+		}
+		return nil
+	}, nil
 }
 
 func mount(m spec.Mount) error {

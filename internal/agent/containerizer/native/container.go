@@ -361,10 +361,15 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 		if err != nil {
 			return nil, nil, err
 		}
+		if m != nil && v.mount.Type == "secret" {
+			m.Secret = len(req.Secrets)
+			req.Secrets = append(req.Secrets, v.secret)
+			s.Secrets = true
+		}
 		if m != nil {
 			s.Mounts = append(s.Mounts, *m)
 		}
-		if !filepath.IsAbs(v.path) {
+		if !filepath.IsAbs(v.path) && v.mount.Type != "secret" {
 			ct.volumes[v.path] = v.mount
 		}
 	}
@@ -381,6 +386,11 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 			return nil, nil, err
 		}
 		s.Mounts = append(s.Mounts, files...)
+	}
+	if s.Secrets {
+		if err := os.Mkdir(filepath.Join(ct.dir, spec.SecretsDir), 0o700); err != nil {
+			return nil, nil, fmt.Errorf("make the directory of secrets: %w", err)
+		}
 	}
 	s.NewMount = mountNS && (s.NewPID || len(s.Mounts) > 0)
 	return s, req, nil
@@ -483,7 +493,7 @@ func (c *Containerizer) Update(_ context.Context, id ids.Container, res []*mesos
 	// New persistent volumes are for nested containers to come: their sources are looked up here.
 	vm := make(map[string]spec.Mount, len(vols))
 	for _, v := range vols {
-		if !filepath.IsAbs(v.path) {
+		if !filepath.IsAbs(v.path) && v.mount.Type != "secret" {
 			vm[v.path] = v.mount
 		}
 	}

@@ -21,6 +21,8 @@ type volume struct {
 	mount spec.Mount
 	// make: the source is a directory of ours to make when it is not there, for the container's user.
 	make bool
+	// secret is what the file holds, for a mount of that type.
+	secret []byte
 }
 
 // errVolume refuses a volume.
@@ -56,6 +58,15 @@ func (c *Containerizer) checkVolume(v *mesosv1.Volume) error {
 		}
 		if src.GetHostPath().GetMountPropagation().GetMode() == mesosv1.MountPropagation_BIDIRECTIONAL {
 			return errVolume(v, "bidirectional mount propagation is not given by this containerizer")
+		}
+	case src.GetType() == mesosv1.Volume_Source_SECRET:
+		switch sec := src.GetSecret(); {
+		case sec.GetType() == mesosv1.Secret_REFERENCE:
+			return errVolume(v, fmt.Sprintf("secret %q is a reference, and this agent has no resolver of secrets; give it as a value", sec.GetReference().GetName()))
+		case sec.GetType() != mesosv1.Secret_VALUE || sec.GetValue() == nil:
+			return errVolume(v, "source.secret has no value")
+		case !c.iso.mount:
+			return errVolume(v, "a secret needs a mount namespace, which the agent gives as root only")
 		}
 	default:
 		return errVolume(v, "volumes of type "+src.GetType().String()+" are not given by this containerizer")
@@ -109,10 +120,13 @@ func (c *Containerizer) volumesOf(cfg *containerizer.Config, up *container) ([]v
 		if err := c.checkVolume(v); err != nil {
 			return nil, err
 		}
+		var err error
 		vol := volume{path: path.Clean(v.GetContainerPath()), mount: spec.Mount{Type: "bind", RO: v.GetMode() == mesosv1.Volume_RO}}
 		switch src := v.GetSource(); {
 		case src == nil && path.IsAbs(v.GetHostPath()):
-			vol.mount.Source = v.GetHostPath()
+			if vol.mount.SourceRoot, vol.mount.Source, err = c.hostVolume(v.GetHostPath()); err != nil {
+				return nil, errVolume(v, err.Error())
+			}
 		case src == nil: // relative: below the sandbox
 			rel, err := inside(v.GetHostPath())
 			if err != nil {
@@ -120,7 +134,12 @@ func (c *Containerizer) volumesOf(cfg *containerizer.Config, up *container) ([]v
 			}
 			vol.mount.SourceRoot, vol.mount.Source, vol.make = cfg.Directory, rel, true
 		case src.GetType() == mesosv1.Volume_Source_HOST_PATH:
-			vol.mount.Source = src.GetHostPath().GetPath()
+			if vol.mount.SourceRoot, vol.mount.Source, err = c.hostVolume(src.GetHostPath().GetPath()); err != nil {
+				return nil, errVolume(v, err.Error())
+			}
+		case src.GetType() == mesosv1.Volume_Source_SECRET:
+			vol.mount = spec.Mount{Type: "secret"}
+			vol.secret = src.GetSecret().GetValue().GetData()
 		default:
 			rel, _ := inside(src.GetSandboxPath().GetPath()) // checked above
 			vol.make = true
@@ -199,6 +218,9 @@ func (c *Containerizer) place(v volume, sandbox string, who *credentials, mountN
 			return nil, fmt.Errorf("volume at %q: %w", v.path, err)
 		}
 	}
+	if v.mount.Type == "secret" {
+		return placeFile(v, sandbox, who)
+	}
 	full := v.mount.Source
 	if v.mount.SourceRoot != "" {
 		full = filepath.Join(v.mount.SourceRoot, v.mount.Source)
@@ -249,6 +271,35 @@ func (c *Containerizer) place(v volume, sandbox string, who *credentials, mountN
 		return nil, fmt.Errorf("volume at %q: %w", v.path, err)
 	}
 	m := v.mount
+	m.TargetRoot, m.Target = sandbox, v.path
+	return &m, nil
+}
+
+// placeFile makes the mount point of a file that does not come from the host.
+func placeFile(v volume, sandbox string, who *credentials) (*spec.Mount, error) {
+	m := v.mount
+	if path.IsAbs(v.path) {
+		if _, err := os.Stat(v.path); err != nil {
+			return nil, fmt.Errorf("volume at %q: an absolute container_path must exist on the host of a container without an image: %w", v.path, err)
+		}
+		m.Target = v.path
+		return &m, nil
+	}
+	root, err := os.OpenRoot(sandbox)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if dir := path.Dir(v.path); dir != "." {
+		if err := mkdirAll(root, dir, who); err != nil {
+			return nil, fmt.Errorf("volume at %q: %w", v.path, err)
+		}
+	}
+	f, err := root.OpenFile(v.path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("volume at %q: %w", v.path, err)
+	}
+	f.Close()
 	m.TargetRoot, m.Target = sandbox, v.path
 	return &m, nil
 }

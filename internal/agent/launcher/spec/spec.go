@@ -27,8 +27,12 @@ const (
 	BegunFile   = "begun"        // empty; the helper was told to go on, written by the helper
 	StatusFile  = "status"       // how the process ended, written by the helper
 	ControlFile = "control.sock" // the helper listens here
+	SecretsDir  = "secrets"      // empty on the host; in the container's mount namespace, memory that holds secrets
 	LogFile     = "helper.log"   // what the helper has to say when something is wrong with itself
 )
+
+// SecretsFD is the helper's descriptor of a JSON list of secrets, when Spec.Secrets says so.
+const SecretsFD = 4
 
 // Marker is the environment variable that every process of a container inherits; its value is the container's id and
 // agent. It finds processes that left their session and lost their parent where there is no cgroup to find them by.
@@ -58,6 +62,8 @@ type Spec struct {
 	Join []Namespace `json:"join,omitempty"`
 	// OOMFile has a line "oom_kill N" that says how many processes the kernel killed for memory.
 	OOMFile string `json:"oom_file,omitempty"`
+	// Secrets: a list of secrets comes in memory (descriptor SecretsFD), so that they are on no disk.
+	Secrets bool `json:"secrets,omitempty"`
 	// Leash: the helper ends the container when the launcher's end of the start socket closes (sessions).
 	Leash bool `json:"leash,omitempty"`
 }
@@ -118,7 +124,7 @@ type Log struct {
 
 // Mount is one mount in the container's mount namespace.
 type Mount struct {
-	Type string `json:"type"` // bind, tmpfs, file, device
+	Type string `json:"type"` // bind, tmpfs, secret
 	// Source and Target are below their roots, out of which no link may lead; absolute where the root is empty.
 	SourceRoot string `json:"source_root,omitempty"`
 	Source     string `json:"source,omitempty"`
@@ -126,6 +132,8 @@ type Mount struct {
 	Target     string `json:"target"`
 	Data       string `json:"data,omitempty"`
 	RO         bool   `json:"ro,omitempty"`
+	// Secret is the number of the secret that the file holds, for mounts of that type.
+	Secret int `json:"secret,omitempty"`
 }
 
 // Namespace names one namespace to enter.
