@@ -70,6 +70,10 @@ type Helper struct {
 	leash io.Closer
 }
 
+// debugEnv keeps the helper's runtime from looking for limits of CPU time in control groups: it reads and parses the whole
+// mount table for it, at every start, for a number that GOMAXPROCS says anyway.
+const debugEnv = "GODEBUG=containermaxprocs=0,updatemaxprocs=0"
+
 // startLimit bounds a start that hangs (a dead NFS server under a volume).
 const startLimit = 60 * time.Second
 
@@ -171,7 +175,7 @@ func (l *Launcher) fork(r Request, start *os.File) (*Helper, error) {
 	pidfd := -1
 	attr := &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", spec.Marker + "=" + s.Mark},
+		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", debugEnv, spec.Marker + "=" + s.Mark},
 		Files: []uintptr{null.Fd(), null.Fd(), log.Fd(), start.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	}
