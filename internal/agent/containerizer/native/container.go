@@ -71,6 +71,11 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 	if info.GetMesos().GetImage() != nil {
 		return errors.New("containers with an image need an image store, which the native containerizer has not")
 	}
+	for _, r := range cfg.Resources {
+		if r.GetName() == "gpus" && r.GetScalar().GetValue() > 0 {
+			return errors.New("gpus are not given by this containerizer: it has no isolation gpu/nvidia")
+		}
+	}
 	for _, v := range info.GetVolumes() {
 		if err := c.checkVolume(v); err != nil {
 			return err

@@ -19,6 +19,9 @@ import (
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
+// releaseLimit bounds how long the end of a container waits for its cgroup to be empty.
+const releaseLimit = 30 * time.Second
+
 // Limits of an end.
 const (
 	gentle = 3 * time.Second // for the helper to kill its tree and keep the output, before the kernel does it
@@ -181,7 +184,7 @@ func (c *Containerizer) release(ct *container) {
 		return
 	}
 	pause := time.Millisecond
-	for deadline := time.Now().Add(30 * time.Second); ; pause = min(2*pause, 100*time.Millisecond) {
+	for deadline := time.Now().Add(c.releaseLimit); ; pause = min(2*pause, 100*time.Millisecond) {
 		if len(group.Procs()) > 0 {
 			group.Kill()
 		}

@@ -94,7 +94,9 @@ type Containerizer struct {
 	hostVolume func(string) (root, rel string, err error)
 	iso        isolation
 	slots      chan struct{}
-	disk       *diskWatcher
+	// releaseLimit is the constant of that name, but in tests.
+	releaseLimit time.Duration
+	disk         *diskWatcher
 
 	mu         sync.Mutex
 	containers map[ids.Container]*container
@@ -146,7 +148,7 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	}
 	c := &Containerizer{
 		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, metrics: newMetrics(deps.Registry),
-		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container), hostVolume: deps.HostVolume,
+		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container), hostVolume: deps.HostVolume, releaseLimit: releaseLimit,
 	}
 	if c.hostVolume == nil {
 		c.hostVolume = func(p string) (string, string, error) { return "", p, nil }

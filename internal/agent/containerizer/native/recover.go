@@ -114,7 +114,7 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 	if err := c.sweepNetworks(); err != nil {
 		return gone, err
 	}
-	return gone, c.sweepGroups(ctx, seen)
+	return gone, c.sweepGroups(ctx)
 }
 
 // sweepNetworks leaves the networks of containers that are not held: the agent was killed while it joined or left them. Those
@@ -129,11 +129,7 @@ func (c *Containerizer) sweepNetworks() error {
 	}
 	var alive []string
 	for _, id := range in {
-		c.mu.Lock()
-		ct := c.containers[ids.Container(id)]
-		runs := ct != nil && ct.phase == running
-		c.mu.Unlock()
-		if runs {
+		if c.runs(ids.Container(id)) {
 			alive = append(alive, id)
 			continue
 		}
@@ -254,9 +250,17 @@ func (c *Containerizer) settleEnded(ct *container) {
 	c.finish(ct)
 }
 
-// sweepGroups removes those of our cgroups whose containers are not held, because somebody deleted the runtime directory
-// under them. Other agents' groups below the same root are not ours to touch.
-func (c *Containerizer) sweepGroups(ctx context.Context, seen map[ids.Container]bool) error {
+// runs reports whether a container is held and has not ended.
+func (c *Containerizer) runs(id ids.Container) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ct := c.containers[id]
+	return ct != nil && ct.phase != gone
+}
+
+// sweepGroups removes those of our cgroups whose containers do not run: somebody deleted the runtime directory under them, or
+// they could not be removed when their container ended. Other agents' groups below the same root are not ours to touch.
+func (c *Containerizer) sweepGroups(ctx context.Context) error {
 	if c.groups == nil {
 		return nil
 	}
@@ -268,7 +272,7 @@ func (c *Containerizer) sweepGroups(ctx context.Context, seen map[ids.Container]
 		return fmt.Errorf("list cgroups: %w", err)
 	}
 	for _, n := range names {
-		if seen[ids.Container(n)] || strings.Contains(n, ".") {
+		if c.runs(ids.Container(n)) || strings.Contains(n, ".") {
 			continue
 		}
 		g := c.groups.Open(n)
