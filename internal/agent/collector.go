@@ -136,9 +136,16 @@ func (g *collector) pass(ctx context.Context) {
 		return
 	}
 	age := allowedAge(g.a.cfg.GCDelay, g.a.cfg.GCHeadroom, usage)
-	now := g.now()
 	g.mu.Lock()
 	g.age = age
+	g.mu.Unlock()
+	g.prune(ctx, age)
+}
+
+// prune deletes the sandboxes of executors that ended at least that long ago.
+func (g *collector) prune(ctx context.Context, age time.Duration) (deleted, failed int) {
+	now := g.now()
+	g.mu.Lock()
 	n := 0
 	for n < len(g.old) && now.Sub(g.old[n].ended) >= age {
 		n++
@@ -146,26 +153,34 @@ func (g *collector) pass(ctx context.Context) {
 	victims := append([]oldRun(nil), g.old[:n]...)
 	g.old = append(g.old[:0:0], g.old[n:]...)
 	g.mu.Unlock()
-	for _, v := range victims {
+	for i, v := range victims {
 		if ctx.Err() != nil {
-			return
+			for _, left := range victims[i:] {
+				g.add(left)
+			}
+			break
 		}
-		g.remove(ctx, v)
+		if g.remove(ctx, v) {
+			deleted++
+		} else {
+			failed++
+		}
 	}
+	return deleted, failed
 }
 
-func (g *collector) remove(ctx context.Context, v oldRun) {
+func (g *collector) remove(ctx context.Context, v oldRun) bool {
 	if err := os.RemoveAll(v.directory); err != nil {
 		g.a.metrics.gcFailed.Inc()
 		g.a.log.Error("cannot delete an old sandbox: delete it by hand", "path", v.directory, "err", err)
-		return
+		return false
 	}
 	g.a.metrics.gcDone.Inc()
 	if v.run.Container == "" { // a whole agent that was
 		if err := os.RemoveAll(filepath.Join(g.a.layout.Meta(), "slaves", string(v.run.Agent))); err != nil {
 			g.a.log.Error("cannot delete an old agent's checkpoint: delete it by hand", "agent_id", v.run.Agent, "err", err)
 		}
-		return
+		return true
 	}
 	g.a.files.Detach(v.directory)
 	// The directories above go with the last run; while there is another one they are not empty, and stay.
@@ -181,6 +196,7 @@ func (g *collector) remove(ctx context.Context, v oldRun) {
 		}
 	}
 	_ = g.a.post(ctx, core.Collected{Agent: v.run.Agent, Run: core.Run{Framework: v.run.Framework, Executor: v.run.Executor, Container: v.run.Container}})
+	return true
 }
 
 // maxAge is what the last pass allowed.

@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -62,6 +63,12 @@ func TestOldSandboxesAreDeleted(t *testing.T) {
 		if !exists(dirs[0]) || !exists(meta+"e1") {
 			t.Fatal("the sandbox went before its time")
 		}
+		if resp, body := h.do("POST", "/sandboxes/prune?older_than=2days", nil, nil); resp.StatusCode != 200 || string(body) != `{"deleted":0,"failed":0}` {
+			t.Errorf("prune what is older: %d %s", resp.StatusCode, body)
+		}
+		if resp, body := h.do("POST", "/sandboxes/prune?older_than=soon", nil, nil); resp.StatusCode != 400 {
+			t.Errorf("prune with rubbish: %d %s", resp.StatusCode, body)
+		}
 		full.Store(true)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
@@ -73,6 +80,51 @@ func TestOldSandboxesAreDeleted(t *testing.T) {
 		}
 		if resp, _ := h.get("/files/browse?path=" + dirs[0]); resp.StatusCode != 404 {
 			t.Errorf("browse of a deleted sandbox: %d", resp.StatusCode)
+		}
+	})
+}
+
+// POST /sandboxes/prune deletes at once what nobody uses any more, and nothing else.
+func TestPrune(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := newHarness(t, func(_ *Config, d *Deps) { d.DiskUsage = func() (float64, error) { return 0.1, nil } })
+		h.registered()
+		var dirs []string
+		for _, executor := range []string{"e1", "e2"} {
+			c := h.run(customTask("t-"+executor, executor))
+			dirs = append(dirs, c.Directory)
+			x := h.executor(executor, wire.Protobuf)
+			x.expect(executorv1.Event_SUBSCRIBED)
+			x.expect(executorv1.Event_LAUNCH)
+			if err := x.update(x.status("t-"+executor, finished)); err != nil {
+				t.Fatal(err)
+			}
+			h.master.update("t-"+executor, finished)
+			if executor == "e1" { // e2 goes on
+				_ = h.boxes.finish(c.ID, 0)
+			}
+		}
+		synctest.Wait()
+		if resp, body := h.do("POST", "/sandboxes/prune", nil, nil); resp.StatusCode != 200 || string(body) != `{"deleted":1,"failed":0}` {
+			t.Errorf("prune: %d %s", resp.StatusCode, body)
+		}
+		for i, want := range []bool{false, true} {
+			if _, err := os.Lstat(dirs[i]); (err == nil) != want {
+				t.Errorf("%s: %v", dirs[i], err)
+			}
+		}
+		if resp, _ := h.get("/sandboxes/prune"); resp.StatusCode != 405 {
+			t.Errorf("GET: %d", resp.StatusCode)
+		}
+		// Prometheus is told of the one that runs, and how many more there are.
+		_, body := h.get("/metrics")
+		for _, want := range []string{`orchestrator_agent_container_memory_bytes{container_id=`, `executor_id="e2"`, "orchestrator_agent_containers_unmeasured 0"} {
+			if !strings.Contains(string(body), want) {
+				t.Errorf("/metrics has no %s", want)
+			}
+		}
+		if strings.Contains(string(body), `executor_id="e1"`) {
+			t.Error("/metrics tells of a container that has ended")
 		}
 	})
 }

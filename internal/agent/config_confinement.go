@@ -33,6 +33,7 @@ type Confinement struct {
 	CNIMetrics            bool          `flag:"network_cni_metrics" default:"true" ignored:"the figures of container networks are always there" help:"Count what happens to container networks."`
 	CNITimeout            time.Duration `flag:"network_cni_timeout" env:"-" default:"30secs" help:"How long one call of a CNI plugin may take before it is killed."`
 
+	MetricsLimit  int      `flag:"container_metrics_limit" env:"-" default:"200" help:"Running containers that Prometheus is told of one by one. 0: none."`
 	HostVolumes   []string `flag:"allowed_host_volumes" env:"-" help:"The only directories of the host that volumes may come from; no symbolic link leads out of them. none: no volumes from the host. Unset: any path."`
 	NoHostNetwork bool     `flag:"refuse_host_network" env:"-" default:"false" help:"Refuse containers in the host's network."`
 	NoPrivileged  bool     `flag:"refuse_privileged" env:"-" default:"false" help:"Refuse what undoes a container's isolation: privileged, the host's PID and IPC namespace, no seccomp profile, and Docker parameters that are not known to be harmless."`
@@ -84,6 +85,9 @@ func (c *Config) confinement() (confine.Host, error) {
 	p.Check("default_container_dns", err)
 	_, err = c.defaultContainer()
 	p.Check("default_container_info", err)
+	if c.MetricsLimit < 0 {
+		p.Addf("container_metrics_limit", "must not be negative")
+	}
 	if c.CNITimeout <= 0 {
 		p.Addf("network_cni_timeout", "%s is not a positive duration", config.FormatDuration(c.CNITimeout))
 	}

@@ -73,6 +73,8 @@ func (a *Agent) routeTable() map[string]route {
 		"/state":               {readonly, get, a.stateEndpoint},
 		"/containers":          {readonly, get, limited(a.containersEndpoint)},
 		"/monitor/statistics":  {readonly, get, limited(a.statisticsEndpoint)},
+		"/monitor/launches":    {readonly, get, limited(a.launchesEndpoint)},
+		"/sandboxes/prune":     {readwrite, []string{http.MethodPost}, a.pruneEndpoint},
 		"/containerizer/debug": {readonly, get, a.containerizerDebug},
 		"/metrics/snapshot":    {readonly, get, a.fresh(a.deps.Metrics.SnapshotHandler())},
 		"/metrics":             {readonly, get, a.fresh(a.deps.Metrics.PrometheusHandler())},

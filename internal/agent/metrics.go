@@ -36,6 +36,7 @@ func newMetrics(a *Agent) *agentMetrics {
 		streams:        wire.NewStreamMetrics(r.Registerer(), "agent", "executor"),
 	}
 	r.System()
+	r.Registerer().MustRegister(newContainerCollector(a, a.cfg.MetricsLimit))
 	r.GaugeFunc(metrics.Name{Mesos: "slave/uptime_secs"}, func() float64 { return time.Since(a.started).Seconds() })
 	r.GaugeFunc(metrics.Name{Mesos: "slave/registered", Prom: "orchestrator_agent_registered", Help: "1 while a master holds this agent as registered."}, func() float64 {
 		if a.link.connected.Load() {

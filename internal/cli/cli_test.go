@@ -72,6 +72,9 @@ func TestCommands(t *testing.T) {
 	orchestrate("node", "inspect", "fake.test", at).want(t, 0, id, "rack=r1")
 	orchestrate("node", "inspect", id[:20], "--output=json", at).want(t, 0, `"hostname": "fake.test"`)
 	orchestrate("node", "inspect", "other", at).wantErr(t, 1, `no node "other"`)
+	orchestrate("node", "prune", "fake.test", at).want(t, 0, "3 old sandboxes deleted on fake.test")
+	orchestrate("node", "prune", "fake.test", "--older-than", "1days", at).want(t, 0, "1 old sandboxes deleted")
+	orchestrate("node", "prune", "fake.test", "--older-than", "soon", at).wantErr(t, 2, `"soon" is not a duration`)
 
 	orchestrate("quota", "set", "web", "--guarantee", "cpus:1;mem:64", "--limit", "cpus:2", at).want(t, 0, "quota of role web is set")
 	orchestrate("quota", "ls", at).want(t, 0, "web", "cpus:1;mem:64", "cpus:2")

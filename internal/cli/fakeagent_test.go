@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -73,7 +74,13 @@ type fakeAgent struct {
 func startFakeAgent(t *testing.T, masterAddress string) *fakeAgent {
 	t.Helper()
 	a := &fakeAgent{t: t, files: files.New(), dir: t.TempDir(), running: map[string]*linkv1.RunTask{}}
-	a.http = httptest.NewServer(wire.Authenticated(wire.Permissive{}, "agent", a.files.Handler("/files")))
+	mux := http.NewServeMux()
+	mux.Handle("/files/", a.files.Handler("/files"))
+	mux.HandleFunc("POST /sandboxes/prune", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"deleted":%d,"failed":0}`, map[string]int{"0secs": 3, "1days": 1}[r.FormValue("older_than")])
+	})
+	mux.HandleFunc("POST /api/v1", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }) // PRUNE_IMAGES
+	a.http = httptest.NewServer(wire.Authenticated(wire.Permissive{}, "agent", mux))
 	t.Cleanup(a.http.Close)
 	conn, err := link.Dial(t.Context(), link.DialConfig{Address: masterAddress})
 	if err != nil {

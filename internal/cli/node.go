@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	"github.com/orchestrator/orchestrator/internal/config"
 )
@@ -22,11 +24,12 @@ import (
 type agentView = masterv1.Response_GetAgents_Agent
 
 func newNodeCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "node", Short: "List nodes (agents), look at them, drain them and give them up"},
+	return group(&cobra.Command{Use: "node", Short: "List nodes (agents), look at them, drain them, clean them and give them up"},
 		newNodeLsCommand(),
 		newNodeInspectCommand(),
 		newNodeDrainCommand(),
 		newNodeUndrainCommand(),
+		newNodePruneCommand(),
 		newNodeGoneCommand(),
 	)
 }
@@ -240,6 +243,41 @@ func (c *cluster) awaitDrained(ctx context.Context, cmd *cobra.Command, a *agent
 		case <-tick.C:
 		}
 	}
+}
+
+func newNodePruneCommand() *cobra.Command {
+	var older string
+	conn, runE := withCluster(func(ctx context.Context, cmd *cobra.Command, c *cluster, args []string) error {
+		a, err := c.node(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if d, err := config.ParseDuration(older); err != nil || d < 0 {
+			return usagef("--older-than: %q is not a duration such as 1hrs", older)
+		}
+		_, address, _ := strings.Cut(a.GetPid(), "@")
+		var answer struct{ Deleted, Failed int }
+		if err := c.plainOn(ctx, address, "/sandboxes/prune", url.Values{"older_than": {older}}, &answer); err != nil {
+			return fmt.Errorf("prune node %s: %w", a.GetAgentInfo().GetHostname(), err)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%d old sandboxes deleted on %s\n", answer.Deleted, a.GetAgentInfo().GetHostname())
+		if answer.Failed > 0 {
+			return fmt.Errorf("%d could not be deleted: the agent's log says why", answer.Failed)
+		}
+		if err := c.askAgent(ctx, a, &agentv1.Call{Type: agentv1.Call_PRUNE_IMAGES.Enum()}, nil); err != nil {
+			return fmt.Errorf("prune the images of node %s: %w", a.GetAgentInfo().GetHostname(), err)
+		}
+		return nil
+	})
+	cmd := &cobra.Command{
+		Use: "prune NODE", Short: "Delete what a node keeps of ended tasks: sandboxes, and images that nothing uses", Args: cobra.ExactArgs(1), RunE: runE,
+		Long: `Delete what a node keeps of ended tasks: sandboxes, and images that nothing uses. The node does so by itself, by age and as its
+disk fills (--gc_delay, --gc_disk_headroom); this is for now.`,
+		Example: "  orchestrator node prune web-3\n  orchestrator node prune web-3 --older-than 1days",
+	}
+	conn.bind(cmd)
+	cmd.Flags().StringVar(&older, "older-than", "0secs", "Only sandboxes of tasks that ended at least this long ago, such as 1days.")
+	return cmd
 }
 
 func newNodeUndrainCommand() *cobra.Command {

@@ -14,6 +14,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
+	"github.com/orchestrator/orchestrator/internal/wire/mesosjson"
 )
 
 func newTaskCommand() *cobra.Command {
@@ -134,11 +135,39 @@ func newTaskInspectCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printMessage(cmd, t)
+		raw, err := mesosjson.Marshal(t)
+		if err != nil {
+			return err
+		}
+		if stages := c.launchStages(ctx, args[0]); stages != nil {
+			raw = append(raw[:len(raw)-1], `,"launch_stages":`...) // an object that is never empty
+			raw = append(append(raw, stages...), '}')
+		}
+		return printJSON(cmd, json.RawMessage(raw))
 	})
-	cmd := &cobra.Command{Use: "inspect TASK", Short: "Show all that the master knows of a task, as JSON", Args: cobra.ExactArgs(1), RunE: runE}
+	cmd := &cobra.Command{Use: "inspect TASK", Short: "Show all that the master knows of a task, and how long its launch took, as JSON", Args: cobra.ExactArgs(1), RunE: runE}
 	conn.bind(cmd)
 	return cmd
+}
+
+// launchStages asks a task's node how long the stages of its container's launch took; nil when the node can't say.
+func (c *cluster) launchStages(ctx context.Context, name string) json.RawMessage {
+	p, err := c.place(ctx, name)
+	if err != nil || p.container == nil {
+		return nil
+	}
+	id := p.container.GetValue()
+	for up := p.container.GetParent(); up != nil; up = up.GetParent() {
+		id = up.GetValue() + "." + id
+	}
+	var answer []struct {
+		Stages json.RawMessage `json:"stages"`
+	}
+	_, address, _ := strings.Cut(p.agent.GetPid(), "@")
+	if c.plainOn(ctx, address, "/monitor/launches?container_id="+url.QueryEscape(id), nil, &answer) != nil || len(answer) != 1 {
+		return nil
+	}
+	return answer[0].Stages
 }
 
 func newTaskWhyCommand() *cobra.Command {

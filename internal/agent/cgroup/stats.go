@@ -19,6 +19,7 @@ func (g *Group) Usage(now time.Time) *mesosv1.ResourceStatistics {
 	} else {
 		g.usage1(s)
 	}
+	g.usageIO(s)
 	procs := uint32(len(g.Procs()))
 	s.Processes = &procs
 	return s

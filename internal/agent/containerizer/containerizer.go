@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 	"syscall"
+	"time"
 
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 
@@ -109,6 +110,19 @@ type Containerizer interface {
 	Attach(ctx context.Context, id ids.Container) (Attachment, error)
 	// Containers lists what is held, ended nested and standalone ones included until they are removed.
 	Containers() []Info
+}
+
+// Stage is one step of a container's launch: waiting for its turn, fetching, preparing, isolating, starting, and what else a
+// containerizer has.
+type Stage struct {
+	Name string
+	Took time.Duration
+}
+
+// Timed is a containerizer that remembers how long the stages of its held containers' launches took.
+type Timed interface {
+	// Stages gives them in the order they ended; none for containers that an earlier agent process launched.
+	Stages(id ids.Container) []Stage
 }
 
 // Info describes one held container.

@@ -55,6 +55,7 @@ type container struct {
 	term     containerizer.Termination
 	diskUsed uint64
 	endedAt  time.Time
+	stages   []containerizer.Stage
 }
 
 var errDestroyed = errors.New("the container was destroyed while it was being launched")
@@ -142,7 +143,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 	c.metrics.held.Inc()
 	defer c.wg.Done()
 
-	defer c.metrics.stage("total")()
+	defer c.stage(ct, "total")()
 	helper, err := c.start(ctx, ct, up)
 	c.mu.Lock()
 	if err == nil && ct.destroy {
@@ -202,7 +203,7 @@ func (c *Containerizer) parentOf(ctx context.Context, id ids.Container) (*contai
 // start does the work of a launch, each stage timed.
 func (c *Containerizer) start(ctx context.Context, ct *container, up *container) (*launcher.Helper, error) {
 	cfg := &ct.cfg
-	waited := c.metrics.stage("queue")
+	waited := c.stage(ct, "queue")
 	select {
 	case c.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -219,7 +220,7 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 		return nil, err
 	}
 
-	prepared := c.metrics.stage("prepare")
+	prepared := c.stage(ct, "prepare")
 	if err := os.Mkdir(ct.dir, 0o700); err != nil {
 		if !errors.Is(err, os.ErrExist) {
 			return nil, fmt.Errorf("make the runtime directory: %w", err)
@@ -255,7 +256,7 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 	}
 	prepared()
 
-	isolated := c.metrics.stage("isolate")
+	isolated := c.stage(ct, "isolate")
 	if ct.ownGroup {
 		limits := limitsOf(cfg.Resources, cfg.Limits)
 		limits.Devices = devices
@@ -275,7 +276,7 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 	req.Group = ct.group
 	isolated()
 
-	defer c.metrics.stage("start")()
+	defer c.stage(ct, "start")()
 	return c.launch.Start(ctx, *req)
 }
 

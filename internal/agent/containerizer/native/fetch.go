@@ -13,7 +13,7 @@ func (c *Containerizer) fetch(ctx context.Context, ct *container, who *credentia
 	if len(uris) == 0 || ct.cfg.Kind == containerizer.Session || ct.cfg.Kind == containerizer.Check {
 		return nil
 	}
-	defer c.metrics.stage("fetch")()
+	defer c.stage(ct, "fetch")()
 	r := fetcher.Request{Directory: ct.cfg.Directory, User: ct.cfg.User, UID: -1, GID: -1, URIs: uris}
 	if who.change {
 		r.UID, r.GID = int(who.uid), int(who.gid)

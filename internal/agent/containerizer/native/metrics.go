@@ -1,9 +1,13 @@
 package native
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
 // metrics are the containerizer's figures. With no registerer they are counted and not shown.
@@ -41,8 +45,25 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-// stage returns a function that records the time since its own making.
-func (m *metrics) stage(name string) func() {
+// stage returns a function that records the time since its own making, in a metric and with the container.
+func (c *Containerizer) stage(ct *container, name string) func() {
 	start := time.Now()
-	return func() { m.stages.WithLabelValues(name).Observe(time.Since(start).Seconds()) }
+	return func() {
+		took := time.Since(start)
+		c.metrics.stages.WithLabelValues(name).Observe(took.Seconds())
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		ct.stages = append(ct.stages, containerizer.Stage{Name: name, Took: took})
+	}
+}
+
+// Stages implements containerizer.Timed.
+func (c *Containerizer) Stages(id ids.Container) []containerizer.Stage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ct := c.containers[id]
+	if ct == nil {
+		return nil
+	}
+	return slices.Clone(ct.stages)
 }

@@ -109,7 +109,10 @@ type Containerizer struct {
 	cancel context.CancelFunc
 }
 
-var _ containerizer.Containerizer = (*Containerizer)(nil)
+var (
+	_ containerizer.Containerizer = (*Containerizer)(nil)
+	_ containerizer.Timed         = (*Containerizer)(nil)
+)
 
 // New finds out what the host gives, and prepares it. Recover must be called before anything else.
 func New(cfg Config, deps Deps) (*Containerizer, error) {

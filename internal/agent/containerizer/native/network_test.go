@@ -230,6 +230,17 @@ func TestNetworkInfo(t *testing.T) {
 	if got := hello("10.213.7.1:31001"); got != "hello\n" {
 		t.Errorf("the mapped port says %q", got)
 	}
+	usage, err := d.Usage("web")
+	if err != nil || usage.GetNetRxBytes() == 0 || usage.GetNetTxPackets() == 0 {
+		t.Errorf("usage %v %v", usage, err)
+	}
+	var stages []string
+	for _, s := range d.Stages("web") {
+		stages = append(stages, s.Name)
+	}
+	if got := strings.Join(stages, " "); got != "queue network prepare isolate start total" {
+		t.Errorf("the launch had the stages %s", got)
+	}
 	var told struct {
 		Args map[string]struct {
 			Info struct {

@@ -91,7 +91,7 @@ func (c *Containerizer) join(ctx context.Context, ct *container, s *confine.Sett
 	if s.Network != confine.New {
 		return nil
 	}
-	defer c.metrics.stage("network")()
+	defer c.stage(ct, "network")()
 	for _, n := range s.Networks {
 		for _, m := range n.GetPortMappings() {
 			if !allocated(&ct.cfg, m.GetHostPort()) {

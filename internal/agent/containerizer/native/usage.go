@@ -19,7 +19,7 @@ func (c *Containerizer) Usage(id ids.Container) (*mesosv1.ResourceStatistics, er
 		return nil, err
 	}
 	c.mu.Lock()
-	group, own, h := ct.group, ct.ownGroup, ct.helper
+	group, own, h, networked := ct.group, ct.ownGroup, ct.helper, ct.joined != nil
 	l := limitsOf(ct.cfg.Resources, ct.cfg.Limits)
 	disk, quota := ct.diskUsed, diskQuota(ct.cfg.Resources)
 	c.mu.Unlock()
@@ -42,6 +42,11 @@ func (c *Containerizer) Usage(id ids.Container) (*mesosv1.ResourceStatistics, er
 	case l.CPUs > 0:
 		s.CpusLimit = ptr(l.CPUs)
 	}
+	if networked && h != nil {
+		if b, err := os.ReadFile("/proc/" + strconv.Itoa(h.PID) + "/net/dev"); err == nil {
+			sumInterfaces(string(b), s)
+		}
+	}
 	if c.iso.disk {
 		s.DiskUsedBytes = ptr(disk)
 		if quota > 0 {
@@ -49,6 +54,31 @@ func (c *Containerizer) Usage(id ids.Container) (*mesosv1.ResourceStatistics, er
 		}
 	}
 	return s, nil
+}
+
+// sumInterfaces adds up what went through the interfaces of a network namespace, but its loopback (/proc/PID/net/dev).
+func sumInterfaces(dev string, s *mesosv1.ResourceStatistics) {
+	to := []**uint64{&s.NetRxBytes, &s.NetRxPackets, &s.NetRxErrors, &s.NetRxDropped, nil, nil, nil, nil, &s.NetTxBytes, &s.NetTxPackets, &s.NetTxErrors, &s.NetTxDropped}
+	for _, line := range strings.Split(dev, "\n") {
+		name, rest, ok := strings.Cut(line, ":")
+		f := strings.Fields(rest)
+		if !ok || strings.TrimSpace(name) == "lo" || len(f) < len(to) {
+			continue
+		}
+		for i, field := range to {
+			if field == nil {
+				continue
+			}
+			n, err := strconv.ParseUint(f[i], 10, 64)
+			if err != nil {
+				continue
+			}
+			if *field == nil {
+				*field = new(uint64)
+			}
+			**field += n
+		}
+	}
 }
 
 // sumProcesses adds up the helper and everything below it.
