@@ -315,6 +315,36 @@ func TestNetworkInfo(t *testing.T) {
 	}
 }
 
+// TestBandwidth: the standard plugin limits both directions with the kernel's token buckets, and takes them away again.
+func TestBandwidth(t *testing.T) {
+	if !inOwnNetwork(t) {
+		return
+	}
+	h := newHost(t)
+	n := newNetworks(t, h)
+	n.add(t, "slow.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"slow","plugins":[{"type":"bridge","bridge":"tbr0","ipam":{"type":"host-local","dataDir":%q,
+		"subnet":"10.213.7.0/24"}},{"type":"bandwidth","ingressRate":8000000,"ingressBurst":800000,"egressRate":4000000,"egressBurst":800000}]}`, n.ipam))
+	d := h.start(nil, n.config(h))
+	defer d.end()
+	cfg := d.plain("slow", "exec sleep 1000")
+	cfg.Container = inNetwork(&mesosv1.NetworkInfo{Name: ptr("slow")})
+	d.launch(cfg)
+	qdiscs := func() string {
+		out, err := exec.Command("tc", "qdisc", "show").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+		return string(out)
+	}
+	if got := qdiscs(); !strings.Contains(got, "rate 8Mbit") || !strings.Contains(got, "rate 4Mbit") {
+		t.Errorf("the kernel has %s", got)
+	}
+	d.end()
+	if got := qdiscs(); strings.Contains(got, "tbf") {
+		t.Errorf("left: %s", got)
+	}
+}
+
 // TestChecksRunInTheTasksNetwork: the port that is checked answers in the task's network only.
 func TestChecksRunInTheTasksNetwork(t *testing.T) {
 	if !inOwnNetwork(t) {
