@@ -48,7 +48,9 @@ func (e *environment) set(name, value string) {
 func (e *environment) add(env *mesosv1.Environment) {
 	for _, v := range env.GetVariables() {
 		if v.GetType() == mesosv1.Environment_Variable_SECRET {
-			e.set(v.GetName(), string(v.GetSecret().GetValue().GetData()))
+			if value := v.GetSecret().GetValue(); value != nil {
+				e.set(v.GetName(), string(value.GetData()))
+			}
 			continue
 		}
 		e.set(v.GetName(), v.GetValue())

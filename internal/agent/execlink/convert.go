@@ -178,7 +178,9 @@ func EnvOf(e *mesosv1.Environment) []string {
 	var env []string
 	for _, v := range e.GetVariables() {
 		if v.GetType() == mesosv1.Environment_Variable_SECRET {
-			env = append(env, v.GetName()+"="+string(v.GetSecret().GetValue().GetData()))
+			if value := v.GetSecret().GetValue(); value != nil {
+				env = append(env, v.GetName()+"="+string(value.GetData()))
+			}
 			continue
 		}
 		env = append(env, v.GetName()+"="+v.GetValue())

@@ -269,7 +269,9 @@ func TestTaskOf(t *testing.T) {
 	t.Parallel()
 	ti := &mesosv1.TaskInfo{
 		Name: ptr("n"), TaskId: &mesosv1.TaskID{Value: ptr("t")}, AgentId: &mesosv1.AgentID{Value: ptr("a")},
-		Command:           &mesosv1.CommandInfo{Value: ptr("run"), Environment: &mesosv1.Environment{Variables: []*mesosv1.Environment_Variable{{Name: ptr("K"), Value: ptr("V")}, {Name: ptr("S"), Type: mesosv1.Environment_Variable_SECRET.Enum()}}}},
+		Command:           &mesosv1.CommandInfo{Value: ptr("run"), Environment: &mesosv1.Environment{Variables: []*mesosv1.Environment_Variable{{Name: ptr("K"), Value: ptr("V")}, {Name: ptr("S"), Type: mesosv1.Environment_Variable_SECRET.Enum()}, {
+			Name: ptr("P"), Type: mesosv1.Environment_Variable_SECRET.Enum(), Secret: &mesosv1.Secret{Type: mesosv1.Secret_VALUE.Enum(), Value: &mesosv1.Secret_Value{Data: []byte("word")}},
+		}}}},
 		KillPolicy:        &mesosv1.KillPolicy{GracePeriod: &mesosv1.DurationInfo{Nanoseconds: ptr(int64(-5))}},
 		MaxCompletionTime: &mesosv1.DurationInfo{Nanoseconds: ptr(int64(time.Hour))},
 		HealthCheck:       &mesosv1.HealthCheck{Http: &mesosv1.HealthCheck_HTTPCheckInfo{Port: ptr(uint32(80)), Scheme: ptr("https"), Path: ptr("/h")}},
@@ -281,7 +283,7 @@ func TestTaskOf(t *testing.T) {
 	}
 	raw, _ := ti.MarshalVT()
 	want := message.Task{
-		ID: "t", Raw: raw, Command: &message.Command{Shell: true, Value: "run", Env: []string{"K=V"}},
+		ID: "t", Raw: raw, Command: &message.Command{Shell: true, Value: "run", Env: []string{"K=V", "P=word"}},
 		KillGrace: ptr(time.Duration(0)), MaxCompletion: ptr(time.Hour),
 		Health: &message.Check{Type: "HTTP", Scheme: "https", Port: 80, Path: "/h", Delay: 15 * time.Second, Interval: 10 * time.Second, Timeout: 20 * time.Second, Failures: 3, Grace: 10 * time.Second},
 		Check:  &message.Check{Type: "TCP", Port: 81, Delay: 15 * time.Second, Timeout: 20 * time.Second},
