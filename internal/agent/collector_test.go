@@ -27,6 +27,28 @@ func TestAllowedAge(t *testing.T) {
 	}
 }
 
+// oneEndsOneGoesOn runs the executors e1, which ends, and e2, which does not, and gives their sandboxes.
+func (h *harness) oneEndsOneGoesOn() (dirs []string) {
+	h.t.Helper()
+	h.registered()
+	for _, executor := range []string{"e1", "e2"} {
+		c := h.run(customTask("t-"+executor, executor))
+		dirs = append(dirs, c.Directory)
+		x := h.executor(executor, wire.Protobuf)
+		x.expect(executorv1.Event_SUBSCRIBED)
+		x.expect(executorv1.Event_LAUNCH)
+		if err := x.update(x.status("t-"+executor, finished)); err != nil {
+			h.t.Fatal(err)
+		}
+		h.master.update("t-"+executor, finished)
+		if executor == "e1" {
+			_ = h.boxes.finish(c.ID, 0)
+		}
+	}
+	synctest.Wait()
+	return dirs
+}
+
 // The sandbox of an ended executor stays for its time, less when the disk is full, and its checkpoint goes with it.
 func TestOldSandboxesAreDeleted(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -39,23 +61,7 @@ func TestOldSandboxesAreDeleted(t *testing.T) {
 				return 0.3, nil
 			}
 		})
-		h.registered()
-		var dirs []string
-		for _, executor := range []string{"e1", "e2"} {
-			c := h.run(customTask("t-"+executor, executor))
-			dirs = append(dirs, c.Directory)
-			x := h.executor(executor, wire.Protobuf)
-			x.expect(executorv1.Event_SUBSCRIBED)
-			x.expect(executorv1.Event_LAUNCH)
-			if err := x.update(x.status("t-"+executor, finished)); err != nil {
-				t.Fatal(err)
-			}
-			h.master.update("t-"+executor, finished)
-			if executor == "e1" { // e2 goes on
-				_ = h.boxes.finish(c.ID, 0)
-			}
-		}
-		synctest.Wait()
+		dirs := h.oneEndsOneGoesOn()
 		exists := func(path string) bool { _, err := os.Lstat(path); return err == nil }
 		meta := h.dir + "/work/meta/slaves/m-S0/frameworks/m-0000/executors/"
 		time.Sleep(24 * time.Hour) // the bubble's time
@@ -88,23 +94,7 @@ func TestOldSandboxesAreDeleted(t *testing.T) {
 func TestPrune(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		h := newHarness(t, func(_ *Config, d *Deps) { d.DiskUsage = func() (float64, error) { return 0.1, nil } })
-		h.registered()
-		var dirs []string
-		for _, executor := range []string{"e1", "e2"} {
-			c := h.run(customTask("t-"+executor, executor))
-			dirs = append(dirs, c.Directory)
-			x := h.executor(executor, wire.Protobuf)
-			x.expect(executorv1.Event_SUBSCRIBED)
-			x.expect(executorv1.Event_LAUNCH)
-			if err := x.update(x.status("t-"+executor, finished)); err != nil {
-				t.Fatal(err)
-			}
-			h.master.update("t-"+executor, finished)
-			if executor == "e1" { // e2 goes on
-				_ = h.boxes.finish(c.ID, 0)
-			}
-		}
-		synctest.Wait()
+		dirs := h.oneEndsOneGoesOn()
 		if resp, body := h.do("POST", "/sandboxes/prune", nil, nil); resp.StatusCode != 200 || string(body) != `{"deleted":1,"failed":0}` {
 			t.Errorf("prune: %d %s", resp.StatusCode, body)
 		}

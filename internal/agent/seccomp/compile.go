@@ -189,26 +189,19 @@ func condition(a specs.LinuxSeccompArg, rest int) ([]bpf.Instruction, error) {
 			bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: low},
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(a.ValueTwo), SkipFalse: fail(rest)},
 		}, nil
-	case specs.OpGreaterThan, specs.OpGreaterEqual:
-		last := bpf.JumpGreaterThan
-		if a.Op == specs.OpGreaterEqual {
-			last = bpf.JumpGreaterOrEqual
+	case specs.OpGreaterThan, specs.OpGreaterEqual, specs.OpLessThan, specs.OpLessEqual:
+		// Where the high halves differ they decide, else the low ones.
+		beyond := bpf.JumpGreaterThan
+		if a.Op == specs.OpLessThan || a.Op == specs.OpLessEqual {
+			beyond = bpf.JumpLessThan
 		}
+		last := map[specs.LinuxSeccompOperator]bpf.JumpTest{
+			specs.OpGreaterThan: bpf.JumpGreaterThan, specs.OpGreaterEqual: bpf.JumpGreaterOrEqual,
+			specs.OpLessThan: bpf.JumpLessThan, specs.OpLessEqual: bpf.JumpLessOrEqual,
+		}[a.Op]
 		return []bpf.Instruction{
 			load(hi),
-			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: high, SkipTrue: 3},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: high, SkipFalse: fail(rest + 2)},
-			load(lo),
-			bpf.JumpIf{Cond: last, Val: low, SkipFalse: fail(rest)},
-		}, nil
-	case specs.OpLessThan, specs.OpLessEqual:
-		last := bpf.JumpLessThan
-		if a.Op == specs.OpLessEqual {
-			last = bpf.JumpLessOrEqual
-		}
-		return []bpf.Instruction{
-			load(hi),
-			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: high, SkipTrue: 3},
+			bpf.JumpIf{Cond: beyond, Val: high, SkipTrue: 3},
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: high, SkipFalse: fail(rest + 2)},
 			load(lo),
 			bpf.JumpIf{Cond: last, Val: low, SkipFalse: fail(rest)},

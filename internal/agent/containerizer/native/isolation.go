@@ -83,8 +83,12 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 		} else {
 			var h *cgroup.Host
 			if h, groupsErr = cgroup.Detect(); groupsErr == nil {
-				for w, controller := range groupController {
-					if slices.Contains(want, w) || slices.Contains(want, "cgroups/all") && w != "cgroups/devices" && h.Has(controller) {
+				for _, w := range sortedKeys(groupController) {
+					controller := groupController[w]
+					if slices.Contains(want, "cgroups/all") && !slices.Contains(want, w) && h.Has(controller) {
+						want = append(want, w)
+					}
+					if slices.Contains(want, w) {
 						cfg.Cgroups.Controllers = append(cfg.Cgroups.Controllers, controller)
 					}
 				}
@@ -143,7 +147,7 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 	return iso, groups, nil
 }
 
-func sortedKeys(m map[string]bool) []string {
+func sortedKeys[V any](m map[string]V) []string {
 	out := make([]string, 0, len(m))
 	for k := range m {
 		out = append(out, k)

@@ -213,27 +213,15 @@ func (c *Containerizer) below(root string) string {
 // place makes a volume visible: as a mount of the container's own, or without a mount namespace as a symbolic link in the
 // sandbox. It gives the mount, or nil for a link.
 func (c *Containerizer) place(v volume, sandbox string, who *credentials, mountNS bool) (*spec.Mount, error) {
-	if v.make {
-		if err := makeSource(v.mount, who); err != nil {
-			return nil, fmt.Errorf("volume at %q: %w", v.path, err)
-		}
-	}
-	if v.mount.Type == "secret" {
-		return placeFile(v, sandbox, who)
-	}
-	full := v.mount.Source
-	if v.mount.SourceRoot != "" {
-		full = filepath.Join(v.mount.SourceRoot, v.mount.Source)
-	}
-	fi, err := os.Stat(full)
+	full, isDir, err := v.source(who)
 	if err != nil {
-		return nil, fmt.Errorf("volume at %q: its source: %w", v.path, err)
+		return nil, fmt.Errorf("volume at %q: %w", v.path, err)
 	}
+	m := v.mount
 	if path.IsAbs(v.path) {
 		if _, err := os.Stat(v.path); err != nil {
 			return nil, fmt.Errorf("volume at %q: an absolute container_path must exist on the host of a container without an image: %w", v.path, err)
 		}
-		m := v.mount
 		m.Target = v.path
 		return &m, nil
 	}
@@ -259,7 +247,7 @@ func (c *Containerizer) place(v volume, sandbox string, who *credentials, mountN
 		}
 		return nil, nil
 	}
-	if fi.IsDir() {
+	if isDir {
 		err = mkdirAll(root, v.path, who)
 	} else {
 		var f *os.File
@@ -270,38 +258,29 @@ func (c *Containerizer) place(v volume, sandbox string, who *credentials, mountN
 	if err != nil {
 		return nil, fmt.Errorf("volume at %q: %w", v.path, err)
 	}
-	m := v.mount
 	m.TargetRoot, m.Target = sandbox, v.path
 	return &m, nil
 }
 
-// placeFile makes the mount point of a file that does not come from the host.
-func placeFile(v volume, sandbox string, who *credentials) (*spec.Mount, error) {
-	m := v.mount
-	if path.IsAbs(v.path) {
-		if _, err := os.Stat(v.path); err != nil {
-			return nil, fmt.Errorf("volume at %q: an absolute container_path must exist on the host of a container without an image: %w", v.path, err)
-		}
-		m.Target = v.path
-		return &m, nil
+// source gives the path on the host of what a volume shows, once it is there. A secret has none.
+func (v *volume) source(who *credentials) (full string, isDir bool, err error) {
+	if v.mount.Type == "secret" {
+		return "", false, nil
 	}
-	root, err := os.OpenRoot(sandbox)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	if dir := path.Dir(v.path); dir != "." {
-		if err := mkdirAll(root, dir, who); err != nil {
-			return nil, fmt.Errorf("volume at %q: %w", v.path, err)
+	if v.make {
+		if err := makeSource(v.mount, who); err != nil {
+			return "", false, err
 		}
 	}
-	f, err := root.OpenFile(v.path, os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("volume at %q: %w", v.path, err)
+	full = v.mount.Source
+	if v.mount.SourceRoot != "" {
+		full = filepath.Join(v.mount.SourceRoot, v.mount.Source)
 	}
-	f.Close()
-	m.TargetRoot, m.Target = sandbox, v.path
-	return &m, nil
+	fi, err := os.Stat(full)
+	if err != nil {
+		return "", false, fmt.Errorf("its source: %w", err)
+	}
+	return full, fi.IsDir(), nil
 }
 
 // makeSource makes a directory that is ours to make.
