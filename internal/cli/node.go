@@ -19,6 +19,7 @@ import (
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/wire"
 )
 
 type agentView = masterv1.Response_GetAgents_Agent
@@ -264,7 +265,14 @@ func newNodePruneCommand() *cobra.Command {
 		if answer.Failed > 0 {
 			return fmt.Errorf("%d could not be deleted: the agent's log says why", answer.Failed)
 		}
-		if err := c.askAgent(ctx, a, &agentv1.Call{Type: agentv1.Call_PRUNE_IMAGES.Enum()}, nil); err != nil {
+		client, err := wire.NewClient(wire.ClientConfig{
+			Masters: []string{address}, Path: "/api/v1", ContentType: wire.Protobuf, Principal: c.Principal, Secret: c.Secret, CallTimeout: c.Timeout,
+		})
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		if err := client.Call(ctx, &agentv1.Call{Type: agentv1.Call_PRUNE_IMAGES.Enum()}); err != nil {
 			return fmt.Errorf("prune the images of node %s: %w", a.GetAgentInfo().GetHostname(), err)
 		}
 		return nil
