@@ -269,7 +269,7 @@ func TestTaskOf(t *testing.T) {
 	t.Parallel()
 	ti := &mesosv1.TaskInfo{
 		Name: ptr("n"), TaskId: &mesosv1.TaskID{Value: ptr("t")}, AgentId: &mesosv1.AgentID{Value: ptr("a")},
-		Command:           &mesosv1.CommandInfo{Value: ptr("run"), Environment: &mesosv1.Environment{Variables: []*mesosv1.Environment_Variable{{Name: ptr("K"), Value: ptr("V")}, {Name: ptr("S"), Type: mesosv1.Environment_Variable_SECRET.Enum()}, {
+		Command: &mesosv1.CommandInfo{Value: ptr("run"), Environment: &mesosv1.Environment{Variables: []*mesosv1.Environment_Variable{{Name: ptr("K"), Value: ptr("V")}, {Name: ptr("S"), Type: mesosv1.Environment_Variable_SECRET.Enum()}, {
 			Name: ptr("P"), Type: mesosv1.Environment_Variable_SECRET.Enum(), Secret: &mesosv1.Secret{Type: mesosv1.Secret_VALUE.Enum(), Value: &mesosv1.Secret_Value{Data: []byte("word")}},
 		}}}},
 		KillPolicy:        &mesosv1.KillPolicy{GracePeriod: &mesosv1.DurationInfo{Nanoseconds: ptr(int64(-5))}},

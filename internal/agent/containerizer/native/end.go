@@ -185,12 +185,13 @@ func (c *Containerizer) release(ct *container) {
 	}
 	pause := time.Millisecond
 	for deadline := time.Now().Add(c.releaseLimit); ; pause = min(2*pause, 100*time.Millisecond) {
-		if len(group.Procs()) > 0 {
-			group.Kill()
-		}
+		// Nearly always nothing is left in it, and to look for it costs more than to remove it.
 		err := group.Remove()
 		if err == nil {
 			return
+		}
+		if len(group.Procs()) > 0 {
+			group.Kill()
 		}
 		if time.Now().After(deadline) {
 			// Processes in uninterruptible sleep: the group goes at the next recovery.

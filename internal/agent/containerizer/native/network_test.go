@@ -150,7 +150,8 @@ func (n *networks) remains(t testing.TB, h *host) []string {
 		}
 	}
 	left, _ := filepath.Glob(filepath.Join(h.dir, "run", "network", "containers", "*"))
-	for _, l := range left {
+	cached, _ := filepath.Glob(filepath.Join(h.dir, "run", "network", "cache", "results", "*"))
+	for _, l := range append(left, cached...) {
 		out = append(out, "state "+l)
 	}
 	return out
