@@ -71,7 +71,8 @@ func (c *Config) networks() *network.Config {
 		state = c.WorkDir
 	}
 	return &network.Config{
-		ConfigDir: string(c.CNIConfigDir), PluginDirs: filepath.SplitList(c.CNIPluginsDir), StateDir: filepath.Join(state, "network"), Timeout: c.CNITimeout,
+		ConfigDir: string(c.CNIConfigDir), PluginDirs: filepath.SplitList(c.CNIPluginsDir), StateDir: filepath.Join(state, "network"), Durable: c.CNIRootPersist,
+		Timeout: c.CNITimeout,
 	}
 }
 

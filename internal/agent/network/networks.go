@@ -29,6 +29,8 @@ type Config struct {
 	PluginDirs []string
 	// StateDir is this agent's own: what containers are in which network.
 	StateDir string
+	// Durable: StateDir survives a reboot, so what is written there must survive one half-way.
+	Durable bool
 	// Timeout bounds one call of a plugin [network_cni_timeout]; 0: 30 s.
 	Timeout time.Duration
 	// Marker is "NAME=value" for the environment of plugins, so that those of a dead agent can be found; %s is the container's id.
@@ -58,6 +60,8 @@ type Networks struct {
 	ctx    context.Context // the life of this Networks: ended by Close, and only then
 	cancel context.CancelFunc
 }
+
+var errDamaged = errors.New("it can't be read")
 
 var errLate = errors.New("its network is still being deleted")
 
@@ -296,6 +300,11 @@ func (n *Networks) detach(ctx context.Context, id string, limit time.Duration) e
 		// Nothing was ever asked of a plugin.
 		return n.forget(id)
 	}
+	if errors.Is(err, errDamaged) {
+		// To try that again is of no use. What a reboot has not undone the plugins' own state may still hold.
+		n.log.Error("the record of a container's network is damaged: what it holds of addresses and rules has to be deleted by hand", "container_id", id, "error", err)
+		return n.forget(id)
+	}
 	if err != nil {
 		return err
 	}
@@ -433,7 +442,7 @@ func (n *Networks) read(id string) (*attachment, error) {
 	}
 	a := &attachment{}
 	if err := json.Unmarshal(b, a); err != nil {
-		return nil, fmt.Errorf("%s: %w", n.state(id), err)
+		return nil, fmt.Errorf("%s: %w: %w", n.state(id), errDamaged, err)
 	}
 	return a, nil
 }
@@ -444,7 +453,15 @@ func (n *Networks) write(id string, a *attachment) error {
 		return err
 	}
 	tmp := n.state(id) + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && n.cfg.Durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp, n.state(id))
