@@ -9,7 +9,9 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/native"
 	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/resources"
 	"github.com/orchestrator/orchestrator/internal/wire/mesosjson"
 )
 
@@ -32,6 +34,11 @@ type Confinement struct {
 	CNIRootPersist        bool          `flag:"network_cni_root_dir_persist" default:"false" help:"Keep the state of container networks in the work directory, where it survives a reboot, instead of the runtime directory."`
 	CNIMetrics            bool          `flag:"network_cni_metrics" default:"true" ignored:"the figures of container networks are always there" help:"Count what happens to container networks."`
 	CNITimeout            time.Duration `flag:"network_cni_timeout" env:"-" default:"30secs" help:"How long one call of a CNI plugin may take before it is killed."`
+
+	EnforcePorts  bool          `flag:"enforce_container_ports" default:"false" help:"End containers that listen on ports of the host that they were not given; otherwise they are logged. Needs the isolation network/ports."`
+	PortsInterval time.Duration `flag:"container_ports_watch_interval" default:"30secs" help:"How often the isolation network/ports looks at who listens."`
+	PortsOwnOnly  bool          `flag:"check_agent_port_range_only" default:"false" help:"Let network/ports look at the ports only that this agent offers."`
+	PortsRange    string        `flag:"container_ports_isolated_range" help:"Let network/ports look at these ports only, such as [0-35000]. Not together with --check_agent_port_range_only."`
 
 	MetricsLimit  int      `flag:"container_metrics_limit" env:"-" default:"200" help:"Running containers that Prometheus is told of one by one. 0: none."`
 	HostVolumes   []string `flag:"allowed_host_volumes" env:"-" help:"The only directories of the host that volumes may come from; no symbolic link leads out of them. none: no volumes from the host. Unset: any path."`
@@ -85,6 +92,11 @@ func (c *Config) confinement() (confine.Host, error) {
 	p.Check("default_container_dns", err)
 	_, err = c.defaultContainer()
 	p.Check("default_container_info", err)
+	_, err = c.ports()
+	p.Check("container_ports_isolated_range", err)
+	if c.PortsInterval <= 0 {
+		p.Addf("container_ports_watch_interval", "%s is not a positive duration", config.FormatDuration(c.PortsInterval))
+	}
 	if c.MetricsLimit < 0 {
 		p.Addf("container_metrics_limit", "must not be negative")
 	}
@@ -106,4 +118,31 @@ func (c *Config) defaultContainer() (*mesosv1.ContainerInfo, error) {
 		err = fmt.Errorf("its type must be MESOS")
 	}
 	return m, err
+}
+
+// ports are the settings of the isolation network/ports.
+func (c *Config) ports() (native.PortsConfig, error) {
+	p := native.PortsConfig{Interval: c.PortsInterval, Enforce: c.EnforcePorts}
+	text := c.PortsRange
+	switch {
+	case c.PortsOwnOnly && text != "":
+		return p, fmt.Errorf("it can't be given together with --check_agent_port_range_only")
+	case c.PortsOwnOnly:
+		own, err := parseResources(c.Resources)
+		if err != nil {
+			return p, nil // said of --resources
+		}
+		if p.Range = own.Ports(); p.Range == nil {
+			text = defaultPorts
+		}
+	}
+	if text == "" {
+		return p, nil
+	}
+	r, err := resources.Parse("ports:"+text, "*")
+	if err != nil {
+		return p, err
+	}
+	p.Range = r.Ports()
+	return p, nil
 }

@@ -31,13 +31,17 @@ func (a *Agent) openContainerizers() error {
 	if err != nil {
 		return err
 	}
+	ports, err := c.ports()
+	if err != nil {
+		return err
+	}
 	policy := c.policy()
 	socket := filepath.Join(c.RuntimeDir, "helpers.sock")
 	n, err := native.New(
 		native.Config{
 			WorkDir: c.WorkDir, RuntimeDir: c.RuntimeDir, LinkSocket: socket, Isolation: c.Isolation,
 			Cgroups: cgroup.Config{Root: c.CgroupsRoot, EnableCFS: c.CgroupsCFS, LimitSwap: c.CgroupsSwap, PIDs: c.PidsLimit, CPUs: c.CPUSetCPUs, Mems: c.CPUSetMems},
-			Confine: host, SeccompDir: string(c.SeccompDir), Networks: c.networks(),
+			Confine: host, SeccompDir: string(c.SeccompDir), Networks: c.networks(), Ports: ports,
 			NoSwitchUser: !c.SwitchUser, LogMaxBytes: int64(c.LogMax), LogKeep: c.LogKeep, RecoveryTimeout: c.RecoveryTimeout,
 			ShutdownGrace: c.ShutdownGrace, EnforceDiskQuota: c.EnforceDiskQuota, DiskInterval: c.DiskInterval,
 		},

@@ -26,6 +26,9 @@ type isolation struct {
 	disk    bool
 }
 
+// isolatePorts looks at who listens on which port.
+const isolatePorts = "network/ports"
+
 // groupController names the control group controller that an isolator needs.
 var groupController = map[string]string{
 	"cgroups/cpu": "cpu", "cgroups/mem": "memory", "cgroups/pids": "pids", "cgroups/devices": "devices", "cgroups/blkio": "blkio",
@@ -47,7 +50,7 @@ var known = map[string]bool{
 	"cgroups/all": true, "cgroups/cpu": true, "cgroups/mem": true, "cgroups/pids": true, "namespaces/pid": true,
 	"namespaces/ipc": true, "disk/du": false, "volume/sandbox_path": false, "volume/host_path": true, "linux/nnp": false,
 	"environment_secret": false, "linux/capabilities": true, "linux/seccomp": true, "linux/devices": true, "cgroups/devices": true,
-	"cgroups/blkio": true, "cgroups/cpuset": true, "network/cni": true, "volume/secret": true,
+	"cgroups/blkio": true, "cgroups/cpuset": true, "network/cni": true, isolatePorts: true, "volume/secret": true,
 }
 
 // chooseIsolation turns the flag into what will be done. Without the flag it takes the best that the host gives and says
@@ -105,6 +108,8 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 				iso.off[w] = why.Error()
 				continue // nobody misses what nobody configured
 			}
+		case w == isolatePorts && !needGroups:
+			why = fmt.Errorf("it finds a container's processes by its control group: name a cgroups isolator as well")
 		case w == confine.IsolateSeccomp && unix.Prctl(unix.PR_GET_SECCOMP, 0, 0, 0, 0) != nil:
 			why = fmt.Errorf("the kernel has no seccomp")
 		case strings.HasPrefix(w, "cgroups/"):

@@ -47,6 +47,8 @@ type Config struct {
 	SeccompDir string
 	// Networks are the container networks; nil: there are none.
 	Networks *network.Config
+	// Ports is about the isolator network/ports.
+	Ports PortsConfig
 	// Cgroups is how control groups are made [cgroups_root, cgroups_enable_cfs, cgroups_limit_swap].
 	Cgroups cgroup.Config
 	// NoSwitchUser runs everything as the agent's own user [switch_user=false].
@@ -127,6 +129,7 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	def(&cfg.RecoveryTimeout, 15*time.Minute)
 	def(&cfg.ShutdownGrace, 5*time.Second)
 	def(&cfg.DiskInterval, 15*time.Second)
+	def(&cfg.Ports.Interval, 30*time.Second)
 	if cfg.LogMaxBytes == 0 {
 		cfg.LogMaxBytes = 10 << 20
 	}
@@ -179,6 +182,9 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.disk = newDiskWatcher(c)
 	c.wg.Go(func() { c.disk.run(c.ctx) })
+	if c.iso.host.Isolators[isolatePorts] {
+		c.wg.Go(func() { c.watchPorts(c.ctx) })
+	}
 	return c, nil
 }
 

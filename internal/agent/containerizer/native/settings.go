@@ -94,7 +94,7 @@ func (c *Containerizer) join(ctx context.Context, ct *container, s *confine.Sett
 	defer c.stage(ct, "network")()
 	for _, n := range s.Networks {
 		for _, m := range n.GetPortMappings() {
-			if !allocated(&ct.cfg, m.GetHostPort()) {
+			if !given(ct.cfg.Resources, uint64(m.GetHostPort())) {
 				return fmt.Errorf("port mapping %d:%d: the host's port is not among the ports that the container was given", m.GetHostPort(), m.GetContainerPort())
 			}
 		}
@@ -110,21 +110,6 @@ func (c *Containerizer) join(ctx context.Context, ct *container, s *confine.Sett
 	ct.joined = j
 	c.mu.Unlock()
 	return nil
-}
-
-// allocated reports whether a port is among a container's resources.
-func allocated(cfg *containerizer.Config, port uint32) bool {
-	for _, r := range cfg.Resources {
-		if r.GetName() != "ports" {
-			continue
-		}
-		for _, g := range r.GetRanges().GetRange() {
-			if g.GetBegin() <= uint64(port) && uint64(port) <= g.GetEnd() {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // leave takes an ended container out of its networks. What does not work is done later: the container has ended all the same.

@@ -69,8 +69,8 @@ func TestManyContainers(t *testing.T) {
 	t.Logf("seed %d", seed)
 	h := newHost(t)
 	n := newNetworks(t, h)
-	n.fake(t, "moody", `case $((0x$(head -c 1 /dev/urandom | od -An -tx1 | tr -d ' ') % 4)):$CNI_COMMAND in
-0:ADD|0:DEL) echo '{"cniVersion":"0.4.0","code":100,"msg":"in a bad mood"}'; exit 1;;
+	n.fake(t, "moody", `case $((0x$(head -c 1 /dev/urandom | od -An -tx1 | tr -d ' ') % 8)):$CNI_COMMAND in
+0:ADD|1:ADD|0:DEL) echo '{"cniVersion":"0.4.0","code":100,"msg":"in a bad mood"}'; exit 1;;
 esac
 cat | sed -n 's/.*"prevResult":\({.*}\),"type".*/\1/p' | grep . || echo '{"cniVersion":"0.4.0"}'
 `)
