@@ -197,6 +197,7 @@ func (n *Networks) Attach(ctx context.Context, id string, infos []*mesosv1.Netwo
 
 func (n *Networks) attach(ctx context.Context, id string, infos []*mesosv1.NetworkInfo) (*Join, error) {
 	var a attachment
+	asked := false // a plugin
 	lists := make([]*libcni.NetworkConfigList, len(infos))
 	for i, info := range infos {
 		list, err := n.listOf(info)
@@ -213,7 +214,13 @@ func (n *Networks) attach(ctx context.Context, id string, infos []*mesosv1.Netwo
 		}
 		quoted, _ := json.Marshal(said)
 		lists[i] = list
-		a.Networks = append(a.Networks, membership{Info: quoted, List: list.Bytes, IfName: fmt.Sprintf("eth%d", i), Ports: ports})
+		m := membership{Info: quoted, List: list.Bytes, IfName: fmt.Sprintf("eth%d", i), Ports: ports}
+		if onlyLoopback(list) {
+			m.Result = &types100.Result{CNIVersion: types100.ImplementedSpecVersion} // every namespace has it
+		} else {
+			asked = true
+		}
+		a.Networks = append(a.Networks, m)
 	}
 	if err := n.write(id, &a); err != nil {
 		return nil, err
@@ -223,8 +230,7 @@ func (n *Networks) attach(ctx context.Context, id string, infos []*mesosv1.Netwo
 	}
 	for i := range a.Networks {
 		m := &a.Networks[i]
-		if onlyLoopback(lists[i]) {
-			m.Result = &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
+		if m.Result != nil {
 			continue
 		}
 		if err := n.call("add", func(ctx context.Context) error {
@@ -238,8 +244,10 @@ func (n *Networks) attach(ctx context.Context, id string, infos []*mesosv1.Netwo
 			return nil, fmt.Errorf("join network %q: %w", infos[i].GetName(), err)
 		}
 	}
-	if err := n.write(id, &a); err != nil {
-		return nil, err
+	if asked {
+		if err := n.write(id, &a); err != nil {
+			return nil, err
+		}
 	}
 	return a.join()
 }

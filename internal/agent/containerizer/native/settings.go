@@ -117,7 +117,11 @@ func (c *Containerizer) leave(ct *container) {
 	c.mu.Lock()
 	in := ct.network
 	c.mu.Unlock()
-	if !in || c.networks == nil {
+	if !in {
+		return
+	}
+	if c.networks == nil {
+		c.log.Error("a container's network can't be deleted: container networks are not configured any more; configure them and restart the agent", "container_id", ct.cfg.ID)
 		return
 	}
 	if err := c.networks.Detach(context.WithoutCancel(c.ctx), string(ct.cfg.ID)); err != nil {
