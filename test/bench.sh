@@ -1,6 +1,7 @@
 #!/bin/bash
 # Prints the figures that the project's goals name: JSON lines on standard output (and in bench.jsonl), tables on standard error.
 #   test/bench.sh            everything; some 15 minutes on 2 cores
+#   BENCH_COUNT=1 BENCH_TIME=1x test/bench.sh      the same, each benchmark of the first tier once: whether it runs at all
 #   test/bench.sh --rows 5,7 --duration 10s    what `orchestrator bench --help` explains
 # Machines that are shared are noisy: compare alternating runs, and ratios.
 set -euo pipefail
@@ -14,7 +15,7 @@ $go build -trimpath -o bin/orchestrator ./cmd/orchestrator
 
 # The tier of single packages, with Mesos' names and parameters where Mesos has them (rows 1 to 3), and codecs.
 micro() {
-	$go test -run '^$' -bench "$2" -benchmem -count "${BENCH_COUNT:-5}" "$1" | tee /dev/stderr | awk -v commit="$BENCH_COMMIT" '
+	$go test -run '^$' -bench "$2" -benchmem -count "${BENCH_COUNT:-5}" -benchtime "${BENCH_TIME:-1s}" "$1" | tee /dev/stderr | awk -v commit="$BENCH_COMMIT" '
 		/^Benchmark/ {
 			printf "{\"name\":\"%s\",\"iterations\":%s,\"commit\":\"%s\",\"values\":{", $1, $2, commit
 			for (i = 3; i < NF; i += 2) printf "%s\"%s\":%s", (i > 3 ? "," : ""), $(i + 1), $i

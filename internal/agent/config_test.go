@@ -176,3 +176,22 @@ func TestCredential(t *testing.T) {
 		}
 	}
 }
+
+// FuzzAttributes reads --attributes.
+func FuzzAttributes(f *testing.F) {
+	for _, s := range []string{"rack:2;u:1", "a:[1-2,4-5]", "a:{x,y}", "a:", ":b", "a:1e309", "a:[5-1]", "a:b:c", "\n;;"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c := Config{Attributes: text}
+		list, err := c.attributes()
+		if err == nil && strings.TrimSpace(text) == "" && len(list) > 0 {
+			t.Fatalf("%q gives %v", text, list)
+		}
+		for _, a := range list {
+			if a.GetName() == "" {
+				t.Fatalf("%q gives an attribute without a name", text)
+			}
+		}
+	})
+}

@@ -158,6 +158,9 @@ func (c *Config) attributes() ([]*mesosv1.Attribute, error) {
 			if err != nil {
 				return nil, fmt.Errorf("attribute %s: %w", name, err)
 			}
+			if r.IsEmpty() {
+				return nil, fmt.Errorf("attribute %s: %s has nothing in it", name, value)
+			}
 			p := r.Proto()[0]
 			a.Type, a.Ranges, a.Set = p.Type, p.Ranges, p.Set
 		default:

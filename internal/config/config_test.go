@@ -288,3 +288,24 @@ func FuzzUnits(f *testing.F) {
 		_, _ = ParseDuration(s)
 	})
 }
+
+// FuzzFile reads settings from a file that anything may have written.
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{"port: 1", "{\"port\": 5, \"list\": [1, 2]}", "a: &a [*a]", "work-dir: a\nwork_dir: b", "x: !!binary ????", "? [a]\n: b", "[[[[", "\xff\xfe"} {
+		f.Add([]byte(seed))
+	}
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(dir, "settings.yaml")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var cfg sample
+		fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
+		set := Bind(fs, &cfg, Options{})
+		if err := fs.Parse([]string{"--config", path}); err != nil {
+			t.Fatal(err)
+		}
+		_ = set.Load(func(string) (string, bool) { return "", false })
+	})
+}

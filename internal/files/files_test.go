@@ -302,3 +302,17 @@ func TestHTTP(t *testing.T) {
 		t.Errorf("read %d bytes", len(all))
 	}
 }
+
+// FuzzPath asks for files by any path: nothing outside of what is attached is ever read.
+func FuzzPath(f *testing.F) {
+	for _, p := range []string{"/frameworks/F/box/stdout", "/frameworks/F/box/../outside/secret", "/frameworks/F/box/updir/secret", "/frameworks/F/box/sub/back", "/slave/log", "//slave//log/", "/private/secret", "/frameworks/F/box/\x00", "."} {
+		f.Add(p)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		f, _ := sandbox(t)
+		if c, err := f.Read("", path, 0, -1); err == nil && strings.Contains(string(c.Data), "secret") {
+			t.Fatalf("%q reads %q", path, c.Data)
+		}
+		_, _ = f.List("", path)
+	})
+}

@@ -91,12 +91,20 @@ func start(t *testing.T, dir string) *instance {
 	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = u.cmd.Process.Kill(); _ = u.cmd.Wait() })
+	t.Cleanup(u.end)
 	u.poll("it to be ready", func() bool {
 		data, err := os.ReadFile(ready)
 		return err == nil && json.Unmarshal(data, &u.at) == nil
 	})
 	return u
+}
+
+// end stops the cluster as Ctrl-C does, so that it takes its control groups with it.
+func (u *instance) end() {
+	_ = u.cmd.Process.Signal(syscall.SIGTERM)
+	timer := time.AfterFunc(30*time.Second, func() { _ = u.cmd.Process.Kill() })
+	defer timer.Stop()
+	_ = u.cmd.Wait()
 }
 
 func (u *instance) poll(what string, condition func() bool) {
@@ -170,10 +178,31 @@ func TestUp(t *testing.T) {
 	// Tasks that run on while everything is killed at once.
 	const count = 12
 	marker := "3" + time.Now().Format("150405") // seconds that no other process of this machine sleeps
-	t.Cleanup(func() {                          // a test that fails leaves none behind
+	t.Cleanup(func() {                          // they outlive the cluster; with them go the groups that nobody looks after any more
+		groups := map[string]bool{}
 		for _, pid := range sleepers(marker) {
 			if n, err := strconv.Atoi(pid); err == nil {
+				b, _ := os.ReadFile("/proc/" + pid + "/cgroup")
+				for line := range strings.Lines(string(b)) {
+					if _, rest, ok := strings.Cut(line, ":/orchestrator-"); ok {
+						name, _, _ := strings.Cut(strings.TrimSpace(rest), "/")
+						groups["orchestrator-"+name] = true
+					}
+				}
 				_ = syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+		for name := range groups {
+			roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+			for _, root := range roots {
+				u.poll("the control group "+root+" to be gone", func() bool {
+					children, _ := filepath.Glob(root + "/*-*")
+					for _, c := range children {
+						_ = syscall.Rmdir(c)
+					}
+					err := syscall.Rmdir(root)
+					return err == nil || os.IsNotExist(err)
+				})
 			}
 		}
 	})

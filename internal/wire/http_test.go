@@ -533,3 +533,19 @@ func TestStateOfALargeClusterCanBeRead(t *testing.T) {
 		}
 	}
 }
+
+// FuzzCredentials reads files of principals and secrets.
+func FuzzCredentials(f *testing.F) {
+	f.Add([]byte(`{"credentials":[{"principal":"a","secret":"b"}]}`))
+	f.Add([]byte("a b\n# c\n\nd  e\n"))
+	f.Add([]byte("{"))
+	path := filepath.Join(f.TempDir(), "credentials")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := wire.LoadCredentials(path); (c == nil) == (err == nil) {
+			t.Fatalf("%v, %v", c, err)
+		}
+	})
+}

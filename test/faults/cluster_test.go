@@ -78,6 +78,7 @@ func newCluster(t *testing.T) *cluster {
 	if err := os.Mkdir(c.truth(), 0o777); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.sweep) // after the daemons' own
 	mp, ap := freePort(t), freePort(t)
 	c.group = fmt.Sprintf("orchestrator-chaos-%d-%d", os.Getpid(), ap)
 	c.master = c.daemon(bin, mp, "master", "--ip=127.0.0.1", "--hostname=localhost", fmt.Sprintf("--port=%d", mp), "--work_dir="+c.dir+"/master")
@@ -250,6 +251,42 @@ func parentOf(pid int) (parent int, started string) {
 	}
 	parent, _ = strconv.Atoi(f[1])
 	return parent, f[19]
+}
+
+// sweep ends what a failed test has left running, so that it spoils no other.
+func (c *cluster) sweep() {
+	for range 100 {
+		helpers, tops := c.containers()
+		if len(helpers)+len(tops) == 0 {
+			break
+		}
+		for _, x := range append(helpers, tops...) {
+			_ = syscall.Kill(x.pid, syscall.SIGKILL)
+		}
+		time.Sleep(10 * time.Millisecond) // a poll
+	}
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.group)
+	for _, g := range groups {
+		for range 100 {
+			if removeTree(g) == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond) // a poll
+		}
+	}
+}
+
+// removeTree removes a control group with those below it.
+func removeTree(dir string) error {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return syscall.Rmdir(dir)
 }
 
 // left finds what should not be there when the agent has left for good.

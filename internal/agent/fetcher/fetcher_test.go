@@ -431,3 +431,50 @@ func FuzzTar(f *testing.F) {
 		}
 	})
 }
+
+func FuzzZip(f *testing.F) {
+	add := func(names ...string) {
+		var b bytes.Buffer
+		w := zip.NewWriter(&b)
+		for _, n := range names {
+			e, err := w.Create(n)
+			if err != nil {
+				f.Fatal(err)
+			}
+			_, _ = e.Write([]byte("x"))
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	add("a/b", "../../e", "/abs", "a/b")
+	add("dir/", "dir/x")
+	ft := newFetcher(f, func(c *Config) { c.MaxEntries, c.MaxBytes = 100, 1<<20 })
+	f.Fuzz(func(t *testing.T, in []byte) {
+		outer := t.TempDir()
+		dir := filepath.Join(outer, "sandbox")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		path := filepath.Join(t.TempDir(), "in.zip")
+		if err := os.WriteFile(path, in, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		u := &unpacker{ctx: t.Context(), f: ft, root: root, req: &Request{UID: -1, GID: -1}, in: int64(len(in))}
+		_ = u.zip(file, int64(len(in)))
+		if es, _ := os.ReadDir(outer); len(es) != 1 {
+			t.Fatalf("written outside: %v", es)
+		}
+	})
+}
