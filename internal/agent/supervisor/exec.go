@@ -51,15 +51,24 @@ func planFile(plan execPlan) (*os.File, error) {
 	return f, nil
 }
 
-// Exec runs ExecSubcommand: it does not return unless something failed. All of it belongs to one thread, which becomes the
-// process's only one when it executes.
+// Exec runs ExecSubcommand: it does not return unless something failed, and then it has told the helper why. arg is the
+// descriptor of the plan; the next one is where to tell.
 func Exec(arg string) error {
-	runtime.LockOSThread()
 	fd, err := strconv.Atoi(arg)
 	if err != nil || fd < 3 {
 		return fmt.Errorf("%q is no descriptor of a plan", arg)
 	}
 	syscall.CloseOnExec(fd)
+	syscall.CloseOnExec(fd + 1)
+	err = become(fd)
+	_, _ = os.NewFile(uintptr(fd+1), "saying").WriteString(err.Error()) // if the helper is there to read it
+	return err
+}
+
+// become becomes the process of a plan. All of it belongs to one thread, which becomes the process's only one when it
+// executes.
+func become(fd int) error {
+	runtime.LockOSThread()
 	b, err := io.ReadAll(os.NewFile(uintptr(fd), "plan"))
 	if err != nil {
 		return fmt.Errorf("read the plan: %w", err)

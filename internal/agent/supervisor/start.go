@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,7 +31,7 @@ type Stdio struct {
 
 // Start starts the process in a session of its own. What the process must inherit and the helper must not have (the file
 // mode mask, no-new-privileges, entered namespaces) belongs to a thread: one thread takes it on, forks, and ends.
-func (r *Reaper) Start(p *spec.Process, join []Namespace, io Stdio) (*Proc, error) {
+func (r *Reaper) Start(p *spec.Process, join []Namespace, stdio Stdio) (*Proc, error) {
 	path, err := lookPath(p.Path, p.Env, p.Dir)
 	if err != nil {
 		return nil, err
@@ -38,21 +39,27 @@ func (r *Reaper) Start(p *spec.Process, join []Namespace, io Stdio) (*Proc, erro
 	attr := &syscall.ProcAttr{
 		Dir:   p.Dir,
 		Env:   p.Env,
-		Files: []uintptr{io.In.Fd(), io.Out.Fd(), io.Err.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: io.Terminal},
+		Files: []uintptr{stdio.In.Fd(), stdio.Out.Fd(), stdio.Err.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: stdio.Terminal},
 	}
 	argv := p.Argv
 	if len(argv) == 0 {
 		argv = []string{path}
 	}
+	var said, saying *os.File // the stage in between says here why it could not become the process
 	if len(p.Rlimits) > 0 || p.Capabilities != nil || len(p.Seccomp) > 0 {
 		plan, err := planFile(execPlan{Path: path, Argv: argv, Process: p})
 		if err != nil {
 			return nil, err
 		}
 		defer plan.Close()
-		attr.Files = append(attr.Files, plan.Fd())
-		path, argv = "/proc/self/exe", []string{"orchestrator-executor", ExecSubcommand, strconv.Itoa(len(attr.Files) - 1)}
+		if said, saying, err = os.Pipe(); err != nil {
+			return nil, err
+		}
+		defer said.Close()
+		defer saying.Close()
+		path, argv = "/proc/self/exe", []string{"orchestrator-executor", ExecSubcommand, strconv.Itoa(len(attr.Files))}
+		attr.Files = append(attr.Files, plan.Fd(), saying.Fd())
 	} else if p.Switch {
 		attr.Sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups}
 	}
@@ -71,8 +78,19 @@ func (r *Reaper) Start(p *spec.Process, join []Namespace, io Stdio) (*Proc, erro
 		}
 		proc = &Proc{PID: pid, Done: c}
 	})
-	return proc, err
+	if err != nil || said == nil {
+		return proc, err
+	}
+	saying.Close() // ours: the other one goes with execve
+	if text, err := io.ReadAll(io.LimitReader(said, maxSaid)); err == nil && len(text) > 0 {
+		<-proc.Done
+		return nil, errors.New(string(text))
+	}
+	return proc, nil
 }
+
+// maxSaid bounds what the stage in between says.
+const maxSaid = 4096
 
 // Namespace is an open namespace for processes to enter.
 type Namespace struct {

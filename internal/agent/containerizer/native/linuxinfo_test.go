@@ -183,6 +183,48 @@ func shmSize(t *testing.T, pid int) string {
 	return size
 }
 
+// TestWhatCannotBecomeTheProcess: what fails between the fork and the program is a failed launch that says why.
+func TestWhatCannotBecomeTheProcess(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	profiles := t.TempDir()
+	if err := os.WriteFile(filepath.Join(profiles, "noexec.json"), []byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["execve"],"action":"SCMP_ACT_ERRNO"}]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d := newHost(t).start(nil, func(c *Config) { c.Isolation, c.SeccompDir = allIsolators, profiles })
+	defer d.end()
+	for name, c := range map[string]struct {
+		change func(*containerizer.Config)
+		want   string
+	}{
+		"a profile that denies execve": {func(c *containerizer.Config) {
+			c.Container = linux(&mesosv1.LinuxInfo{Seccomp: &mesosv1.SeccompInfo{ProfileName: ptr("noexec.json")}})
+		}, "bin/sh: operation not permitted"},
+		"a limit that is too high": {func(c *containerizer.Config) {
+			c.Container = &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum(), RlimitInfo: &mesosv1.RLimitInfo{Rlimits: []*mesosv1.RLimitInfo_RLimit{{
+				Type: mesosv1.RLimitInfo_RLimit_RLMT_NOFILE.Enum(), Soft: ptr(uint64(1 << 40)), Hard: ptr(uint64(1 << 40)),
+			}}}}
+		}, "set resource limit 7"},
+		"no such program": {func(c *containerizer.Config) {
+			c.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/no/such/program")}
+			c.Container = linux(&mesosv1.LinuxInfo{EffectiveCapabilities: capabilitySet()})
+		}, "execute /no/such/program: no such file"},
+	} {
+		cfg := d.plain("never", "sleep 1000")
+		c.change(&cfg)
+		if err := d.Launch(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		// A command task says so in its own update.
+		id := ids.Container("t-" + strings.ReplaceAll(name, " ", "-"))
+		task := d.task(id, &mesosv1.TaskInfo{Command: cfg.Command, Container: cfg.Container})
+		d.launch(task)
+		if u := d.untilState(string(id), mesosv1.TaskState_TASK_FAILED); !strings.Contains(u.GetMessage(), c.want) {
+			t.Errorf("%s: the task says %q", name, u.GetMessage())
+		}
+	}
+}
+
 // TestNestedAndSessionsKeepTheirParentsLimits: what runs inside a container gets no more than the container has.
 func TestNestedAndSessionsKeepTheirParentsLimits(t *testing.T) {
 	t.Parallel()
