@@ -77,6 +77,10 @@ func (c *cluster) removeAndCheck(id string) {
 	if _, err := c.update(Update{Force: true, Mutate: func(r *spec.Root, now spec.Version, _ spec.History) error { r.Remove(id, now); return nil }}); err != nil {
 		c.t.Fatalf("%v", err)
 	}
+	if c.rng.IntN(2) == 0 {
+		c.settle(time.Duration(c.rng.IntN(6)) * time.Second)
+		c.restart()
+	}
 	reserved := func() (out resources.Resources) {
 		for _, a := range c.agents {
 			out = out.Add(a.total.Reserved())
