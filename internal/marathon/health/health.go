@@ -1,8 +1,8 @@
 // Package health runs the checks that Marathon makes itself over the network: HTTP, HTTPS and TCP health checks, and
 // readiness checks. It decides nothing: results go to whoever made it.
 //
-// Called by internal/marathon with the core's Probe effects. Invariants: no more than a fixed number of probes are in
-// flight; one check of one task never has two; a probe never outlasts its timeout; what was removed is not reported.
+// Called by internal/marathon with the core's Probe effects. Invariants: no more than fixed numbers of quick and of slow
+// probes are in flight; one check of one task never has two; a probe never outlasts its timeout; what was removed is not reported.
 package health
 
 import (
@@ -24,8 +24,13 @@ import (
 	"github.com/orchestrator/orchestrator/internal/marathon/spec"
 )
 
-// MaxInFlight bounds the probes under way at once.
-const MaxInFlight = 256
+// MaxInFlight bounds the probes under way at once. One that takes longer than slowAfter doesn't count any more, so that endpoints
+// that hang, for as long as their timeouts allow, don't keep the others from being probed; of those there are at most MaxSlow.
+const (
+	MaxInFlight = 256
+	MaxSlow     = 8192
+	slowAfter   = time.Second
+)
 
 // maxBody bounds what is read of an answer; a readiness check that keeps the last response keeps no more than this.
 const maxBody = 8 << 10
@@ -42,6 +47,7 @@ type Prober struct {
 	byKey map[string]*check
 	wake  chan struct{}
 	slots chan struct{}
+	slow  chan struct{}
 }
 
 type check struct {
@@ -74,7 +80,7 @@ func New(report func(core.Event), dial func(ctx context.Context, network, addres
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
-	p := &Prober{report: report, dial: dial, now: time.Now, byKey: map[string]*check{}, wake: make(chan struct{}, 1), slots: make(chan struct{}, MaxInFlight)}
+	p := &Prober{report: report, dial: dial, now: time.Now, byKey: map[string]*check{}, wake: make(chan struct{}, 1), slots: make(chan struct{}, MaxInFlight), slow: make(chan struct{}, MaxSlow)}
 	p.client = &http.Client{
 		Transport: &http.Transport{
 			DialContext: dial, DisableKeepAlives: true, DisableCompression: true,
@@ -120,9 +126,39 @@ func (p *Prober) Run(ctx context.Context) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
+			defer p.leave()()
 			p.probe(ctx, due)
-			<-p.slots
 		}()
+	}
+}
+
+// leave gives a slot back: when the function that it returns is called, or earlier to whoever waits when that takes long.
+func (p *Prober) leave() func() {
+	var mu sync.Mutex
+	done, moved := false, false
+	timer := time.AfterFunc(slowAfter, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case p.slow <- struct{}{}:
+			moved = true
+			<-p.slots
+		default: // there are too many of these, too
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		done = true
+		if moved {
+			<-p.slow
+		} else {
+			<-p.slots
+		}
 	}
 }
 

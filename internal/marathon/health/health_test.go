@@ -129,6 +129,24 @@ func TestHangingEndpoint(t *testing.T) {
 	}
 }
 
+// TestManyHangingEndpoints: more endpoints hang than probes may be under way, for much longer than anybody would wait; one that
+// answers is probed all the same.
+func TestManyHangingEndpoints(t *testing.T) {
+	t.Parallel()
+	host, port := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	good, goodPort := serve(t, func(http.ResponseWriter, *http.Request) {})
+	r := newRig(t)
+	for i := range MaxInFlight + 50 {
+		r.p.Health(core.Probe{Instance: fmt.Sprintf("hang%d", i), Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", TimeoutSeconds: 3600}, Host: host, Port: port})
+	}
+	r.p.Health(core.Probe{Instance: "good", Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", TimeoutSeconds: 60}, Host: good, Port: goodPort})
+	for range 3 {
+		if e := r.next(t).(core.HealthResult); e.Instance != "good" || !e.Alive {
+			t.Fatalf("%+v", e)
+		}
+	}
+}
+
 func TestReadinessEndsWhenReady(t *testing.T) {
 	t.Parallel()
 	var n atomic.Int64
