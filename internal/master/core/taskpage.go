@@ -112,12 +112,7 @@ func shapeOf(p *mesosv1.Task, res resources.Resources, like *TaskPage) *taskShap
 		KillPolicy: p.KillPolicy, User: p.User, Limits: p.Limits,
 	}
 	var room [256]byte
-	encoded := room[:]
-	if size := rest.SizeVT(); size <= len(room) {
-		encoded = room[:size]
-	} else {
-		encoded = make([]byte, size)
-	}
+	encoded := sized(room[:], rest.SizeVT())
 	if _, err := rest.MarshalToSizedBufferVT(encoded); err != nil {
 		encoded = nil // only of an incomplete message, and those are refused where they come in
 	}
@@ -132,6 +127,14 @@ func shapeOf(p *mesosv1.Task, res resources.Resources, like *TaskPage) *taskShap
 		return like.task.shape
 	}
 	return &taskShape{resources: res, rest: bytes.Clone(encoded)}
+}
+
+// sized gives room for size bytes, which is on the stack unless they are more.
+func sized(room []byte, size int) []byte {
+	if size <= len(room) {
+		return room[:size]
+	}
+	return make([]byte, size)
 }
 
 // filterFields appends the fields of a message, encoded here, that keep wants; dst may be the memory that msg lies in, at or before its
@@ -190,12 +193,7 @@ func (t *TaskPage) setUUID(uuid []byte) {
 // addStatus appends to the history, which keeps one status for each state in a row, without the bulky parts.
 func (t *TaskPage) addStatus(status *mesosv1.TaskStatus) {
 	var room [512]byte
-	encoded := room[:]
-	if size := status.SizeVT(); size <= len(room) {
-		encoded = room[:size]
-	} else {
-		encoded = make([]byte, size)
-	}
+	encoded := sized(room[:], status.SizeVT())
 	if _, err := status.MarshalToSizedBufferVT(encoded); err != nil {
 		return // see shapeOf
 	}
