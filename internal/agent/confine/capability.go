@@ -48,6 +48,8 @@ func Mask(set []Capability) uint64 {
 	return m
 }
 
+const sysPtrace Capability = 19
+
 // dockerDefault is what Docker gives a container that asks for nothing (facts/security.md 5).
 var dockerDefault = []Capability{0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}
 

@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
@@ -127,6 +128,15 @@ func Of(h *Host, cfg, parent *containerizer.Config) (*Settings, error) {
 	var err error
 	if s.Capabilities, err = capabilities(h, li, image); err != nil {
 		return nil, err
+	}
+	if image && h.Root {
+		if s.Capabilities == nil {
+			// With less than root has, the helper that stands in the container's PID namespace is out of its reach.
+			s.Capabilities = &Capabilities{Effective: dockerDefault, Bounding: dockerDefault}
+		}
+		if slices.Contains(s.Capabilities.Bounding, sysPtrace) {
+			return nil, errors.New("capability SYS_PTRACE is not given to a container with an image: it would reach the helper beside it, and by it the host")
+		}
 	}
 	if s.Capabilities != nil && !h.Root {
 		return nil, errors.New("capabilities need an agent that runs as root")

@@ -62,6 +62,14 @@ func TestOf(t *testing.T) {
 		"not root, nothing said": {
 			host: &Host{Isolators: on()}, want: Settings{},
 		},
+		"an image never has all": {
+			host: &Host{Root: true, Mounts: true, Isolators: on()}, info: &mesosv1.ContainerInfo{Mesos: image},
+			want: Settings{Capabilities: &Capabilities{dockerDefault, dockerDefault}, MaskedPaths: maskedPaths, ReadOnlyPaths: readOnlyPaths},
+		},
+		"an image can't trace": {
+			host: all(), info: &mesosv1.ContainerInfo{Mesos: image, LinuxInfo: &mesosv1.LinuxInfo{EffectiveCapabilities: caps("SYS_PTRACE")}},
+			err: "SYS_PTRACE",
+		},
 		"an image has what Docker gives": {
 			host: all(), info: &mesosv1.ContainerInfo{Mesos: image},
 			want: Settings{

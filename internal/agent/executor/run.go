@@ -201,13 +201,18 @@ type own struct {
 	d *driver
 }
 
-// processOf fills the container's template with a command.
-func processOf(tmpl spec.Process, c *message.Command) (spec.Process, error) {
+// processOf fills the container's template with a command, which an image may complete.
+func processOf(tmpl spec.Process, root *spec.Root, c *message.Command) (spec.Process, error) {
 	if c == nil {
 		return tmpl, errors.New("the task has no command")
 	}
 	p := tmpl
 	p.Env = mergeEnv(tmpl.Env, c.Env)
+	if root != nil {
+		var err error
+		p.Path, p.Argv, err = root.Compose(c.Shell, c.Value, c.Arguments)
+		return p, err
+	}
 	if c.Shell {
 		p.Path, p.Argv = "sh", []string{"sh", "-c", c.Value}
 		return p, nil
@@ -242,7 +247,7 @@ func mergeEnv(base, over []string) []string {
 }
 
 func (o *own) start(t message.Task) {
-	p, err := processOf(o.c.Spec.Process, t.Command)
+	p, err := processOf(o.c.Spec.Process, o.c.Spec.Root, t.Command)
 	var proc *supervisor.Proc
 	if err == nil {
 		proc, err = o.c.Start(&p)
@@ -273,7 +278,7 @@ func (o *own) signal(_ string, sig syscall.Signal) {
 }
 
 func (o *own) run(ctx context.Context, _ string, c *message.Command) (int32, error) {
-	p, err := processOf(o.c.Spec.Process, c)
+	p, err := processOf(o.c.Spec.Process, nil, c)
 	if err != nil {
 		return 0, err
 	}

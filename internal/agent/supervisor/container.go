@@ -83,13 +83,20 @@ func (c *Container) prepare() (err error) {
 	if c.join, err = openNamespaces(c.Spec.Join); err != nil {
 		return err
 	}
-	if err := setUpMounts(c.Spec); err != nil {
+	dropSecrets, err := setUpMounts(c.Spec)
+	if err != nil {
 		return err
 	}
 	if c.Spec.Hostname != "" {
 		if err := unix.Sethostname([]byte(c.Spec.Hostname)); err != nil {
 			return os.NewSyscallError("sethostname", err)
 		}
+	}
+	if err := c.prepareRoot(); err != nil {
+		return err
+	}
+	if err := dropSecrets(); err != nil {
+		return err
 	}
 	if c.Reaper, err = NewReaper(); err != nil {
 		return err
@@ -127,6 +134,9 @@ func (c *Container) Started(pid int, err error) {
 
 // Start starts the container's first process: the one that signals go to and whose end is the container's.
 func (c *Container) Start(p *spec.Process) (*Proc, error) {
+	if p.TTY != nil {
+		c.Output.views = views(c.join)
+	}
 	stdio, started, err := c.Output.Stdio(p)
 	if err != nil {
 		return nil, err

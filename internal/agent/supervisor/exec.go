@@ -25,6 +25,9 @@ type execPlan struct {
 	Path    string        `json:"path"`
 	Argv    []string      `json:"argv"`
 	Process *spec.Process `json:"process"`
+	// Mounts is the descriptor of a mount namespace to enter, and Dir the directory in it; 0: none.
+	Mounts int    `json:"mounts,omitempty"`
+	Dir    string `json:"dir,omitempty"`
 }
 
 // planFile puts a plan into memory that the child inherits: it may be longer than an argument can be.
@@ -78,6 +81,11 @@ func become(fd int) error {
 		return err
 	}
 	p := plan.Process
+	if plan.Mounts > 0 {
+		if err := enterMounts(plan.Mounts, plan.Dir); err != nil {
+			return err
+		}
+	}
 	for _, l := range p.Rlimits {
 		lim := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
 		if err := unix.Prlimit(0, l.Resource, &lim, nil); err != nil {
@@ -93,6 +101,24 @@ func become(fd int) error {
 		return err
 	}
 	return fmt.Errorf("execute %s: %w", plan.Path, syscall.Exec(plan.Path, plan.Argv, env))
+}
+
+// enterMounts takes this thread into a mount namespace.
+func enterMounts(fd int, dir string) error {
+	syscall.CloseOnExec(fd)
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare CLONE_FS", err)
+	}
+	if err := unix.Setns(fd, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("enter mnt namespace: %w", err)
+	}
+	if dir == "" {
+		return nil
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return fmt.Errorf("chdir %s: %w", dir, err)
+	}
+	return nil
 }
 
 // becomeUser changes user and capabilities. What the process shall have in the end is put where execve takes it from: the

@@ -15,33 +15,38 @@ import (
 
 // setUpMounts makes the container's view of the file system in the mount namespace that this helper was born into. What
 // is mounted here is seen by the container alone and goes with its last process: nothing is left to unmount.
-func setUpMounts(s *spec.Spec) error {
+//
+// The secrets' memory stays until the function that it gives has been called: the container's own root has mounts of it too.
+func setUpMounts(s *spec.Spec) (dropSecrets func() error, err error) {
 	if !s.NewMount {
-		return nil
+		return func() error { return nil }, nil
 	}
 	// Mounts of the host made later still arrive here (a persistent volume's disk), ours do not go back.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("make the mount namespace a slave of the host's: %w", err)
+		return nil, fmt.Errorf("make the mount namespace a slave of the host's: %w", err)
 	}
 	if s.NewPID {
 		if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-			return fmt.Errorf("mount /proc: %w", err)
+			return nil, fmt.Errorf("mount /proc: %w", err)
 		}
 	}
-	dropSecrets, err := openSecrets(s)
-	if err != nil {
-		return err
+	if dropSecrets, err = openSecrets(s); err != nil {
+		return nil, err
 	}
 	for _, m := range s.Mounts {
-		if m.Type == "secret" {
-			// A file of the memory that was just filled, put where the container looks for it.
-			m.Type, m.Source, m.RO = "bind", filepath.Join(s.Dir, spec.SecretsDir, strconv.Itoa(m.Secret)), true
-		}
-		if err := mount(m); err != nil {
-			return err
+		if err := mount(secretFile(s, m)); err != nil {
+			return nil, err
 		}
 	}
-	return dropSecrets()
+	return dropSecrets, nil
+}
+
+// secretFile makes of the mount of a secret one of the file of memory that holds it.
+func secretFile(s *spec.Spec, m spec.Mount) spec.Mount {
+	if m.Type == "secret" {
+		m.Type, m.Source, m.RO = "bind", filepath.Join(s.Dir, spec.SecretsDir, strconv.Itoa(m.Secret)), true
+	}
+	return m
 }
 
 // maxSecrets bounds what the launcher passes.
@@ -93,12 +98,17 @@ func openSecrets(s *spec.Spec) (drop func() error, err error) {
 }
 
 func mount(m spec.Mount) error {
-	target, err := openBeneath(m.TargetRoot, m.Target)
+	return mountAt(m, func() (int, error) { return openBeneath(m.TargetRoot, m.Target) })
+}
+
+// mountAt mounts at the place that target opens.
+func mountAt(m spec.Mount, target func() (int, error)) error {
+	fd, err := target()
 	if err != nil {
 		return fmt.Errorf("mount point %s: %w", m.Target, err)
 	}
-	defer unix.Close(target)
-	at := "/proc/self/fd/" + strconv.Itoa(target)
+	defer unix.Close(fd)
+	at := "/proc/self/fd/" + strconv.Itoa(fd)
 	switch m.Type {
 	case "bind":
 		source, err := openBeneath(m.SourceRoot, m.Source)
@@ -109,26 +119,39 @@ func mount(m spec.Mount) error {
 		if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(source), at, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("bind %s to %s: %w", m.Source, m.Target, err)
 		}
-		if m.RO {
-			// The descriptor still names the directory below the mount: the mount itself is found by its path anew.
-			ro, err := openBeneath(m.TargetRoot, m.Target)
-			if err != nil {
-				return fmt.Errorf("mount point %s: %w", m.Target, err)
-			}
-			defer unix.Close(ro)
-			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-			if err := unix.MountSetattr(ro, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
-				return fmt.Errorf("make %s read-only: %w", m.Target, err)
-			}
-		}
 	case "tmpfs":
 		if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.Data); err != nil {
 			return fmt.Errorf("mount tmpfs at %s: %w", m.Target, err)
 		}
+	case "image":
+		if err := mountLayers(at, m.Layers, m.Scratch); err != nil {
+			return fmt.Errorf("volume at %s: %w", m.Target, err)
+		}
 	default:
 		return fmt.Errorf("unknown mount type %q", m.Type)
 	}
+	if !m.RO {
+		return nil
+	}
+	// The descriptor still names the directory below the mount: the mount itself is found anew.
+	ro, err := target()
+	if err != nil {
+		return fmt.Errorf("mount point %s: %w", m.Target, err)
+	}
+	defer unix.Close(ro)
+	if err := protect(ro, 0, true); err != nil {
+		return fmt.Errorf("make %s read-only: %w", m.Target, err)
+	}
 	return nil
+}
+
+// protect makes a mount read-only, and gives it further attributes.
+func protect(fd int, attributes uint64, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | attributes})
 }
 
 // openBeneath opens path, below root when that is given: then no link leads out of it.

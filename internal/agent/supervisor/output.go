@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/osthread"
 )
 
 // Output is where the container's processes write: the sandbox's files, attachments, or nowhere. Several processes may
@@ -21,6 +21,7 @@ type Output struct {
 	out, err *logFile
 	hub      *hub // under mu where another goroutine than the starter looks
 	wg       sync.WaitGroup
+	views    []Namespace // the mount namespace in which terminals are made
 
 	mu   sync.Mutex
 	mine []*os.File // our ends of pipes, closed when draining takes too long
@@ -102,30 +103,20 @@ func (o *Output) Stdio(p *spec.Process) (io Stdio, started func(), err error) {
 }
 
 func (o *Output) terminal(p *spec.Process) (Stdio, func(), error) {
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	var master, slave *os.File
+	var err error
+	if len(o.views) == 0 {
+		master, slave, err = openTerminal()
+	} else {
+		// Of the container's own /dev/pts: its programs find it by name.
+		osthread.Run(func() {
+			if _, err = prepareThread(&spec.Process{}, o.views); err == nil {
+				master, slave, err = openTerminal()
+			}
+		})
+	}
 	if err != nil {
 		return Stdio{}, nil, fmt.Errorf("open a terminal: %w", err)
-	}
-	raw, err := master.SyscallConn()
-	if err != nil {
-		master.Close()
-		return Stdio{}, nil, err
-	}
-	var n int
-	var ioErr error
-	err = raw.Control(func(fd uintptr) {
-		if ioErr = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); ioErr == nil {
-			n, ioErr = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
-		}
-	})
-	if err = errors.Join(err, ioErr); err != nil {
-		master.Close()
-		return Stdio{}, nil, fmt.Errorf("unlock the terminal: %w", err)
-	}
-	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		master.Close()
-		return Stdio{}, nil, fmt.Errorf("open the terminal: %w", err)
 	}
 	if p.Switch {
 		_ = slave.Chown(int(p.UID), int(p.GID))
@@ -137,6 +128,35 @@ func (o *Output) terminal(p *spec.Process) (Stdio, func(), error) {
 	o.keep(master)
 	o.copy(master, control.Stdout, o.out)
 	return Stdio{In: slave, Out: slave, Err: slave, Terminal: true}, func() { slave.Close() }, nil
+}
+
+// openTerminal makes a terminal: our end and the process's.
+func openTerminal() (master, slave *os.File, err error) {
+	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := master.SyscallConn()
+	if err == nil {
+		var ioErr error
+		err = raw.Control(func(fd uintptr) {
+			if ioErr = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); ioErr != nil {
+				return
+			}
+			peer, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+			if errno != 0 {
+				ioErr = os.NewSyscallError("ioctl TIOCGPTPEER", errno)
+				return
+			}
+			slave = os.NewFile(peer, "terminal")
+		})
+		err = errors.Join(err, ioErr)
+	}
+	if err != nil {
+		master.Close()
+		return nil, nil, err
+	}
+	return master, slave, nil
 }
 
 func (o *Output) keep(fs ...*os.File) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,8 +32,11 @@ type Stdio struct {
 
 // Start starts the process in a session of its own. What the process must inherit and the helper must not have (the file
 // mode mask, no-new-privileges, entered namespaces) belongs to a thread: one thread takes it on, forks, and ends.
+//
+// A process that has more to take on goes through ExecSubcommand, which enters the mount namespace itself: in the
+// container's own root there need be nothing that this program can be executed with.
 func (r *Reaper) Start(p *spec.Process, join []Namespace, stdio Stdio) (*Proc, error) {
-	path, err := lookPath(p.Path, p.Env, p.Dir)
+	path, err := findProgram(p, join)
 	if err != nil {
 		return nil, err
 	}
@@ -48,18 +52,24 @@ func (r *Reaper) Start(p *spec.Process, join []Namespace, stdio Stdio) (*Proc, e
 	}
 	var said, saying *os.File // the stage in between says here why it could not become the process
 	if len(p.Rlimits) > 0 || p.Capabilities != nil || len(p.Seccomp) > 0 {
-		plan, err := planFile(execPlan{Path: path, Argv: argv, Process: p})
+		plan := execPlan{Path: path, Argv: argv, Process: p}
+		if mnt := views(join); len(mnt) > 0 {
+			join = slices.DeleteFunc(slices.Clone(join), func(n Namespace) bool { return n.kind == "mnt" })
+			attr.Dir, plan.Dir, plan.Mounts = "/", p.Dir, len(attr.Files)
+			attr.Files = append(attr.Files, mnt[len(mnt)-1].file.Fd())
+		}
+		file, err := planFile(plan)
 		if err != nil {
 			return nil, err
 		}
-		defer plan.Close()
+		defer file.Close()
 		if said, saying, err = os.Pipe(); err != nil {
 			return nil, err
 		}
 		defer said.Close()
 		defer saying.Close()
 		path, argv = "/proc/self/exe", []string{"orchestrator-executor", ExecSubcommand, strconv.Itoa(len(attr.Files))}
-		attr.Files = append(attr.Files, plan.Fd(), saying.Fd())
+		attr.Files = append(attr.Files, file.Fd(), saying.Fd())
 	} else if p.Switch {
 		attr.Sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups}
 	}
@@ -87,6 +97,20 @@ func (r *Reaper) Start(p *spec.Process, join []Namespace, stdio Stdio) (*Proc, e
 		return nil, errors.New(string(text))
 	}
 	return proc, nil
+}
+
+// findProgram finds the process's program in the mount namespace that it will be in.
+func findProgram(p *spec.Process, join []Namespace) (path string, err error) {
+	mnt := views(join)
+	if len(mnt) == 0 {
+		return lookPath(p.Path, p.Env, p.Dir)
+	}
+	osthread.Run(func() {
+		if _, err = prepareThread(&spec.Process{}, mnt); err == nil {
+			path, err = lookPath(p.Path, p.Env, p.Dir)
+		}
+	})
+	return path, err
 }
 
 // maxSaid bounds what the stage in between says.

@@ -37,6 +37,7 @@ type record struct {
 	OwnGroup     bool                  `json:"own_group,omitempty"`
 	Volumes      map[string]spec.Mount `json:"volumes,omitempty"`
 	Network      bool                  `json:"network,omitempty"`
+	Layers       []string              `json:"layers,omitempty"` // of its images
 }
 
 // limit is a float that may be infinite, which JSON numbers can't.
@@ -79,7 +80,7 @@ func recordOf(ct *container) (*record, error) {
 	r := &record{
 		ID: cfg.ID, Kind: cfg.Kind, FrameworkID: cfg.FrameworkID, ExecutorID: cfg.ExecutorID, Directory: cfg.Directory,
 		User: cfg.User, Environment: cfg.Environment, Checkpoint: cfg.Checkpoint, Labels: cfg.Labels, Token: ct.token,
-		OwnGroup: ct.ownGroup, Volumes: ct.volumes, Network: ct.network,
+		OwnGroup: ct.ownGroup, Volumes: ct.volumes, Network: ct.network, Layers: ct.layers,
 	}
 	var err error
 	if r.Command, err = encode(cfg.Command, cfg.Command == nil); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
@@ -56,6 +57,11 @@ type container struct {
 	diskUsed uint64
 	endedAt  time.Time
 	stages   []containerizer.Stage
+	// Images: that of its root, those of its volumes in order, and the layers of all, which are held until releases are called.
+	root         *image.Image
+	imageVolumes []*image.Image
+	layers       []string
+	releases     []func()
 }
 
 var errDestroyed = errors.New("the container was destroyed while it was being launched")
@@ -69,8 +75,13 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 	if info.GetType() == mesosv1.ContainerInfo_DOCKER && info != nil {
 		return errors.New("DOCKER containers need the docker containerizer")
 	}
-	if info.GetMesos().GetImage() != nil {
-		return errors.New("containers with an image need an image store, which the native containerizer has not")
+	if img := info.GetMesos().GetImage(); img != nil && !isInside(cfg.Kind) {
+		if err := c.checkImage(img); err != nil {
+			return err
+		}
+		if _, nested := parent(cfg.ID); nested && info.GetLinuxInfo().GetSharePidNamespace() {
+			return errors.New("share_pid_namespace: a nested container with an image has its own PID namespace")
+		}
 	}
 	for _, r := range cfg.Resources {
 		if r.GetName() == "gpus" && r.GetScalar().GetValue() > 0 {
@@ -219,6 +230,9 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 	if err := c.fetch(ctx, ct, who); err != nil {
 		return nil, err
 	}
+	if err := c.getImages(ctx, ct); err != nil {
+		return nil, err
+	}
 
 	prepared := c.stage(ct, "prepare")
 	if err := os.Mkdir(ct.dir, 0o700); err != nil {
@@ -332,7 +346,7 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 			s.Link.TaskKilling = s.Link.TaskKilling || k == mesosv1.FrameworkInfo_Capability_TASK_KILLING_STATE
 		}
 	default:
-		if err := fillCommand(&s.Process, cfg.Command); err != nil {
+		if err := fillCommand(&s.Process, cfg.Command, ct.root); err != nil {
 			return nil, nil, err
 		}
 		s.Log.Session = cfg.Kind == containerizer.Session
@@ -354,7 +368,17 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 	req.NewIPC, req.NewUTS = settings.IPC == confine.New, settings.UTS == confine.New
 	s.Hostname = settings.Hostname
 	if inside {
-		return s, req, nil // it sees what its parent sees
+		return s, req, c.enterRoot(ct, up, s) // it sees what its parent sees
+	}
+	if ct.root != nil {
+		if err := c.paperRoot(ct, who, settings, s); err != nil {
+			return nil, nil, err
+		}
+		if cfg.Kind == containerizer.CommandTask { // now, so that a bad command fails the launch
+			if _, _, err := s.Root.Compose(cfg.Command.GetShell(), cfg.Command.GetValue(), cfg.Command.GetArguments()); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
 	vols, err := c.volumesOf(cfg, up)
 	if err != nil {
@@ -362,8 +386,20 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 	}
 	mountNS := c.iso.mount && !joinsMount
 	ct.volumes = make(map[string]spec.Mount, len(vols))
-	for _, v := range vols {
-		m, err := c.place(v, cfg.Directory, who, mountNS)
+	images, err := c.imageVolumeMounts(ct)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, v := range append(vols, images...) {
+		if !filepath.IsAbs(v.path) && v.mount.Type == "bind" {
+			ct.volumes[v.path] = v.mount
+		}
+		var m *spec.Mount
+		if ct.root != nil {
+			m, err = c.placeInRoot(v, cfg.Directory, who)
+		} else {
+			m, err = c.place(v, cfg.Directory, who, mountNS)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -372,11 +408,12 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 			req.Secrets = append(req.Secrets, v.secret)
 			s.Secrets = true
 		}
-		if m != nil {
+		switch {
+		case m == nil:
+		case ct.root != nil:
+			s.Root.Mounts = append(s.Root.Mounts, *m)
+		default:
 			s.Mounts = append(s.Mounts, *m)
-		}
-		if !filepath.IsAbs(v.path) && v.mount.Type != "secret" {
-			ct.volumes[v.path] = v.mount
 		}
 	}
 	if settings.Shm != nil && mountNS {
@@ -384,9 +421,14 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 		if mb := settings.Shm.SizeMB; mb > 0 {
 			data += ",size=" + strconv.FormatUint(uint64(mb), 10) + "m"
 		}
-		s.Mounts = append(s.Mounts, spec.Mount{Type: "tmpfs", Target: "/dev/shm", Data: data})
+		shm := spec.Mount{Type: "tmpfs", Target: "/dev/shm", Data: data}
+		if ct.root != nil {
+			s.Root.Mounts = append(s.Root.Mounts, shm)
+		} else {
+			s.Mounts = append(s.Mounts, shm)
+		}
 	}
-	if settings.Network == confine.New && mountNS {
+	if settings.Network == confine.New && mountNS && ct.root == nil {
 		files, err := c.networkFiles(ct, settings)
 		if err != nil {
 			return nil, nil, err
@@ -398,7 +440,7 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 			return nil, nil, fmt.Errorf("make the directory of secrets: %w", err)
 		}
 	}
-	s.NewMount = mountNS && (s.NewPID || len(s.Mounts) > 0)
+	s.NewMount = mountNS && (s.NewPID || len(s.Mounts) > 0 || s.Root != nil)
 	return s, req, nil
 }
 
@@ -423,8 +465,14 @@ func hasKey(env []string, key string) bool {
 	return false
 }
 
-// fillCommand puts a CommandInfo into a process.
-func fillCommand(p *spec.Process, cmd *mesosv1.CommandInfo) error {
+// fillCommand puts a CommandInfo, which an image may complete, into a process.
+func fillCommand(p *spec.Process, cmd *mesosv1.CommandInfo, root *image.Image) (err error) {
+	if root != nil {
+		r := spec.Root{Entrypoint: root.Settings.Entrypoint, Cmd: root.Settings.Cmd}
+		// Without a command the image's is meant; Mesos' shell is true where nothing is said.
+		p.Path, p.Argv, err = r.Compose(cmd != nil && cmd.GetShell(), cmd.GetValue(), cmd.GetArguments())
+		return err
+	}
 	if cmd == nil {
 		return errors.New("the container has no command")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -48,6 +49,7 @@ func (d *diskWatcher) round(ctx context.Context) {
 		if err != nil {
 			continue // stopping, or the sandbox has just gone
 		}
+		used += c.scratchUsage(ctx, ct)
 		c.mu.Lock()
 		ct.diskUsed = used
 		quota := diskQuota(ct.cfg.Resources)
@@ -113,4 +115,22 @@ func diskUsage(ctx context.Context, dir string) (uint64, error) {
 		return nil
 	})
 	return total, err
+}
+
+// scratchUsage is what a container and those that are nested in it have written into their images.
+func (c *Containerizer) scratchUsage(ctx context.Context, ct *container) (total uint64) {
+	var dirs []string
+	c.mu.Lock()
+	for id, n := range c.containers {
+		if len(n.layers) > 0 && n.phase != gone && (n == ct || strings.HasPrefix(string(id), string(ct.cfg.ID)+".")) {
+			dirs = append(dirs, c.scratch(n, ""))
+		}
+	}
+	c.mu.Unlock()
+	for _, d := range dirs {
+		if used, err := diskUsage(ctx, d); err == nil { // else it has just gone
+			total += used
+		}
+	}
+	return total
 }

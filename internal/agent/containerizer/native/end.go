@@ -175,6 +175,7 @@ func (c *Containerizer) endNested(ct *container) {
 
 // release kills what may be left of a container, removes its cgroup and takes it out of its networks.
 func (c *Containerizer) release(ct *container) {
+	defer c.dropImages(ct)
 	defer c.leave(ct)
 	c.mu.Lock()
 	group, own := ct.group, ct.ownGroup

@@ -19,6 +19,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
+	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -145,7 +146,13 @@ func (h *host) start(known []containerizer.Config, change ...func(*Config)) *dae
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	c, err := New(cfg, Deps{Fetcher: f})
+	deps := Deps{Fetcher: f}
+	if os.Geteuid() == 0 {
+		if deps.Images, err = image.Open(image.Config{Dir: filepath.Join(h.dir, "store")}, image.Deps{}); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	c, err := New(cfg, deps)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -415,4 +422,20 @@ func read(t testing.TB, path ...string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// ociPath finds an OCI runtime; empty gives the helper.
+func ociPath(t testing.TB, name string) string {
+	t.Helper()
+	if name == "" {
+		return ""
+	}
+	p, err := exec.LookPath(name)
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("this test needs %s, which test/deps.sh installs: %v", name, err)
+		}
+		t.Skipf("this test needs %s: run test/deps.sh", name)
+	}
+	return p
 }

@@ -542,7 +542,7 @@ func TestLaunchFailuresReleaseEverything(t *testing.T) {
 		"unfetchable": func(c *containerizer.Config) {
 			c.Command.Uris = []*mesosv1.CommandInfo_URI{{Value: ptr("/no/such/file")}}
 		},
-		"foreign image": func(c *containerizer.Config) { c.Container = image("busybox") },
+		"bad image name": func(c *containerizer.Config) { c.Container = inImage("no/Such Image") },
 		"network":       func(c *containerizer.Config) { c.Container = ownNetworks("weave") },
 	} {
 		id := ids.Container("f-" + strings.ReplaceAll(name, " ", "-"))
@@ -563,12 +563,6 @@ func TestLaunchFailuresReleaseEverything(t *testing.T) {
 			t.Errorf("%s: runtime directory left", name)
 		}
 	}
-}
-
-func image(name string) *mesosv1.ContainerInfo {
-	return &mesosv1.ContainerInfo{Type: mesosv1.ContainerInfo_MESOS.Enum(), Mesos: &mesosv1.ContainerInfo_MesosInfo{
-		Image: &mesosv1.Image{Type: mesosv1.Image_DOCKER.Enum(), Docker: &mesosv1.Image_Docker{Name: &name}},
-	}}
 }
 
 func ownNetworks(name string) *mesosv1.ContainerInfo {

@@ -64,6 +64,8 @@ type Config struct {
 	EnforceDiskQuota bool
 	// DiskInterval is how often disk usage is measured [container_disk_watch_interval]; 0: 15 s.
 	DiskInterval time.Duration
+	// OCIRuntime is the program that makes containers with an image [oci_runtime]; empty: the helper does it.
+	OCIRuntime string
 	// MaxLaunches bounds the launches under way at one time; 0: 64.
 	MaxLaunches int
 }
@@ -79,6 +81,8 @@ type Deps struct {
 	Registry prometheus.Registerer
 	// Fetcher may be nil: then containers with URIs are refused.
 	Fetcher Fetcher
+	// Images may be nil: then containers with an image are refused.
+	Images Images
 	// HostVolume judges a path of the host that a container wants as a volume: it lies at rel below root, which no link may
 	// lead out of. nil: any path.
 	HostVolume func(path string) (root, rel string, err error)
@@ -89,6 +93,7 @@ type Containerizer struct {
 	cfg        Config
 	log        *slog.Logger
 	fetcher    Fetcher
+	images     Images
 	metrics    *metrics
 	launch     *launcher.Launcher
 	groups     *cgroup.Manager   // nil: none to be had
@@ -153,7 +158,7 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 		cfg.Cgroups.Owner = cfg.RuntimeDir // several agents of one host may share the root
 	}
 	c := &Containerizer{
-		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, metrics: newMetrics(deps.Registry),
+		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, images: deps.Images, metrics: newMetrics(deps.Registry),
 		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container), hostVolume: deps.HostVolume, releaseLimit: releaseLimit,
 	}
 	if c.hostVolume == nil {

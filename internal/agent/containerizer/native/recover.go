@@ -82,6 +82,7 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 			if ct.ownGroup {
 				c.release(ct)
 			}
+			c.dropImages(ct)
 			c.removeDir(id)
 		}
 	}
@@ -110,6 +111,9 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 			c.metrics.held.Inc()
 			c.conclude(ct, containerizer.Termination{Message: "The container's processes are gone"}, true)
 		}
+	}
+	if err := c.sweepScratch(); err != nil {
+		return gone, err
 	}
 	if err := c.sweepNetworks(); err != nil {
 		return gone, err
@@ -187,7 +191,10 @@ func (c *Containerizer) load(id ids.Container) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	ct := &container{cfg: cfg, dir: c.dir(id), token: r.Token, ownGroup: r.OwnGroup && c.groups != nil, volumes: r.Volumes, network: r.Network, ended: make(chan struct{})}
+	ct := &container{cfg: cfg, dir: c.dir(id), token: r.Token, ownGroup: r.OwnGroup && c.groups != nil, volumes: r.Volumes, network: r.Network, layers: r.Layers, ended: make(chan struct{})}
+	if c.images != nil && len(r.Layers) > 0 {
+		ct.releases = append(ct.releases, c.images.Hold(r.Layers))
+	}
 	if c.networks != nil && ct.network {
 		if ct.joined, err = c.networks.Find(string(id)); err != nil {
 			c.log.Error("a container's network can't be read", "container_id", id, "error", err)

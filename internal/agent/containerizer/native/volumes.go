@@ -39,7 +39,10 @@ func (c *Containerizer) checkVolume(v *mesosv1.Volume) error {
 		return errVolume(v, err.Error())
 	}
 	if v.Image != nil {
-		return errVolume(v, "volumes from images need an image store, which this containerizer has not")
+		if err := c.checkImage(v.GetImage()); err != nil {
+			return errVolume(v, err.Error())
+		}
+		return nil
 	}
 	switch src := v.GetSource(); {
 	case src == nil && v.HostPath == nil:
@@ -119,6 +122,9 @@ func (c *Containerizer) volumesOf(cfg *containerizer.Config, up *container) ([]v
 	for _, v := range cfg.Container.GetVolumes() {
 		if err := c.checkVolume(v); err != nil {
 			return nil, err
+		}
+		if v.Image != nil {
+			continue // imageVolumeMounts
 		}
 		var err error
 		vol := volume{path: path.Clean(v.GetContainerPath()), mount: spec.Mount{Type: "bind", RO: v.GetMode() == mesosv1.Volume_RO}}
@@ -262,10 +268,13 @@ func (c *Containerizer) place(v volume, sandbox string, who *credentials, mountN
 	return &m, nil
 }
 
-// source gives the path on the host of what a volume shows, once it is there. A secret has none.
+// source gives the path on the host of what a volume shows, once it is there. A secret has none, nor has an image.
 func (v *volume) source(who *credentials) (full string, isDir bool, err error) {
-	if v.mount.Type == "secret" {
+	switch v.mount.Type {
+	case "secret":
 		return "", false, nil
+	case "image":
+		return "", true, nil
 	}
 	if v.make {
 		if err := makeSource(v.mount, who); err != nil {

@@ -58,6 +58,8 @@ type Spec struct {
 	// Mounts are made in the new mount namespace, in order.
 	Mounts   []Mount `json:"mounts,omitempty"`
 	Hostname string  `json:"hostname,omitempty"` // in a new UTS namespace
+	// Root is the process's own root file system; nil: it sees the host's files.
+	Root *Root `json:"root,omitempty"`
 	// Join are namespaces which the process, but not the helper, enters.
 	Join []Namespace `json:"join,omitempty"`
 	// OOMFile has a line "oom_kill N" that says how many processes the kernel killed for memory.
@@ -74,6 +76,8 @@ type Process struct {
 	Argv []string `json:"argv,omitempty"`
 	Env  []string `json:"env,omitempty"`
 	Dir  string   `json:"dir,omitempty"`
+	// Account is looked up in the accounts of the container's own root, and becomes UID, GID and Groups.
+	Account string `json:"account,omitempty"`
 	// Switch: become UID, GID and Groups.
 	Switch     bool     `json:"switch,omitempty"`
 	UID        uint32   `json:"uid,omitempty"`
@@ -124,7 +128,7 @@ type Log struct {
 
 // Mount is one mount in the container's mount namespace.
 type Mount struct {
-	Type string `json:"type"` // bind, tmpfs, secret
+	Type string `json:"type"` // bind, tmpfs, secret, image
 	// Source and Target are below their roots, out of which no link may lead; absolute where the root is empty.
 	SourceRoot string `json:"source_root,omitempty"`
 	Source     string `json:"source,omitempty"`
@@ -134,6 +138,9 @@ type Mount struct {
 	RO         bool   `json:"ro,omitempty"`
 	// Secret is the number of the secret that the file holds, for mounts of that type.
 	Secret int `json:"secret,omitempty"`
+	// Layers and Scratch are an image's, as in Root; a read-only one has no Scratch.
+	Layers  []string `json:"layers,omitempty"`
+	Scratch string   `json:"scratch,omitempty"`
 }
 
 // Namespace names one namespace to enter.
