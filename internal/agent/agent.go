@@ -24,6 +24,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/core"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
+	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/election"
 	"github.com/orchestrator/orchestrator/internal/files"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -102,6 +103,7 @@ type Agent struct {
 	auth    wire.Authenticator
 	api     http.Handler
 	helpers *execlink.Server
+	images  *image.Store // nil: there is none
 	extra   []func(context.Context) error // other servers that Run runs
 	closers []func()                      // what New opened and Run's end closes
 	levels  *logLevels

@@ -20,6 +20,7 @@ type Config struct {
 	Executors
 	Containers
 	Confinement
+	Images
 	Disk
 	Security
 	Tuning
@@ -91,7 +92,6 @@ type Containers struct {
 	FetcherStall     time.Duration `flag:"fetcher_stall_timeout" default:"1mins" help:"How long a download may stand still."`
 	LogMax           config.Bytes  `flag:"container_log_max_size" env:"-" default:"10MB" help:"Size at which stdout and stderr of a sandbox are rotated."`
 	LogKeep          int           `flag:"container_log_keep" env:"-" default:"1" help:"Rotated files that are kept."`
-	ImageProviders   []string      `flag:"image_providers" ignored:"images come later" help:"Image formats."`
 	Docker           string        `flag:"docker" default:"docker" ignored:"the Engine is spoken to directly" help:"Path of the docker program."`
 	DockerSocket     string        `flag:"docker_socket" default:"/var/run/docker.sock" help:"Socket of the Docker Engine."`
 }
@@ -200,6 +200,7 @@ func (c *Config) Validate() error {
 			p.Addf("containerizers", "%q is not known here; known is mesos", name)
 		}
 	}
+	c.validateImages(&p)
 	_, err := c.confinement()
 	if err != nil {
 		p = append(p, err)

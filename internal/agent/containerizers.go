@@ -36,6 +36,18 @@ func (a *Agent) openContainerizers() error {
 		return err
 	}
 	policy := c.policy()
+	runtime, err := c.ociRuntime()
+	if err != nil {
+		return err
+	}
+	if a.images, err = a.openImages(); err != nil {
+		return err
+	}
+	deps := native.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer(), Fetcher: fetch, HostVolume: policy.HostVolume}
+	if a.images != nil {
+		deps.Images = a.images
+		a.extra = append(a.extra, func(ctx context.Context) error { a.images.Run(ctx); return nil })
+	}
 	socket := filepath.Join(c.RuntimeDir, "helpers.sock")
 	n, err := native.New(
 		native.Config{
@@ -43,9 +55,9 @@ func (a *Agent) openContainerizers() error {
 			Cgroups: cgroup.Config{Root: c.CgroupsRoot, EnableCFS: c.CgroupsCFS, LimitSwap: c.CgroupsSwap, PIDs: c.PidsLimit, CPUs: c.CPUSetCPUs, Mems: c.CPUSetMems},
 			Confine: host, SeccompDir: string(c.SeccompDir), Networks: c.networks(), Ports: ports,
 			NoSwitchUser: !c.SwitchUser, LogMaxBytes: int64(c.LogMax), LogKeep: c.LogKeep, RecoveryTimeout: c.RecoveryTimeout,
-			ShutdownGrace: c.ShutdownGrace, EnforceDiskQuota: c.EnforceDiskQuota, DiskInterval: c.DiskInterval,
+			ShutdownGrace: c.ShutdownGrace, EnforceDiskQuota: c.EnforceDiskQuota, DiskInterval: c.DiskInterval, OCIRuntime: runtime,
 		},
-		native.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer(), Fetcher: fetch, HostVolume: policy.HostVolume},
+		deps,
 	)
 	if err != nil {
 		return fmt.Errorf("open the mesos containerizer: %w", err)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -218,9 +219,26 @@ func (a *Agent) call(r *http.Request, c *agentv1.Call) (int, *agentv1.Response, 
 		if err := may("prune_images", ""); err != nil {
 			return 0, nil, err
 		}
-		return http.StatusOK, nil, nil // no image store: nothing to prune
+		return a.pruneImages(ctx, c.GetPruneImages())
 	}
 	return a.containerCall(ctx, who, c)
+}
+
+// pruneImages deletes the images that no container uses.
+func (a *Agent) pruneImages(ctx context.Context, c *agentv1.Call_PruneImages) (int, *agentv1.Response, error) {
+	excluded, err := excludedNames(c.GetExcludedImages())
+	if err != nil {
+		return 0, nil, badRequest("%v", err)
+	}
+	if a.images == nil {
+		return http.StatusOK, nil, nil
+	}
+	done, err := a.images.Prune(ctx, excluded)
+	if err != nil {
+		return 0, nil, fmt.Errorf("Failed to prune images: %w", err) //nolint:staticcheck // Mesos' own words
+	}
+	a.log.Info("images pruned", "images", len(done.Images), "layers", done.Layers, "bytes", done.Bytes)
+	return http.StatusOK, nil, nil
 }
 
 // query answers from a view.
