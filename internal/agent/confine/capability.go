@@ -108,11 +108,14 @@ func capabilities(h *Host, li *mesosv1.LinuxInfo, image bool) (*Capabilities, er
 		if effective, err = setOf(h.Effective); err != nil {
 			return nil, fmt.Errorf("effective_capabilities: %w", err)
 		}
-		if effective == nil && image {
-			effective = dockerDefault
-		}
 		if limit := first(bounding, limit); limit != nil && effective != nil {
 			effective = intersect(effective, limit) // what the agent gives by default, as far as this task may have it
+		}
+	}
+	if effective == nil && bounding == nil && image {
+		// As in Docker: root has these, other users none.
+		if bounding = dockerDefault; limit != nil {
+			bounding = intersect(dockerDefault, limit)
 		}
 	}
 	if bounding == nil {

@@ -132,7 +132,7 @@ func Of(h *Host, cfg, parent *containerizer.Config) (*Settings, error) {
 	if image && h.Root {
 		if s.Capabilities == nil {
 			// With less than root has, the helper that stands in the container's PID namespace is out of its reach.
-			s.Capabilities = &Capabilities{Effective: dockerDefault, Bounding: dockerDefault}
+			s.Capabilities = &Capabilities{Bounding: dockerDefault}
 		}
 		if slices.Contains(s.Capabilities.Bounding, sysPtrace) {
 			return nil, errors.New("capability SYS_PTRACE is not given to a container with an image: it would reach the helper beside it, and by it the host")

@@ -64,7 +64,7 @@ func TestOf(t *testing.T) {
 		},
 		"an image never has all": {
 			host: &Host{Root: true, Mounts: true, Isolators: on()}, info: &mesosv1.ContainerInfo{Mesos: image},
-			want: Settings{Capabilities: &Capabilities{dockerDefault, dockerDefault}, MaskedPaths: maskedPaths, ReadOnlyPaths: readOnlyPaths},
+			want: Settings{Capabilities: &Capabilities{Bounding: dockerDefault}, MaskedPaths: maskedPaths, ReadOnlyPaths: readOnlyPaths},
 		},
 		"an image can't trace": {
 			host: all(), info: &mesosv1.ContainerInfo{Mesos: image, LinuxInfo: &mesosv1.LinuxInfo{EffectiveCapabilities: caps("SYS_PTRACE")}},
@@ -73,7 +73,7 @@ func TestOf(t *testing.T) {
 		"an image has what Docker gives": {
 			host: all(), info: &mesosv1.ContainerInfo{Mesos: image},
 			want: Settings{
-				PID: New, IPC: New, Capabilities: &Capabilities{dockerDefault, dockerDefault}, Seccomp: DefaultProfile, Shm: &Shm{},
+				PID: New, IPC: New, Capabilities: &Capabilities{Bounding: dockerDefault}, Seccomp: DefaultProfile, Shm: &Shm{},
 				MaskedPaths: maskedPaths, ReadOnlyPaths: readOnlyPaths,
 			},
 		},

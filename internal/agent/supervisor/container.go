@@ -134,6 +134,16 @@ func (c *Container) Started(pid int, err error) {
 
 // Start starts the container's first process: the one that signals go to and whose end is the container's.
 func (c *Container) Start(p *spec.Process) (*Proc, error) {
+	if r := c.Spec.Root; r != nil && r.Runtime != "" {
+		proc, err := c.startOCI(p)
+		if err != nil {
+			return nil, err
+		}
+		c.first.Lock()
+		c.first.pid = proc.PID
+		c.first.Unlock()
+		return proc, nil
+	}
 	if p.TTY != nil {
 		c.Output.views = views(c.join)
 	}

@@ -121,13 +121,18 @@ func (o *Output) terminal(p *spec.Process) (Stdio, func(), error) {
 	if p.Switch {
 		_ = slave.Chown(int(p.UID), int(p.GID))
 	}
+	o.serveTerminal(master, p)
+	return Stdio{In: slave, Out: slave, Err: slave, Terminal: true}, func() { slave.Close() }, nil
+}
+
+// serveTerminal begins to move what a terminal shows, and serves it to attachments.
+func (o *Output) serveTerminal(master *os.File, p *spec.Process) {
 	if p.TTY.Rows > 0 || p.TTY.Columns > 0 {
 		_ = setWindow(master, p.TTY.Rows, p.TTY.Columns)
 	}
 	o.setHub(newHub(o.log.Session, true, master))
 	o.keep(master)
 	o.copy(master, control.Stdout, o.out)
-	return Stdio{In: slave, Out: slave, Err: slave, Terminal: true}, func() { slave.Close() }, nil
 }
 
 // openTerminal makes a terminal: our end and the process's.

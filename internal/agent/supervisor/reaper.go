@@ -72,3 +72,17 @@ func (r *Reaper) Kill(pid int, sig syscall.Signal) error {
 	}
 	return syscall.Kill(pid, sig)
 }
+
+// adopt takes over a descendant that another process has started and left behind.
+func (r *Reaper) adopt(pid int) <-chan syscall.WaitStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := make(chan syscall.WaitStatus, 1)
+	if syscall.Kill(pid, 0) == syscall.ESRCH {
+		// Reaped already as a stranger: it was killed before it was told to go on.
+		c <- syscall.WaitStatus(syscall.SIGKILL)
+		return c
+	}
+	r.waiting[pid] = c
+	return c
+}

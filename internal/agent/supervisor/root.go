@@ -32,21 +32,29 @@ func (c *Container) prepareRoot() error {
 			return fmt.Errorf("make the root's mount point: %w", err)
 		}
 		var err error
-		osthread.Run(func() { err = newRoot(s, dir) })
+		if r.Runtime != "" {
+			err = c.prepareOCI(dir)
+		} else {
+			osthread.Run(func() { err = newRoot(s, dir) })
+			c.joinRoot()
+		}
 		if err != nil {
 			return err
 		}
-		c.join = append(c.join, Namespace{"mnt", unix.CLONE_NEWNS, os.NewFile(spec.RootFD, "root")})
 	}
 	if s.Process.Account == "" {
 		return nil
 	}
 	var err error
-	osthread.Run(func() {
-		if _, err = prepareThread(&spec.Process{}, c.join); err == nil {
-			err = resolveAccount(&s.Process)
-		}
-	})
+	if r != nil && r.Runtime != "" {
+		err = accountIn(&s.Process, filepath.Join(s.Dir, "rootfs"))
+	} else {
+		osthread.Run(func() {
+			if _, err = prepareThread(&spec.Process{}, c.join); err == nil {
+				err = resolveAccount(&s.Process)
+			}
+		})
+	}
 	if err != nil {
 		return err
 	}
@@ -65,6 +73,11 @@ func (c *Container) prepareRoot() error {
 		}
 	}
 	return nil
+}
+
+// joinRoot makes further processes enter the container's root.
+func (c *Container) joinRoot() {
+	c.join = append(c.join, Namespace{"mnt", unix.CLONE_NEWNS, os.NewFile(spec.RootFD, "root")})
 }
 
 // views are the mount namespaces among others.

@@ -220,6 +220,11 @@ func (c *Containerizer) paperRoot(ct *container, who *credentials, settings *con
 	}
 	r.Mounts = append(r.Mounts, spec.Mount{Type: "bind", Source: cfg.Directory, Target: sandboxInRoot})
 	r.Mounts = append(r.Mounts, files...)
+	if r.Runtime != "" {
+		if r.OCI, err = c.ociConfig(settings, &s.Process, r.ReadOnly); err != nil {
+			return err
+		}
+	}
 	for _, kv := range cfg.Environment {
 		if p, ok := strings.CutPrefix(kv, "MESOS_DOMAIN_SOCKET="); ok && filepath.IsAbs(p) {
 			r.Mounts = append(r.Mounts, spec.Mount{Type: "bind", Source: p, Target: p})

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"encoding/json"
 	"errors"
 	"strconv"
 )
@@ -27,6 +28,9 @@ type Root struct {
 	ReadOnlyPaths []string `json:"read_only_paths,omitempty"`
 	// Runtime is the OCI runtime that makes the container; empty: the helper itself.
 	Runtime string `json:"runtime,omitempty"`
+	// OCI is the runtime's configuration, to which the helper adds the process's command, environment, directory and user,
+	// the root's path and Mounts.
+	OCI json.RawMessage `json:"oci,omitempty"`
 	// Sandbox is where the container sees its sandbox.
 	Sandbox string `json:"sandbox"`
 	// Entrypoint and Cmd are the image's, for a command that does not say all.
