@@ -18,6 +18,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
+	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -29,6 +30,7 @@ type victimPlan struct {
 	Dir     string
 	Round   int
 	Network string
+	Image   string
 }
 
 // victim writes down what it is about to launch, as an agent does, then launches; some it destroys again.
@@ -41,12 +43,18 @@ func victim() {
 	if err != nil {
 		panic(err)
 	}
-	c, err := New(p.Config, Deps{Fetcher: f})
+	deps := Deps{Fetcher: f}
+	if p.Image != "" {
+		if deps.Images, err = image.Open(image.Config{Dir: filepath.Join(p.Dir, "store")}, image.Deps{}); err != nil {
+			panic(err)
+		}
+	}
+	c, err := New(p.Config, deps)
 	if err != nil {
 		panic(err)
 	}
 	ctx := context.Background()
-	if _, err := c.Recover(ctx, knownOf(p.Dir, p.Network)); err != nil {
+	if _, err := c.Recover(ctx, knownOf(p.Dir, p.Network, p.Image)); err != nil {
 		panic(err)
 	}
 	fmt.Println("ready")
@@ -63,7 +71,7 @@ func victim() {
 				mu.Lock()
 				appendLine(filepath.Join(p.Dir, "known"), string(id))
 				mu.Unlock()
-				cfg := victimContainer(p.Dir, id, p.Network)
+				cfg := victimContainer(p.Dir, id, p.Network, p.Image)
 				if err := c.Launch(ctx, cfg); err != nil {
 					fmt.Println("launch:", err)
 					return
@@ -80,13 +88,17 @@ func victim() {
 	wg.Wait()
 }
 
-func victimContainer(dir string, id ids.Container, network string) containerizer.Config {
+func victimContainer(dir string, id ids.Container, network, img string) containerizer.Config {
 	cfg := containerizer.Config{
 		ID: id, Kind: containerizer.CustomExecutor, FrameworkID: "f", ExecutorID: ids.Executor(id),
 		Directory: filepath.Join(dir, "work", string(id)), Command: shell("(setsid sleep 1000 &) ; sleep 1000"), Checkpoint: true,
 	}
 	if network != "" {
 		cfg.Container = inNetwork(&mesosv1.NetworkInfo{Name: &network})
+	}
+	if img != "" {
+		cfg.Container = inImage(img)
+		cfg.Container.Volumes = []*mesosv1.Volume{{ContainerPath: ptr("/vol"), Image: dockerImage(img), Mode: mesosv1.Volume_RW.Enum()}}
 	}
 	return cfg
 }
@@ -100,7 +112,7 @@ func appendLine(path, line string) {
 	_, _ = f.WriteString(line + "\n")
 }
 
-func knownOf(dir, network string) []containerizer.Config {
+func knownOf(dir, network, img string) []containerizer.Config {
 	f, err := os.Open(filepath.Join(dir, "known"))
 	if err != nil {
 		return nil
@@ -108,7 +120,7 @@ func knownOf(dir, network string) []containerizer.Config {
 	defer f.Close()
 	var out []containerizer.Config
 	for sc := bufio.NewScanner(f); sc.Scan(); {
-		out = append(out, victimContainer(dir, ids.Container(sc.Text()), network))
+		out = append(out, victimContainer(dir, ids.Container(sc.Text()), network, img))
 	}
 	return out
 }
@@ -168,11 +180,16 @@ func TestKillAtAnyMoment(t *testing.T) {
 	for round := range 6 {
 		killVictim(t, victimPlan{Config: cfg, Dir: h.dir, Round: round}, time.Duration(rng.IntN(150))*time.Millisecond)
 	}
-	ks := knownOf(h.dir, "")
+	ks := knownOf(h.dir, "", "")
+	checkVictims(t, h, h.start(ks), ks, seed)
+}
+
+// checkVictims: every container is running and known, or gone; and after the end of all nothing is left of any.
+func checkVictims(t *testing.T, h *host, d *daemon, ks []containerizer.Config, seed uint64) {
+	t.Helper()
 	if len(ks) < 6 {
 		t.Fatalf("only %d containers were tried: this test would prove little", len(ks))
 	}
-	d := h.start(ks)
 	for _, k := range ks {
 		ct, err := d.find(k.ID)
 		if err != nil {

@@ -468,7 +468,7 @@ func TestKillAtAnyMomentWithNetworks(t *testing.T) {
 	if len(n.leases()) == 0 {
 		t.Error("no container was ever in a network: this test would prove little")
 	}
-	ks := knownOf(h.dir, "net")
+	ks := knownOf(h.dir, "net", "")
 	d := h.start(ks, n.config(h))
 	for _, k := range ks {
 		ct, err := d.find(k.ID)
