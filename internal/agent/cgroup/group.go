@@ -71,6 +71,15 @@ func (m *Manager) Open(parts ...string) *Group {
 	return g
 }
 
+// Views are the group's directories by where its container expects them below /sys/fs/cgroup: by controller, or for v2 the
+// whole at "".
+func (g *Group) Views() map[string]string {
+	if g.dir != "" {
+		return map[string]string{"": g.dir}
+	}
+	return g.dirs
+}
+
 // Create makes the group of a container and sets its limits. A failure leaves nothing.
 func (m *Manager) Create(l Limits, parts ...string) (*Group, error) {
 	g := m.Open(parts...)

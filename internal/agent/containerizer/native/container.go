@@ -288,6 +288,9 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 		c.mu.Unlock()
 	}
 	req.Group = ct.group
+	if s.Root != nil && ct.group != nil {
+		s.Root.Mounts = append(s.Root.Mounts, cgroupViews(ct.group.Views())...)
+	}
 	isolated()
 
 	defer c.stage(ct, "start")()

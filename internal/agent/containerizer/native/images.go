@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -109,6 +110,28 @@ func (c *Containerizer) getImages(ctx context.Context, ct *container) error {
 	return nil
 }
 
+// baseLayer lies below all images: it has the mount points that every container needs, so that they need not be made in each
+// container's own layer, where making one costs a quarter of a millisecond.
+func (c *Containerizer) baseLayer() string { return filepath.Join(c.cfg.WorkDir, "provisioner", "base") }
+
+func (c *Containerizer) makeBaseLayer() error {
+	for _, d := range []string{"proc", "sys", "dev", "etc", sandboxInRoot} {
+		if err := os.MkdirAll(filepath.Join(c.baseLayer(), d), 0o755); err != nil {
+			return fmt.Errorf("make the layer below all images: %w", err)
+		}
+	}
+	for _, f := range etcNames {
+		file, err := os.OpenFile(filepath.Join(c.baseLayer(), "etc", f), os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return fmt.Errorf("make the layer below all images: %w", err)
+		}
+		if err := file.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *Containerizer) provisionerDir() string {
 	return filepath.Join(c.cfg.WorkDir, "provisioner", "containers")
 }
@@ -196,7 +219,7 @@ func (c *Containerizer) paperRoot(ct *container, who *credentials, settings *con
 		return err
 	}
 	r := &spec.Root{
-		Layers: ct.root.Layers, Scratch: dir, ReadOnly: readOnlyRoot(cfg.Container), Sandbox: sandboxInRoot, WorkingDir: sandboxInRoot,
+		Layers: append(slices.Clone(ct.root.Layers), c.baseLayer()), Scratch: dir, ReadOnly: readOnlyRoot(cfg.Container), Sandbox: sandboxInRoot, WorkingDir: sandboxInRoot,
 		Masked: settings.MaskedPaths, ReadOnlyPaths: settings.ReadOnlyPaths, Runtime: c.cfg.OCIRuntime,
 		Entrypoint: set.Entrypoint, Cmd: set.Cmd,
 	}
@@ -261,6 +284,8 @@ func imageEnvironment(env, img []string, explicit map[string]bool) []string {
 	return out
 }
 
+var etcNames = []string{"hosts", "hostname", "resolv.conf"}
+
 // etcFiles are the files by which programs in an image find names: those of the container's network, else the host's, which
 // nobody in a container may write.
 func (c *Containerizer) etcFiles(ct *container, settings *confine.Settings) ([]spec.Mount, error) {
@@ -273,7 +298,7 @@ func (c *Containerizer) etcFiles(ct *container, settings *confine.Settings) ([]s
 	from := c.networkOf(ct.cfg.ID)
 	c.mu.Unlock()
 	var out []spec.Mount
-	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+	for _, name := range etcNames {
 		source := ""
 		switch {
 		case from != nil:
@@ -359,4 +384,17 @@ func (c *Containerizer) enterRoot(ct, up *container, s *spec.Spec) error {
 	}
 	s.Process.Env = append(env, spec.Marker+"="+c.mark(ct.cfg.ID))
 	return nil
+}
+
+// cgroupViews show a container its own control groups, by which programs learn what they may use; nobody in it may write them.
+func cgroupViews(dirs map[string]string) []spec.Mount {
+	const at = "/sys/fs/cgroup"
+	if dir, ok := dirs[""]; ok {
+		return []spec.Mount{{Type: "bind", Source: dir, Target: at, RO: true}}
+	}
+	out := []spec.Mount{{Type: "tmpfs", Target: at, Data: "mode=755,size=64k"}}
+	for _, c := range slices.Sorted(maps.Keys(dirs)) {
+		out = append(out, spec.Mount{Type: "bind", Source: dirs[c], Target: path.Join(at, c), RO: true})
+	}
+	return out
 }

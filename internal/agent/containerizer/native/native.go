@@ -167,6 +167,11 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	if err := os.MkdirAll(c.containersDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the runtime directory: %w", err)
 	}
+	if c.images != nil {
+		if err := c.makeBaseLayer(); err != nil {
+			return nil, err
+		}
+	}
 	binary, err := provideHelper(cfg)
 	if err != nil {
 		return nil, err

@@ -133,7 +133,7 @@ func BusyboxFiles(t testing.TB) []File {
 		{Name: "etc/group", Body: "root:x:0:\nwebapp:x:4712:\nextra:x:4713:webapp\n"},
 		{Name: "home/webapp/", UID: 4711, GID: 4712},
 	}
-	for _, c := range strings.Fields("sh sleep cat echo ls id env true false kill ps mount hostname touch mkdir rm dd stat pwd test ln readlink grep head wc trap nc ip sync chmod find sed awk umount mknod setsid stty tty printf seq od") {
+	for _, c := range strings.Fields("sh sleep cat echo ls id env true false kill ps mount hostname touch mkdir rm dd stat pwd test ln readlink grep head wc trap nc ip sync chmod find sed awk umount mknod setsid stty tty printf seq od xargs") {
 		fs = append(fs, File{Name: "bin/" + c, Link: "busybox"})
 	}
 	return fs
