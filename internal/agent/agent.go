@@ -103,7 +103,7 @@ type Agent struct {
 	auth    wire.Authenticator
 	api     http.Handler
 	helpers *execlink.Server
-	images  *image.Store // nil: there is none
+	images  *image.Store                  // nil: there is none
 	extra   []func(context.Context) error // other servers that Run runs
 	closers []func()                      // what New opened and Run's end closes
 	levels  *logLevels

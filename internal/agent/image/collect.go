@@ -56,7 +56,7 @@ func (s *Store) Collect(ctx context.Context) (Pruned, error) {
 		return Pruned{}, fmt.Errorf("measure the disk of the image store: %w", err)
 	}
 	return s.collect(ctx, nil, func(r *record) bool {
-		if p.MaxUnused > 0 && s.deps.Now().Sub(r.Used) > p.MaxUnused {
+		if p.MaxUnused > 0 && s.deps.Now().Sub(r.used) > p.MaxUnused {
 			return true
 		}
 		if used <= 1-p.Headroom {
@@ -87,7 +87,7 @@ func (s *Store) collect(ctx context.Context, excluded []string, may func(*record
 	}
 	s.mu.Unlock()
 	slices.SortFunc(rs, func(a, b *record) int {
-		return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.Name, b.Name))
 	})
 	var p Pruned
 	var errs []error
@@ -112,7 +112,7 @@ func (s *Store) collect(ctx context.Context, excluded []string, may func(*record
 		delete(s.byName, r.Name)
 		s.mu.Unlock()
 		p.Images = append(p.Images, r.Name)
-		s.log.Info("image deleted", "image", r.Name, "unused_since", r.Used)
+		s.log.Info("image deleted", "image", r.Name, "unused_since", r.used)
 		errs = append(errs, s.sweep(&p))
 	}
 	errs = append(errs, s.sweep(&p)) // what pulls that failed have left

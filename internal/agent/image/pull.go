@@ -47,8 +47,8 @@ func (s *Store) pull(ctx context.Context, ref reference, keys credentials) (r *r
 	}
 	c := m.config.Config
 	r = &record{
-		Name: ref.Name(), Digest: m.digest, Index: m.index, DiffIDs: ids, Pulled: s.deps.Now(), Used: s.deps.Now(),
-		Settings: Settings{Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, User: c.User, StopSignal: c.StopSignal},
+		Name: ref.Name(), Digest: m.digest, Index: m.index, DiffIDs: ids, Pulled: s.deps.Now(), used: s.deps.Now(),
+		Settings: Settings{Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, User: c.User},
 	}
 	if err := s.save(r); err != nil {
 		return nil, err
@@ -138,6 +138,9 @@ func (s *Store) fetch(ctx context.Context, b blob) (l *layer, err error) {
 	}
 	if got := "sha256:" + ahead.sum(); got != b.diffID {
 		return nil, fmt.Errorf("layer %s: wrong digest: its content is %s", b.diffID, got)
+	}
+	if u.skipped > 0 {
+		s.log.Info("device nodes of an image layer are left out", "layer", b.diffID, "count", u.skipped)
 	}
 	l.Bytes, l.Files = u.bytes, u.entries
 	s.metrics.unpacked.Add(float64(u.bytes))

@@ -85,7 +85,7 @@ type record struct {
 	DiffIDs  []string  `json:"diff_ids"`
 	Settings Settings  `json:"settings"`
 	Pulled   time.Time `json:"pulled"`
-	Used     time.Time `json:"used"` // as of the last start of the agent; in memory it is current
+	used     time.Time // on disk: the time of the file
 }
 
 // layer is an unpacked layer: the directory layers/<number> with a file layer.json and a tree fs.
@@ -103,7 +103,6 @@ type Settings struct {
 	Cmd        []string `json:"cmd,omitempty"`
 	WorkingDir string   `json:"working_dir,omitempty"`
 	User       string   `json:"user,omitempty"`
-	StopSignal string   `json:"stop_signal,omitempty"`
 }
 
 // Image is an image that is held: its layers stay until it is released.
@@ -217,6 +216,9 @@ func (s *Store) loadRecords() error {
 		if err == nil && !s.complete(r) {
 			err = errors.New("some of its layers are missing")
 		}
+		if fi, ierr := e.Info(); ierr == nil {
+			r.used = fi.ModTime()
+		}
 		if err != nil {
 			s.log.Warn("forgetting a damaged image", "image", r.Name, "err", err)
 			if err := os.Remove(path); err != nil {
@@ -241,13 +243,20 @@ func (s *Store) complete(r *record) bool {
 
 // hold makes an Image of a record whose layers are there. The lock is held.
 func (s *Store) hold(r *record) *Image {
-	r.Used = s.deps.Now()
+	s.touch(r)
 	img := &Image{Name: r.Name, Digest: r.Digest, Settings: r.Settings, DiffIDs: r.DiffIDs}
 	for i := len(r.DiffIDs) - 1; i >= 0; i-- {
 		img.Layers = append(img.Layers, filepath.Join(s.layers[r.DiffIDs[i]].dir, treeDir))
 	}
 	img.release = s.holdLayers(r.DiffIDs)
 	return img
+}
+
+// touch notes that an image is used now.
+func (s *Store) touch(r *record) {
+	r.used = s.deps.Now()
+	// Lost, it would only be collected sooner.
+	_ = os.Chtimes(s.path(imagesDir, recordFile(r.Name)), time.Time{}, r.used)
 }
 
 // holdLayers keeps layers, there or to come, until the function that it gives is called. The lock is held.
@@ -267,7 +276,7 @@ func (s *Store) holdLayers(diffIDs []string) (release func()) {
 			}
 			for _, r := range s.byName {
 				if len(r.DiffIDs) == len(diffIDs) && r.DiffIDs[len(r.DiffIDs)-1] == diffIDs[len(diffIDs)-1] {
-					r.Used = s.deps.Now() // its age counts from the end of its last use
+					s.touch(r) // its age counts from the end of its last use
 				}
 			}
 		})

@@ -87,14 +87,14 @@ func TestGet(t *testing.T) {
 	t.Parallel()
 	r := Serve(t)
 	base := one(t, compression.GZip, File{Name: "base", Body: "b"})
-	cfg := v1.Config{Env: []string{"A=1"}, Entrypoint: []string{"/e"}, Cmd: []string{"c"}, WorkingDir: "/w", User: "u:g", StopSignal: "SIGQUIT"}
+	cfg := v1.Config{Env: []string{"A=1"}, Entrypoint: []string{"/e"}, Cmd: []string{"c"}, WorkingDir: "/w", User: "u:g"}
 	first := Build(t, cfg, base, one(t, compression.ZStd, File{Name: "top", Body: "zstd"}))
 	name := r.Push(t, "lib/one:v1", first)
 	other := r.Push(t, "lib/two:latest", Build(t, v1.Config{}, base, one(t, compression.None, File{Name: "plain", Body: "p"})))
 
 	s := open(t, Config{Registry: "http://" + r.Host})
 	img := get(t, s, name)
-	if got := fmt.Sprintf("%+v", img.Settings); got != "{Env:[A=1] Entrypoint:[/e] Cmd:[c] WorkingDir:/w User:u:g StopSignal:SIGQUIT}" {
+	if got := fmt.Sprintf("%+v", img.Settings); got != "{Env:[A=1] Entrypoint:[/e] Cmd:[c] WorkingDir:/w User:u:g}" {
 		t.Errorf("settings %s", got)
 	}
 	if len(img.Layers) != 2 || read(t, img.Layers[0], "top") != "zstd" || read(t, img.Layers[1], "base") != "b" {
@@ -695,8 +695,12 @@ func TestCollect(t *testing.T) {
 	if err != nil || len(p.Images) != 0 {
 		t.Errorf("prune: %+v %v", p, err)
 	}
-	// After a restart only the container's record holds the layers.
+	// After a restart only the container's record holds the layers; what was used when is still known.
+	lastUse := s.byName[names[3]].used.Truncate(time.Microsecond)
 	s = open(t, Config{Dir: s.cfg.Dir}, deps)
+	if got := s.byName[names[3]].used.Truncate(time.Microsecond); !got.Equal(lastUse) {
+		t.Errorf("last used %v, want %v", got, lastUse)
+	}
 	release := s.Hold(imgs[2].DiffIDs)
 	if p, err = s.Prune(t.Context(), nil); err != nil || fmt.Sprint(p.Images) != fmt.Sprint([]string{names[3]}) {
 		t.Errorf("prune: %+v %v", p, err)

@@ -79,6 +79,9 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 		if err := c.checkImage(img); err != nil {
 			return err
 		}
+		if cfg.Kind == containerizer.DefaultExecutor {
+			return errors.New("the default executor has no image of its own: name one in each task's container")
+		}
 		if _, nested := parent(cfg.ID); nested && info.GetLinuxInfo().GetSharePidNamespace() {
 			return errors.New("share_pid_namespace: a nested container with an image has its own PID namespace")
 		}

@@ -112,7 +112,9 @@ func (c *Containerizer) getImages(ctx context.Context, ct *container) error {
 
 // baseLayer lies below all images: it has the mount points that every container needs, so that they need not be made in each
 // container's own layer, where making one costs a quarter of a millisecond.
-func (c *Containerizer) baseLayer() string { return filepath.Join(c.cfg.WorkDir, "provisioner", "base") }
+func (c *Containerizer) baseLayer() string {
+	return filepath.Join(c.cfg.WorkDir, "provisioner", "base")
+}
 
 func (c *Containerizer) makeBaseLayer() error {
 	for _, d := range []string{"proc", "sys", "dev", "etc", sandboxInRoot} {

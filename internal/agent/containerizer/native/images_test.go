@@ -461,7 +461,9 @@ func TestImageRefused(t *testing.T) {
 		"proc is a link": {func(c *containerizer.Config) { c.Container = inImage(evil) }, "mount /proc"},
 		"working dir":    {func(c *containerizer.Config) { c.Container = inImage(broken) }, "working directory"},
 		"no passwd":      {func(c *containerizer.Config) { c.Container = inImage(fifo) }, "accounts"},
-		"no program":     {func(c *containerizer.Config) { c.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("nothing-like-it")} }, "not found"},
+		"no program": {func(c *containerizer.Config) {
+			c.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("nothing-like-it")}
+		}, "not found"},
 		"secret": {func(c *containerizer.Config) {
 			c.Container.Mesos.Image.Docker.Config = &mesosv1.Secret{Type: mesosv1.Secret_REFERENCE.Enum(), Reference: &mesosv1.Secret_Reference{Name: ptr("x")}}
 		}, "can't be resolved"},

@@ -543,7 +543,7 @@ func TestLaunchFailuresReleaseEverything(t *testing.T) {
 			c.Command.Uris = []*mesosv1.CommandInfo_URI{{Value: ptr("/no/such/file")}}
 		},
 		"bad image name": func(c *containerizer.Config) { c.Container = inImage("no/Such Image") },
-		"network":       func(c *containerizer.Config) { c.Container = ownNetworks("weave") },
+		"network":        func(c *containerizer.Config) { c.Container = ownNetworks("weave") },
 	} {
 		id := ids.Container("f-" + strings.ReplaceAll(name, " ", "-"))
 		cfg := d.plain(id, "sleep 1000")

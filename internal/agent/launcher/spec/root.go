@@ -10,7 +10,9 @@ import (
 const RootFD = 200
 
 // RootNamespace is where the helper with this number holds it, as seen by others.
-func RootNamespace(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/fd/" + strconv.Itoa(RootFD) }
+func RootNamespace(pid int) string {
+	return "/proc/" + strconv.Itoa(pid) + "/fd/" + strconv.Itoa(RootFD)
+}
 
 // Root is a root file system of the container's own: an image. The process sees it, the helper does not.
 type Root struct {
