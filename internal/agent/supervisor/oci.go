@@ -94,21 +94,10 @@ func (c *Container) placeSource(m spec.Mount, at string) error {
 	if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
 		return err
 	}
-	dir := true
-	if m.Type == "bind" {
-		src, err := openBeneath(m.SourceRoot, m.Source)
-		if err != nil {
-			return fmt.Errorf("volume source %s: %w", m.Source, err)
-		}
-		var st unix.Stat_t
-		err = unix.Fstat(src, &st)
-		unix.Close(src)
-		if err != nil {
-			return os.NewSyscallError("fstat", err)
-		}
-		dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
+	dir, err := showsDirectory(m)
+	if err != nil {
+		return err
 	}
-	var err error
 	if dir {
 		err = os.Mkdir(at, 0o755)
 	} else {

@@ -249,19 +249,9 @@ func (t tree) fill(s *spec.Spec) error {
 	}
 	for _, m := range mounts {
 		m = secretFile(s, m)
-		dir := true
-		if m.Type == "bind" {
-			src, err := openBeneath(m.SourceRoot, m.Source)
-			if err != nil {
-				return fmt.Errorf("volume source %s: %w", m.Source, err)
-			}
-			var st unix.Stat_t
-			err = unix.Fstat(src, &st)
-			unix.Close(src)
-			if err != nil {
-				return os.NewSyscallError("fstat", err)
-			}
-			dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		dir, err := showsDirectory(m)
+		if err != nil {
+			return err
 		}
 		if err := mountAt(m, func() (int, error) { return t.make(m.Target, dir, 0) }); err != nil {
 			return err
@@ -300,6 +290,23 @@ func (t tree) fill(s *spec.Spec) error {
 		}
 	}
 	return nil
+}
+
+// showsDirectory tells what must be at the mount point: a directory or a file.
+func showsDirectory(m spec.Mount) (bool, error) {
+	if m.Type != "bind" {
+		return true, nil
+	}
+	src, err := openBeneath(m.SourceRoot, m.Source)
+	if err != nil {
+		return false, fmt.Errorf("volume source %s: %w", m.Source, err)
+	}
+	defer unix.Close(src)
+	var st unix.Stat_t
+	if err := unix.Fstat(src, &st); err != nil {
+		return false, os.NewSyscallError("fstat", err)
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 }
 
 // mask puts an empty file or directory over a path.

@@ -31,25 +31,14 @@ func imageRemains(h *host, id string) (out []string) {
 	if es, _ := os.ReadDir(filepath.Join(h.dir, "work", "provisioner", "containers")); len(es) > 0 {
 		out = append(out, fmt.Sprintf("%d own layers", len(es)))
 	}
-	if n := helpersUnder(h.dir); n > 0 {
-		out = append(out, fmt.Sprintf("%d helpers", n))
-	}
-	groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", h.root, "*"))
-	for _, g := range groups {
-		if fi, err := os.Stat(g); err == nil && fi.IsDir() {
-			out = append(out, "cgroup "+g)
-		}
-	}
 	es, _ := os.ReadDir("/proc")
 	for _, e := range es {
-		for _, f := range []string{"environ", "mountinfo"} {
-			b, err := os.ReadFile(filepath.Join("/proc", e.Name(), f))
-			if err == nil && (strings.Contains(string(b), spec.Marker+"="+id) || f == "mountinfo" && strings.Contains(string(b), h.dir)) {
-				out = append(out, "process "+e.Name()+" by its "+f)
-			}
+		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "mountinfo"))
+		if err == nil && strings.Contains(string(b), h.dir) {
+			out = append(out, "mounts of process "+e.Name())
 		}
 	}
-	return out
+	return append(out, heldOfHost(h, func(environ string) bool { return strings.Contains(environ, spec.Marker+"="+id) })...)
 }
 
 // TestManyImageContainers starts, kills and removes containers with images while things go wrong: images, programs and

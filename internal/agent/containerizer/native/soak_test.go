@@ -30,6 +30,13 @@ const soakEnv = "ORCHESTRATOR_TEST_CONTAINERS"
 func held(t *testing.T, h *host, n *networks) []string {
 	t.Helper()
 	out := n.remains(t, h)
+	return append(out, heldOfHost(h, func(environ string) bool {
+		return strings.Contains(environ, spec.Marker+"=s") && strings.Contains(environ, h.dir)
+	})...)
+}
+
+// heldOfHost lists the helpers and cgroups of a host, and the processes whose environment is a container's.
+func heldOfHost(h *host, ours func(environ string) bool) (out []string) {
 	if c := helpersUnder(h.dir); c > 0 {
 		out = append(out, fmt.Sprintf("%d helpers", c))
 	}
@@ -42,7 +49,7 @@ func held(t *testing.T, h *host, n *networks) []string {
 	es, _ := os.ReadDir("/proc")
 	for _, e := range es {
 		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err == nil && strings.Contains(string(b), spec.Marker+"=s") && strings.Contains(string(b), h.dir) {
+		if err == nil && ours(string(b)) {
 			out = append(out, "process "+e.Name())
 		}
 	}
