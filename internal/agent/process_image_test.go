@@ -93,7 +93,7 @@ func TestProcessRunsImages(t *testing.T) {
 		s.eventually("the output of "+id, func() error {
 			out, err := os.ReadFile(sandbox + id + "/runs/latest/stdout")
 			if err != nil || !strings.HasSuffix(string(out), want) {
-				return fmt.Errorf("%q %v", out, err)
+				return fmt.Errorf("%q %w", out, err)
 			}
 			return nil
 		})

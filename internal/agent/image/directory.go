@@ -268,7 +268,7 @@ func scanTar(file string) (*scanned, error) {
 	r := tar.NewReader(f)
 	for n := 0; ; n++ {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return s, nil
 		}
 		if err != nil {

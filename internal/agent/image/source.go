@@ -246,7 +246,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 			}
 		}
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = b.why(err)
 	}
 	return n, err

@@ -65,7 +65,7 @@ func (c *Container) prepareOCI(rootfs string) error {
 	if err == nil {
 		err = protect(cg, 0, true)
 		unix.Close(cg)
-		if err == unix.EINVAL { // not a mount point
+		if errors.Is(err, unix.EINVAL) { // not a mount point
 			err = nil
 		}
 	}
@@ -155,7 +155,7 @@ func (c *Container) startOCI(p *spec.Process) (*Proc, error) {
 		return nil, err
 	}
 	var stdio Stdio
-	started := func() {}
+	var started func()
 	var console *net.UnixListener
 	args := []string{"create", "--bundle", filepath.Join(c.Spec.Dir, bundleDir), "--pid-file", filepath.Join(c.Spec.Dir, ociPID)}
 	var err error
