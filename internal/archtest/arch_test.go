@@ -75,7 +75,7 @@ func TestComponentsMeetOnlyOnTheWire(t *testing.T) {
 			switch {
 			case other == "" || other == own:
 			case within(p.ImportPath, "internal/cli"), within(p.ImportPath, "internal/up"), within(p.ImportPath, "internal/sim"):
-			case within(p.ImportPath, "test"), within(p.ImportPath, "cmd/executor") && other == "internal/agent":
+			case within(p.ImportPath, "test"), within(p.ImportPath, "internal/dockertest"), within(p.ImportPath, "cmd/executor") && other == "internal/agent":
 			default:
 				t.Errorf("%s imports %s: components meet only on the wire", p.ImportPath, imp)
 			}

@@ -5,64 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/dockertest"
 	"github.com/orchestrator/orchestrator/internal/topology"
 	"github.com/orchestrator/orchestrator/internal/topology/pipe"
 )
-
-// startDocker runs a Docker Engine of the test's own and gives its socket.
-func startDocker(t *testing.T) string {
-	t.Helper()
-	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("dockerd and root are needed (Debian: docker.io)")
-		}
-		t.Skip("dockerd and root are needed (Debian: docker.io)")
-	}
-	dir, err := os.MkdirTemp("", "pd") // a socket's path is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "s")
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "-H", "unix://"+socket,
-		"--pidfile", filepath.Join(dir, "pid"), "--bridge=none", "--iptables=false", "--storage-driver=vfs", "--cgroup-parent=/probe-docker-test")
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-		log.Close()
-		_ = os.RemoveAll(dir)
-		mounts, _ := filepath.Glob("/sys/fs/cgroup/*/probe-docker-test")
-		for _, left := range append(mounts, "/sys/fs/cgroup/probe-docker-test") {
-			_ = os.Remove(left)
-		}
-	})
-	api := newDockerAPI(socket)
-	defer api.http.CloseIdleConnections()
-	for range 600 {
-		if api.call(t.Context(), "GET", "/_ping", nil, nil, nil) == nil {
-			return socket
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	b, _ := os.ReadFile(log.Name())
-	t.Skipf("dockerd does not start here: %s", b[max(0, len(b)-500):])
-	return ""
-}
 
 // loadImage makes an image of the host's static shell, or of its own with its libraries.
 func loadImage(t *testing.T, socket string) {
@@ -86,7 +38,7 @@ tar -C %[1]s -c . | docker -H unix://%[2]s import - probe-test:1 >/dev/null`, di
 }
 
 func TestDocker(t *testing.T) {
-	socket := startDocker(t)
+	socket := dockertest.Start(t, dockertest.Options{}).Socket
 	loadImage(t, socket)
 	docker := func(args ...string) string {
 		t.Helper()
