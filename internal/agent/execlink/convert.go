@@ -2,6 +2,8 @@ package execlink
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
@@ -52,6 +54,13 @@ func statusOf(p Peer, u message.Update) (*mesosv1.TaskStatus, error) {
 		Timestamp:  ptr(u.Timestamp),
 		Uuid:       u.UUID,
 		Healthy:    u.Healthy,
+		Data:       u.Data,
+	}
+	for _, k := range slices.Sorted(maps.Keys(u.Labels)) {
+		if s.Labels == nil {
+			s.Labels = &mesosv1.Labels{}
+		}
+		s.Labels.Labels = append(s.Labels.Labels, &mesosv1.Label{Key: ptr(k), Value: ptr(u.Labels[k])})
 	}
 	if u.Message != "" {
 		s.Message = ptr(u.Message)

@@ -19,6 +19,20 @@ import (
 // runCommand runs a check's command beside its task and gives the exit code; ending ctx kills it.
 type runCommand func(ctx context.Context, taskID string, c *message.Command) (int32, error)
 
+// place is where a task's checks are made from.
+type place struct {
+	run runCommand
+	// dial connects from the task's network; nil: it is the helper's own.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func (p place) connect(ctx context.Context, address string) (net.Conn, error) {
+	if p.dial != nil {
+		return p.dial(ctx, "tcp", address)
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+}
+
 // What a checker tells its owner.
 type (
 	checkHealth struct {
@@ -54,12 +68,12 @@ func (r result) ok() bool {
 
 // watchHealth probes until ctx ends. Failures during the grace period after the start do not count until the task has
 // been healthy once.
-func watchHealth(ctx context.Context, taskID string, c *message.Check, run runCommand, tell func(any)) {
+func watchHealth(ctx context.Context, taskID string, c *message.Check, at place, tell func(any)) {
 	start := time.Now()
 	var failures uint32
 	var was *bool
 	every(ctx, c, func() {
-		r, err := probe(ctx, taskID, c, run)
+		r, err := probe(ctx, taskID, c, at)
 		if ctx.Err() != nil {
 			return
 		}
@@ -85,9 +99,9 @@ func watchHealth(ctx context.Context, taskID string, c *message.Check, run runCo
 
 // watchCheck probes until ctx ends and tells every result; the owner drops repetitions. A probe that could not be made
 // tells an empty status: nothing is known.
-func watchCheck(ctx context.Context, taskID string, c *message.Check, run runCommand, tell func(any)) {
+func watchCheck(ctx context.Context, taskID string, c *message.Check, at place, tell func(any)) {
 	every(ctx, c, func() {
-		r, err := probe(ctx, taskID, c, run)
+		r, err := probe(ctx, taskID, c, at)
 		if ctx.Err() != nil {
 			return
 		}
@@ -117,7 +131,7 @@ func every(ctx context.Context, c *message.Check, f func()) {
 	}
 }
 
-func probe(ctx context.Context, taskID string, c *message.Check, run runCommand) (result, error) {
+func probe(ctx context.Context, taskID string, c *message.Check, at place) (result, error) {
 	if c.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.Timeout)
@@ -128,19 +142,19 @@ func probe(ctx context.Context, taskID string, c *message.Check, run runCommand)
 		if c.Command == nil {
 			return result{}, errors.New("a COMMAND check without a command")
 		}
-		code, err := run(ctx, taskID, c.Command)
+		code, err := at.run(ctx, taskID, c.Command)
 		if err != nil {
 			return result{}, err
 		}
 		return result{exit: &code}, nil
 	case "HTTP":
-		code, err := probeHTTP(ctx, c)
+		code, err := probeHTTP(ctx, c, at)
 		if err != nil {
 			return result{}, err
 		}
 		return result{code: &code}, nil
 	case "TCP":
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", local(c))
+		conn, err := at.connect(ctx, local(c))
 		if err != nil {
 			return result{}, err
 		}
@@ -165,7 +179,7 @@ const maxRedirects = 5
 
 // probeHTTP asks for the path and follows redirects; the final status counts. It is a client of a few lines, because
 // net/http would double the helper.
-func probeHTTP(ctx context.Context, c *message.Check) (uint32, error) {
+func probeHTTP(ctx context.Context, c *message.Check, at place) (uint32, error) {
 	scheme := c.Scheme
 	if scheme == "" {
 		scheme = "http"
@@ -179,7 +193,7 @@ func probeHTTP(ctx context.Context, c *message.Check) (uint32, error) {
 		return 0, fmt.Errorf("path of the check: %w", err)
 	}
 	for hop := 0; ; hop++ {
-		code, location, err := get(ctx, u)
+		code, location, err := get(ctx, u, at)
 		if err != nil {
 			return 0, err
 		}
@@ -195,7 +209,7 @@ func probeHTTP(ctx context.Context, c *message.Check) (uint32, error) {
 }
 
 // get makes one request and reads the head of the answer.
-func get(ctx context.Context, u *url.URL) (code uint32, location string, err error) {
+func get(ctx context.Context, u *url.URL, at place) (code uint32, location string, err error) {
 	addr := u.Host
 	if u.Port() == "" {
 		port := "80"
@@ -204,7 +218,7 @@ func get(ctx context.Context, u *url.URL) (code uint32, location string, err err
 		}
 		addr = net.JoinHostPort(u.Hostname(), port)
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	conn, err := at.connect(ctx, addr)
 	if err != nil {
 		return 0, "", err
 	}

@@ -91,7 +91,7 @@ func TestProbes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r, err := probe(t.Context(), "a", &c.check, nil)
+			r, err := probe(t.Context(), "a", &c.check, place{})
 			if ok := err == nil && r.ok(); ok != c.ok {
 				t.Errorf("healthy=%v, want %v (%v)", ok, c.ok, err)
 			}
@@ -116,7 +116,7 @@ func TestHealthGrace(t *testing.T) {
 	defer cancel()
 	said := make(chan checkHealth, 100)
 	go watchHealth(ctx, "a", &message.Check{Type: "COMMAND", Command: &message.Command{}, Interval: 10 * time.Millisecond, Failures: 3, Grace: time.Hour},
-		run, func(ev any) { said <- ev.(checkHealth) })
+		place{run: run}, func(ev any) { said <- ev.(checkHealth) })
 	fails.Store(false)
 	if h := <-said; !h.healthy {
 		t.Errorf("first word: %+v; failures in the grace period do not count", h)

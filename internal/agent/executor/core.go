@@ -38,7 +38,7 @@ const (
 
 // Limits of the core.
 const (
-	defaultKillGrace = 3 * time.Second  // where neither the kill nor the task says
+	defaultKillGrace = 3 * time.Second  // where nobody says otherwise
 	ackWait          = 60 * time.Second // for the acknowledgement of the last updates while connected
 	oomWait          = 5 * time.Second  // for the agent to end a container that ran out of memory
 	shutdownMargin   = time.Second      // how long before the agent's own patience ends the tasks are killed
@@ -87,6 +87,14 @@ type end struct {
 	// Set by the agent for a nested container that it ended by itself.
 	state, reason, message string
 	limitation             []byte
+	// said is how the end is described, where a wait status does not tell.
+	said string
+}
+
+// about is what TASK_RUNNING says of a container beside its state.
+type about struct {
+	data   []byte
+	labels map[string]string
 }
 
 type task struct {
@@ -94,6 +102,7 @@ type task struct {
 	group      int
 	phase      phase
 	started    bool
+	about      about // until TASK_RUNNING has said it
 	cause      cause
 	killAsked  bool // while launching
 	killAt     time.Time
@@ -113,6 +122,7 @@ type core struct {
 	checkpoint  bool
 	recovery    time.Duration
 	grace       time.Duration // the agent's executor_shutdown_grace_period
+	killGrace   time.Duration // where neither the kill nor the task says
 	single      bool          // command executor: one task, then the end
 
 	connected bool
@@ -127,7 +137,7 @@ type core struct {
 }
 
 func newCore(single bool, newUUID func() []byte) *core {
-	return &core{single: single, newUUID: newUUID, tasks: make(map[string]*task)}
+	return &core{single: single, newUUID: newUUID, killGrace: defaultKillGrace, tasks: make(map[string]*task)}
 }
 
 func (c *core) emit(e effect) { c.out = append(c.out, e) }
@@ -143,6 +153,9 @@ func (c *core) update(now time.Time, t *task, state, reason, msg string, limitat
 	u := message.Update{
 		TaskID: t.ID, State: state, Reason: reason, Message: msg, UUID: c.newUUID(),
 		Timestamp: float64(now.UnixNano()) / 1e9, Healthy: t.healthy, Check: t.check, Limitation: limitation,
+	}
+	if state == "TASK_RUNNING" {
+		u.Data, u.Labels, t.about = t.about.data, t.about.labels, about{}
 	}
 	c.unacked = append(c.unacked, u)
 	c.emit(effSend{u})
@@ -214,6 +227,13 @@ func (c *core) members(group int) []*task {
 		}
 	}
 	return ts
+}
+
+// tells what TASK_RUNNING will say of a task's container.
+func (c *core) tells(id string, a about) {
+	if t := c.tasks[id]; t != nil && t.phase == launching {
+		t.about = a
+	}
 }
 
 func (c *core) started(now time.Time, id string) {
@@ -314,7 +334,10 @@ func (c *core) conclude(now time.Time, t *task, e end) {
 		return
 	}
 	msg := "Command terminated: its exit status is unknown"
-	if e.status != nil {
+	switch {
+	case e.said != "":
+		msg = e.said
+	case e.status != nil:
 		msg = describe(*e.status)
 	}
 	state, reason := "TASK_FAILED", ""
@@ -393,7 +416,7 @@ func (c *core) kill(now time.Time, t *task, why cause, grace *time.Duration) {
 }
 
 func (c *core) beginKill(now time.Time, t *task, why cause, grace *time.Duration) {
-	g := defaultKillGrace
+	g := c.killGrace
 	switch {
 	case grace != nil:
 		g = *grace

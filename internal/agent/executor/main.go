@@ -42,6 +42,9 @@ func run(dir string) error {
 	if err != nil {
 		return err
 	}
+	if c.Spec.Docker != nil {
+		return runDocker(c)
+	}
 	switch c.Spec.Mode {
 	case spec.Supervise:
 		return supervise(c)

@@ -57,7 +57,7 @@ func (n *nested) start(t message.Task) {
 			d.tell(ctx, evStartFailed{t.ID, res.Error})
 			return
 		}
-		d.tell(ctx, evStarted{t.ID})
+		d.tell(ctx, evStarted{taskID: t.ID})
 		res, ok = d.link.ask(ctx, func(no uint64) message.Up {
 			return message.Up{Wait: &message.NestedWait{Request: no, ContainerID: cid}}
 		})
@@ -105,6 +105,8 @@ func (n *nested) signal(taskID string, sig syscall.Signal) {
 		})
 	}()
 }
+
+func (n *nested) place() place { return place{run: n.run} }
 
 // run runs a check's command in a container inside its task's.
 func (n *nested) run(ctx context.Context, taskID string, c *message.Command) (int32, error) {

@@ -18,12 +18,16 @@ type backend interface {
 	// start starts a task; the outcome is told as evStarted or evStartFailed, its end as evEnded.
 	start(t message.Task)
 	signal(taskID string, sig syscall.Signal)
-	run(ctx context.Context, taskID string, c *message.Command) (int32, error)
+	// place is where checks are made from.
+	place() place
 }
 
 // What backends tell.
 type (
-	evStarted     struct{ taskID string }
+	evStarted struct {
+		taskID string
+		about  about
+	}
 	evStartFailed struct{ taskID, message string }
 	evEnded       struct {
 		taskID string
@@ -107,6 +111,7 @@ func (d *driver) run(ctx context.Context, killed <-chan struct{}) {
 			now := time.Now()
 			switch ev := ev.(type) {
 			case evStarted:
+				d.core.tells(ev.taskID, ev.about)
 				d.core.started(now, ev.taskID)
 			case evStartFailed:
 				d.core.startFailed(now, ev.taskID, ev.message)
@@ -158,10 +163,10 @@ func (d *driver) do(ctx context.Context, e effect) bool {
 		d.checks[e.task.ID] = cancel
 		tell := func(ev any) { d.tell(c, ev) }
 		if e.task.Health != nil {
-			go watchHealth(c, e.task.ID, e.task.Health, d.back.run, tell)
+			go watchHealth(c, e.task.ID, e.task.Health, d.back.place(), tell)
 		}
 		if e.task.Check != nil {
-			go watchCheck(c, e.task.ID, e.task.Check, d.back.run, tell)
+			go watchCheck(c, e.task.ID, e.task.Check, d.back.place(), tell)
 		}
 	case effStopChecks:
 		if cancel := d.checks[e.taskID]; cancel != nil {
@@ -259,7 +264,7 @@ func (o *own) start(t message.Task) {
 		return
 	}
 	go func() {
-		o.d.tell(ctx, evStarted{t.ID})
+		o.d.tell(ctx, evStarted{taskID: t.ID})
 		ws := <-proc.Done
 		o.c.Ended()
 		// What the task left behind must not use what the agent will give to others.
@@ -276,6 +281,8 @@ func (o *own) signal(_ string, sig syscall.Signal) {
 	}
 	supervisor.SignalTree(sig)
 }
+
+func (o *own) place() place { return place{run: o.run} }
 
 func (o *own) run(ctx context.Context, _ string, c *message.Command) (int32, error) {
 	p, err := processOf(o.c.Spec.Process, nil, c)

@@ -35,6 +35,9 @@ type Request struct {
 	Secrets [][]byte
 	// OOMScoreAdj of the helper itself; it must survive what kills its task.
 	OOMScoreAdj int
+	// Ready, if not nil, is waited for before the helper is told to go on: what it needs is being made while it starts. An error
+	// from it is the start's.
+	Ready <-chan error
 }
 
 // Launcher starts helpers from one binary.
@@ -118,6 +121,11 @@ func (l *Launcher) Start(ctx context.Context, r Request) (*Helper, error) {
 	}
 	if err := spec.Create(s.Dir, spec.PIDFile, identity{h.PID, start, l.bootID}); err != nil {
 		return fail(fmt.Errorf("write the pid: %w", err))
+	}
+	if r.Ready != nil {
+		if err := <-r.Ready; err != nil {
+			return fail(err)
+		}
 	}
 	_ = conn.SetDeadline(time.Now().Add(startLimit))
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })

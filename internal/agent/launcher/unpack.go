@@ -13,6 +13,15 @@ import (
 // ErrNotEmbedded: this build carries no helper (a plain `go build`): the program serves as its own helper instead.
 var ErrNotEmbedded = errors.New("no helper is embedded in this build")
 
+// Binary gives the path of the helper: the embedded one, unpacked into dir, or this program itself.
+func Binary(dir string) (string, error) {
+	path, err := Unpack(dir)
+	if errors.Is(err, ErrNotEmbedded) {
+		return os.Executable()
+	}
+	return path, err
+}
+
 // Unpack writes the embedded helper into dir under a name that its content gives, so that helpers of different builds
 // live side by side, and returns its path.
 func Unpack(dir string) (string, error) { return unpack(dir, embedded) }

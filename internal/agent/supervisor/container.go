@@ -37,12 +37,16 @@ type Container struct {
 	// Killed is closed when the agent asked for the end of everything.
 	Killed chan struct{}
 
+	// Why, if set before Finish, is written down with the wait status.
+	Why *spec.Why
+
 	start    *os.File
 	join     []Namespace
 	killOnce sync.Once
 	first    struct {
 		sync.Mutex
-		pid int // 0: not running
+		pid    int // 0: not running
+		remote func(syscall.Signal) error
 	}
 	oomStart uint64
 }
@@ -182,6 +186,10 @@ func (c *Container) Ended() {
 // Signal sends a signal to the first process.
 func (c *Container) Signal(sig syscall.Signal) error {
 	c.first.Lock()
+	if remote := c.first.remote; remote != nil {
+		c.first.Unlock()
+		return remote(sig)
+	}
 	defer c.first.Unlock()
 	if c.first.pid == 0 {
 		return syscall.ESRCH
@@ -202,6 +210,7 @@ func (c *Container) Finish(ws *syscall.WaitStatus) error {
 	if ws != nil {
 		st = spec.Status{Known: true, Status: int32(*ws)}
 	}
+	st.Why = c.Why
 	err := spec.Write(c.Spec.Dir, spec.StatusFile, st)
 	c.Output.Close()
 	return err

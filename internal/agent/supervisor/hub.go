@@ -35,7 +35,8 @@ type hub struct {
 	mu       sync.Mutex
 	firstOne sync.Once
 	readers  map[*reader]struct{}
-	stdin    *os.File // nil: no input
+	stdin    io.WriteCloser // nil: no input
+	resize   func(rows, columns uint16)
 	terminal bool
 	ended    bool
 }
@@ -49,8 +50,11 @@ type reader struct {
 
 func (r *reader) cut() { r.once.Do(func() { close(r.gone) }) }
 
-func newHub(session, terminal bool, stdin *os.File) *hub {
-	return &hub{session: session, first: make(chan struct{}), readers: make(map[*reader]struct{}), stdin: stdin, terminal: terminal}
+// newHub makes a switchboard. resize is nil without a terminal.
+func newHub(session bool, stdin io.WriteCloser, resize func(rows, columns uint16)) *hub {
+	return &hub{
+		session: session, first: make(chan struct{}), readers: make(map[*reader]struct{}), stdin: stdin, resize: resize, terminal: resize != nil,
+	}
 }
 
 // publish hands one piece of output to every reader.
@@ -160,10 +164,11 @@ func (h *hub) input(c *net.UnixConn) {
 			}
 		case control.Window:
 			h.mu.Lock()
-			if h.terminal && h.stdin != nil && len(data) == 4 {
-				_ = setWindow(h.stdin, uint16(data[0])<<8|uint16(data[1]), uint16(data[2])<<8|uint16(data[3]))
-			}
+			resize := h.resize
 			h.mu.Unlock()
+			if resize != nil && len(data) == 4 {
+				resize(uint16(data[0])<<8|uint16(data[1]), uint16(data[2])<<8|uint16(data[3]))
+			}
 		}
 	}
 }

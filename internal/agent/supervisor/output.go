@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ type Output struct {
 	views    []Namespace // the mount namespace in which terminals are made
 
 	mu   sync.Mutex
-	mine []*os.File // our ends of pipes, closed when draining takes too long
+	mine []io.Closer // our ends of pipes, closed when draining takes too long
 }
 
 // OpenOutput opens stdout and stderr in the sandbox, owned by the process's user.
@@ -59,7 +60,7 @@ func (o *Output) Complain(format string, args ...any) {
 
 // Stdio makes the descriptors for one process whose output goes to the logs and the attachments. started must be called
 // once the process has them, or has failed to start.
-func (o *Output) Stdio(p *spec.Process) (io Stdio, started func(), err error) {
+func (o *Output) Stdio(p *spec.Process) (std Stdio, started func(), err error) {
 	if p.TTY != nil {
 		return o.terminal(p)
 	}
@@ -94,7 +95,7 @@ func (o *Output) Stdio(p *spec.Process) (io Stdio, started func(), err error) {
 		return Stdio{}, nil, fmt.Errorf("make the process's pipes: %w", err)
 	}
 	if o.log.Attach {
-		o.setHub(newHub(o.log.Session, false, fs[1]))
+		o.setHub(newHub(o.log.Session, fs[1], nil))
 	}
 	o.keep(fs[2], fs[4])
 	o.copy(fs[2], control.Stdout, o.out)
@@ -130,7 +131,7 @@ func (o *Output) serveTerminal(master *os.File, p *spec.Process) {
 	if p.TTY.Rows > 0 || p.TTY.Columns > 0 {
 		_ = setWindow(master, p.TTY.Rows, p.TTY.Columns)
 	}
-	o.setHub(newHub(o.log.Session, true, master))
+	o.setHub(newHub(o.log.Session, master, func(rows, columns uint16) { _ = setWindow(master, rows, columns) }))
 	o.keep(master)
 	o.copy(master, control.Stdout, o.out)
 }
@@ -164,7 +165,7 @@ func openTerminal() (master, slave *os.File, err error) {
 	return master, slave, nil
 }
 
-func (o *Output) keep(fs ...*os.File) {
+func (o *Output) keep(fs ...io.Closer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.mine = append(o.mine, fs...)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,12 +15,12 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
 	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/network"
-	"github.com/orchestrator/orchestrator/internal/agent/unixsock"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -331,7 +330,7 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 	}
 	c.mu.Unlock()
 	if t := info.GetTtyInfo(); t != nil {
-		s.Process.TTY = &spec.Window{Rows: clampWindow(t.GetWindowSize().GetRows()), Columns: clampWindow(t.GetWindowSize().GetColumns())}
+		s.Process.TTY = &spec.Window{Rows: switchboard.Window(t.GetWindowSize().GetRows()), Columns: switchboard.Window(t.GetWindowSize().GetColumns())}
 		s.Log.Attach = true
 	}
 	inside := cfg.Kind == containerizer.Session || cfg.Kind == containerizer.Check
@@ -459,8 +458,6 @@ func differs(pid int, kind string) bool {
 	its, err2 := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + kind)
 	return err1 == nil && err2 == nil && own != its
 }
-
-func clampWindow(n uint32) uint16 { return uint16(min(n, math.MaxUint16)) }
 
 func hasKey(env []string, key string) bool {
 	for _, kv := range env {
@@ -621,28 +618,7 @@ func (c *Containerizer) Signal(id ids.Container, sig syscall.Signal) error {
 	case containerizer.CommandTask, containerizer.DefaultExecutor:
 		return h.Signal(sig) // the executor is the first process
 	}
-	return ask(ct.dir, control.Signal, []byte{byte(sig)})
-}
-
-// ask puts one request to a container's helper.
-func ask(dir string, typ byte, payload []byte) error {
-	conn, err := unixsock.Dial(filepath.Join(dir, spec.ControlFile), 2*time.Second)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	if err := control.Write(conn, typ, payload); err != nil {
-		return err
-	}
-	answer, text, err := control.Read(conn)
-	switch {
-	case err != nil:
-		return fmt.Errorf("ask the helper: %w", err)
-	case answer == control.Fail:
-		return errors.New(string(text))
-	}
-	return nil
+	return switchboard.Ask(ct.dir, control.Signal, []byte{byte(sig)})
 }
 
 // Status implements containerizer.Containerizer.

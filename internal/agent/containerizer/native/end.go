@@ -13,6 +13,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
@@ -87,7 +88,7 @@ func (c *Containerizer) kill(ct *container) {
 		return
 	}
 	c.mu.Unlock()
-	if err := ask(ct.dir, control.Kill, nil); err == nil {
+	if err := switchboard.Ask(ct.dir, control.Kill, nil); err == nil {
 		select {
 		case <-ct.ended:
 			return

@@ -23,7 +23,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "orchestrator_agent_container_launch_stage_seconds",
-			Help:    "How long each stage of a native container's launch took.",
+			Help:    "How long each stage of a container's launch took; those of Docker containers begin with docker.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 5, 30},
 		}, []string{"stage"}),
 		launches: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -322,11 +320,5 @@ func provideHelper(cfg Config) (string, error) {
 	if cfg.Helper != "" {
 		return cfg.Helper, nil
 	}
-	path, err := launcher.Unpack(filepath.Join(cfg.WorkDir, "helper"))
-	if errors.Is(err, launcher.ErrNotEmbedded) {
-		return os.Executable()
-	}
-	return path, err
+	return launcher.Binary(filepath.Join(cfg.WorkDir, "helper"))
 }
-
-var _ io.Closer = (*attachment)(nil)

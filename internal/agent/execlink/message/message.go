@@ -48,6 +48,9 @@ type Update struct {
 	Check     *CheckStatus `json:"check,omitempty"`
 	// Limitation is an encoded TaskResourceLimitation, passed through from a nested container's end.
 	Limitation []byte `json:"limitation,omitempty"`
+	// Data and Labels go into the TaskStatus as they are.
+	Data   []byte            `json:"data,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // CheckStatus is the latest result of a task's check; the field of its type is nil until there is one.

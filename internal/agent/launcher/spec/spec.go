@@ -29,6 +29,8 @@ const (
 	ControlFile = "control.sock" // the helper listens here
 	SecretsDir  = "secrets"      // empty on the host; in the container's mount namespace, memory that holds secrets
 	LogFile     = "helper.log"   // what the helper has to say when something is wrong with itself
+	DockerFile  = "docker"       // DockerState
+	MemoryFile  = "memory"       // Memory
 )
 
 // SecretsFD is the helper's descriptor of a JSON list of secrets, when Spec.Secrets says so.
@@ -51,6 +53,8 @@ type Spec struct {
 	Process     Process `json:"process"` // in mode command: all but Path and Argv, which come with the task
 	Log         Log     `json:"log"`
 	Link        *Link   `json:"link,omitempty"`
+	// Docker: the process is in a container that Docker runs, and not a child of the helper.
+	Docker *Docker `json:"docker,omitempty"`
 
 	// The namespaces that the helper was born into as their first process.
 	NewPID   bool `json:"new_pid,omitempty"`
@@ -149,6 +153,44 @@ type Namespace struct {
 	Path string `json:"path"` // /proc/PID/ns/KIND
 }
 
+// Docker is a container that the agent has made in a Docker Engine and the helper starts, or a command to run inside one.
+type Docker struct {
+	Socket string `json:"socket"`
+	Name   string `json:"name"`
+	// HiddenEnv names variables whose values are secrets: they are not told.
+	HiddenEnv []string `json:"hidden_env,omitempty"`
+	// StopTimeout is the time between SIGTERM and SIGKILL where neither the kill nor the task says; 0: the built-in.
+	StopTimeout time.Duration `json:"stop_timeout,omitempty"`
+	// Exec is run inside the container Name; nil: the container itself is run.
+	Exec *DockerExec `json:"exec,omitempty"`
+}
+
+// DockerExec is a command inside a running container.
+type DockerExec struct {
+	Cmd  []string `json:"cmd"`
+	Env  []string `json:"env,omitempty"`
+	User string   `json:"user,omitempty"`
+}
+
+// DockerState is what the helper writes once the container runs.
+type DockerState struct {
+	ID  string `json:"id"`
+	PID int    `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0: not to be trusted
+	IPs []IP   `json:"ips,omitempty"`
+}
+
+// IP is an address of a container.
+type IP struct {
+	Network string `json:"network"`
+	Address string `json:"address"`
+}
+
+// Memory is what to say when the container's memory is exhausted; the agent writes it, the helper reads it.
+type Memory struct {
+	Message    string `json:"message"`
+	Limitation []byte `json:"limitation,omitempty"` // an encoded TaskResourceLimitation
+}
+
 // Link is how an executor reaches the agent.
 type Link struct {
 	Socket      string `json:"socket"`
@@ -167,6 +209,16 @@ type Link struct {
 type Status struct {
 	Known  bool  `json:"known"`  // the process ran and its wait status is known
 	Status int32 `json:"status"` // raw wait status
+	// Why is set when something else than the process decided its end.
+	Why *Why `json:"why,omitempty"`
+}
+
+// Why is what a status update says of an end that the process did not choose.
+type Why struct {
+	State      string `json:"state"`  // "TASK_FAILED"
+	Reason     string `json:"reason"` // "REASON_…"
+	Message    string `json:"message"`
+	Limitation []byte `json:"limitation,omitempty"` // an encoded TaskResourceLimitation
 }
 
 // Started is the helper's answer once the process runs, or why it does not.

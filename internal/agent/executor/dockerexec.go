@@ -1,0 +1,178 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker/engine"
+	"github.com/orchestrator/orchestrator/internal/agent/supervisor"
+)
+
+// dockerProcess is a command that runs inside a container of Docker's.
+type dockerProcess struct {
+	eng    *engine.Client
+	id     string
+	tty    bool
+	stream *engine.Stream
+}
+
+// startDockerExec starts a command inside a container. ctx is for the start alone.
+func startDockerExec(ctx context.Context, eng *engine.Client, name string, cmd engine.Command) (*dockerProcess, error) {
+	id, err := eng.ExecCreate(ctx, name, cmd)
+	if err != nil {
+		return nil, fmt.Errorf("prepare a command in the container: %w", err)
+	}
+	s, err := eng.ExecStart(context.WithoutCancel(ctx), id, cmd)
+	if err != nil {
+		return nil, fmt.Errorf("start a command in the container: %w", err)
+	}
+	return &dockerProcess{eng: eng, id: id, tty: cmd.Tty, stream: s}, nil
+}
+
+// exit gives the exit code of a command whose output has ended.
+func (p *dockerProcess) exit(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		st, err := p.eng.ExecInspect(ctx, p.id)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("ask how the command ended: %w", err)
+		case !st.Running && st.ExitCode != nil:
+			return *st.ExitCode, nil
+		}
+		select {
+		case <-time.After(pause): // it has closed its output and goes on, or is not known to have ended yet
+		case <-ctx.Done():
+			return 0, fmt.Errorf("ask how the command ended: %w", ctx.Err())
+		}
+	}
+}
+
+// kill kills the command and what it has started: for Docker itself a command can't be ended.
+func (p *dockerProcess) kill() {
+	defer p.stream.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	st, err := p.eng.ExecInspect(ctx, p.id)
+	if err != nil || !st.Running || st.Pid <= 0 {
+		return
+	}
+	fd, err := unix.PidfdOpen(st.Pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	// Only a process that the kernel says is of this container is the one that Docker means.
+	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
+	if err != nil || !strings.Contains(string(groups), st.ContainerID) {
+		return
+	}
+	supervisor.KillTree(st.Pid, time.Second)
+	_ = unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0)
+}
+
+// signal sends a signal to the command.
+func (p *dockerProcess) signal(sig syscall.Signal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	st, err := p.eng.ExecInspect(ctx, p.id)
+	if err != nil {
+		return err
+	}
+	if !st.Running || st.Pid <= 0 {
+		return syscall.ESRCH
+	}
+	fd, err := unix.PidfdOpen(st.Pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
+	if err != nil || !strings.Contains(string(groups), st.ContainerID) {
+		return errors.New("the command's process is not to be seen from here")
+	}
+	return unix.PidfdSendSignal(fd, sig, nil, 0)
+}
+
+// runDockerExec is the helper beside a command in a container: a session, or a check that the agent's API asked for.
+func runDockerExec(c *supervisor.Container) error {
+	d := c.Spec.Docker
+	eng := &engine.Client{Socket: d.Socket}
+	w := c.Spec.Process.TTY
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	cmd := engine.Command{
+		Cmd: d.Exec.Cmd, Env: d.Exec.Env, User: d.Exec.User, Tty: w != nil, AttachStdin: c.Spec.Log.Attach, AttachStdout: true, AttachStderr: true,
+	}
+	if w != nil && w.Rows > 0 && w.Columns > 0 {
+		cmd.ConsoleSize = &[2]uint{uint(w.Rows), uint(w.Columns)}
+	}
+	p, err := startDockerExec(ctx, eng, d.Name, cmd)
+	cancel()
+	if err != nil {
+		c.Started(0, err)
+		return err
+	}
+	var resize func(rows, columns uint16)
+	if w != nil {
+		resize = func(rows, columns uint16) {
+			ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+			defer cancel()
+			// A command that is only just starting has no terminal yet. One of the wrong size is better than none.
+			for range 20 {
+				if eng.ExecResize(ctx, p.id, rows, columns) == nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		if w.Rows > 0 && w.Columns > 0 {
+			resize(w.Rows, w.Columns)
+		}
+	}
+	c.Remote(p.signal)
+	over := make(chan struct{})
+	var stdin io.WriteCloser
+	if c.Spec.Log.Attach {
+		stdin = p.stream.Input()
+	}
+	c.Output.Remote(p.stream, stdin, resize, func(stdout, stderr io.Writer) {
+		defer close(over)
+		if w != nil {
+			_, _ = io.Copy(stdout, p.stream)
+			return
+		}
+		_ = engine.Frames(p.stream, func(stream byte, data []byte) {
+			if stream == 2 {
+				_, _ = stderr.Write(data)
+			} else {
+				_, _ = stdout.Write(data)
+			}
+		})
+	})
+	c.Started(0, nil)
+	select {
+	case <-over:
+	case <-c.Killed:
+		p.kill()
+		select {
+		case <-over:
+		case <-time.After(outputWait):
+		}
+	}
+	var ws *syscall.WaitStatus
+	if code, err := p.exit(context.Background()); err == nil {
+		s := syscall.WaitStatus(code & 0xff << 8)
+		ws = &s
+	}
+	return c.Finish(ws)
+}
