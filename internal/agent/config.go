@@ -21,6 +21,7 @@ type Config struct {
 	Containers
 	Confinement
 	Images
+	DockerEngine
 	Disk
 	Security
 	Tuning
@@ -76,7 +77,7 @@ type Executors struct {
 
 // Containers are the settings of the containerizers.
 type Containers struct {
-	Containerizers   []string      `flag:"containerizers" default:"mesos" help:"Containerizers, tried in this order: mesos."`
+	Containerizers   []string      `flag:"containerizers" default:"mesos" help:"Containerizers, tried in this order: docker, mesos."`
 	Isolation        string        `flag:"isolation" help:"Isolators of the mesos containerizer. Unset: the best that the host gives."`
 	Launcher         string        `flag:"launcher" default:"linux" ignored:"there is one launcher" help:"How processes are started."`
 	LauncherDir      string        `flag:"launcher_dir" ignored:"the helper is part of this binary" help:"Directory of Mesos' helpers."`
@@ -92,8 +93,6 @@ type Containers struct {
 	FetcherStall     time.Duration `flag:"fetcher_stall_timeout" default:"1mins" help:"How long a download may stand still."`
 	LogMax           config.Bytes  `flag:"container_log_max_size" env:"-" default:"10MB" help:"Size at which stdout and stderr of a sandbox are rotated."`
 	LogKeep          int           `flag:"container_log_keep" env:"-" default:"1" help:"Rotated files that are kept."`
-	Docker           string        `flag:"docker" default:"docker" ignored:"the Engine is spoken to directly" help:"Path of the docker program."`
-	DockerSocket     string        `flag:"docker_socket" default:"/var/run/docker.sock" help:"Socket of the Docker Engine."`
 }
 
 // Disk are the settings about old sandboxes.
@@ -196,11 +195,14 @@ func (c *Config) Validate() error {
 		p.Addf("containerizers", "must name at least one")
 	}
 	for _, name := range c.Containerizers {
-		if name != "mesos" {
-			p.Addf("containerizers", "%q is not known here; known is mesos", name)
+		if name != "mesos" && name != "docker" {
+			p.Addf("containerizers", "%q is not known here; known are docker and mesos", name)
 		}
 	}
 	c.validateImages(&p)
+	if c.DockerRemove < 0 || c.DockerStop < 0 {
+		p.Addf("docker_remove_delay", "it and docker_stop_timeout must not be negative")
+	}
 	_, err := c.confinement()
 	if err != nil {
 		p = append(p, err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker"
 	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/config"
 )
@@ -20,7 +21,7 @@ import (
 type Images struct {
 	ImageProviders  []string      `flag:"image_providers" default:"docker" help:"Image formats of the mesos containerizer: docker (Docker's and OCI's). Images need an agent that runs as root."`
 	DockerRegistry  string        `flag:"docker_registry" default:"https://registry-1.docker.io" help:"Registry of images whose name has no host; http:// for one without TLS. An absolute path: a directory with archives of docker save and OCI layouts, as <name>:<tag>.tar, <name>.tar, or the layout's directory <name>."`
-	DockerConfig    config.JSON   `flag:"docker_config" help:"Credentials for registries: the content of a Docker config.json."`
+	DockerConfig    config.JSON   `flag:"docker_config" help:"Content of a config.json with credentials for registries: JSON, or file:///path. With Docker a task's own .docker/config.json or .dockercfg, fetched into its sandbox, goes first."`
 	DockerStoreDir  string        `flag:"docker_store_dir" help:"Directory of fetched and unpacked images. Unset: <work_dir>/store/docker."`
 	ImageGC         config.JSON   `flag:"image_gc_config" help:"When unused images are deleted: {\"image_disk_headroom\":0.1,\"image_disk_watch_interval\":{\"nanoseconds\":3600000000000},\"excluded_images\":[…]}. Beyond 1 - headroom the longest unused go first. Unset: as in this example."`
 	ImageMaxUnused  time.Duration `flag:"image_gc_max_unused" env:"-" default:"4weeks" help:"Delete images that have not been used for so long, however empty the disk is; 0: never."`
@@ -40,12 +41,7 @@ func (c *Config) imagePolicy() (image.Policy, error) {
 		Interval *struct {
 			Nanoseconds int64 `json:"nanoseconds"`
 		} `json:"image_disk_watch_interval"`
-		Excluded []struct {
-			Type   string `json:"type"`
-			Docker struct {
-				Name string `json:"name"`
-			} `json:"docker"`
-		} `json:"excluded_images"`
+		Excluded []json.RawMessage `json:"excluded_images"`
 	}
 	d := json.NewDecoder(strings.NewReader(string(c.ImageGC)))
 	d.DisallowUnknownFields()
@@ -58,11 +54,21 @@ func (c *Config) imagePolicy() (image.Policy, error) {
 	if gc.Interval != nil {
 		p.Interval = time.Duration(gc.Interval.Nanoseconds)
 	}
-	for _, e := range gc.Excluded {
-		if e.Docker.Name == "" {
-			return p, errors.New("an excluded image has no docker.name")
+	for _, raw := range gc.Excluded {
+		// A name, or Mesos' Image message.
+		var name string
+		if json.Unmarshal(raw, &name) != nil {
+			var i struct {
+				Docker struct {
+					Name string `json:"name"`
+				} `json:"docker"`
+			}
+			if err := json.Unmarshal(raw, &i); err != nil || i.Docker.Name == "" {
+				return p, fmt.Errorf("excluded_images: %s is neither a name nor an image with docker.name", raw)
+			}
+			name = i.Docker.Name
 		}
-		p.Excluded = append(p.Excluded, e.Docker.Name)
+		p.Excluded = append(p.Excluded, name)
 	}
 	if !(p.Headroom >= 0 && p.Headroom <= 1) {
 		return p, fmt.Errorf("image_disk_headroom %v is not between 0.0 and 1.0", p.Headroom)
@@ -71,6 +77,29 @@ func (c *Config) imagePolicy() (image.Policy, error) {
 		return p, errors.New("image_disk_watch_interval must be positive")
 	}
 	return p, nil
+}
+
+// dockerImages is the same policy for the images that the docker containerizer has pulled.
+func (c *Config) dockerImages() (docker.ImageGC, error) {
+	p, err := c.imagePolicy()
+	gc := docker.ImageGC{MaxAge: p.MaxUnused, Headroom: p.Headroom, Interval: p.Interval, Excluded: p.Excluded}
+	if gc.MaxAge == 0 {
+		gc.MaxAge = 10 * 365 * 24 * time.Hour // only a full disk makes them go
+	}
+	return gc, err
+}
+
+// authConfig is the content of --docker_config. A plain path is taken too.
+func (c *Config) authConfig() ([]byte, error) {
+	text := strings.TrimSpace(string(c.DockerConfig))
+	if text == "" || strings.HasPrefix(text, "{") {
+		return []byte(text), nil
+	}
+	b, err := os.ReadFile(strings.TrimPrefix(text, "file://"))
+	if err != nil {
+		return nil, fmt.Errorf("it is neither a JSON object nor a file that can be read: %w", err)
+	}
+	return b, nil
 }
 
 func (c *Config) validateImages(p *config.Problems) {
@@ -108,12 +137,16 @@ func (a *Agent) openImages() (*image.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image_gc_config: %w", err)
 	}
+	auth, err := c.authConfig()
+	if err != nil {
+		return nil, fmt.Errorf("docker_config: %w", err)
+	}
 	dir := c.DockerStoreDir
 	if dir == "" {
 		dir = filepath.Join(c.WorkDir, "store", "docker")
 	}
 	return image.Open(
-		image.Config{Dir: dir, Registry: c.DockerRegistry, DockerConfig: []byte(c.DockerConfig), Stall: c.FetcherStall, Collect: policy},
+		image.Config{Dir: dir, Registry: c.DockerRegistry, DockerConfig: auth, Stall: c.FetcherStall, Collect: policy},
 		image.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer()},
 	)
 }

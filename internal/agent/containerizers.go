@@ -62,14 +62,17 @@ func (a *Agent) openContainerizers() error {
 	if err != nil {
 		return fmt.Errorf("open the mesos containerizer: %w", err)
 	}
+	a.closers = append(a.closers, n.Close)
+	boxes, known, err := a.compose(n, n.Token, fetch, socket)
+	if err != nil {
+		return err
+	}
 	if a.helpers, err = execlink.New(execlink.Config{Path: socket}, execlink.Deps{
-		Log: a.log, Handler: helperHandler{a}, Token: n.Token, NotFound: containerizer.ErrNotFound,
+		Log: a.log, Handler: helperHandler{a}, Token: known, NotFound: containerizer.ErrNotFound,
 	}); err != nil {
-		n.Close()
 		return fmt.Errorf("listen for helpers: %w", err)
 	}
-	a.deps.Containerizer = n
-	a.closers = append(a.closers, n.Close)
+	a.deps.Containerizer = boxes
 	a.extra = append(a.extra, func(ctx context.Context) error { return a.helpers.Run(ctx) })
 	for name, why := range a.isolationOf(n) {
 		a.log.Info("isolation is off", "isolation", name, "reason", why)

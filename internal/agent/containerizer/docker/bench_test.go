@@ -1,0 +1,81 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/dockertest"
+	"github.com/orchestrator/orchestrator/internal/ids"
+)
+
+// BenchmarkStart is GOALS row 10: from the launch of a task until it runs, beside the same API calls made by hand (look for the
+// image, create, attach, start, inspect), alternating on the same Engine. The difference of the medians is our time on top.
+func BenchmarkStart(b *testing.B) {
+	h := newHost(b, dockertest.Options{})
+	d := h.start(nil)
+	defer d.end()
+	var ours, toRunning, plain []time.Duration
+	i := 0
+	for b.Loop() {
+		i++
+		id := ids.Container(fmt.Sprintf("b%d", i))
+		cfg := d.task(id, &mesosv1.TaskInfo{Command: shell("exec sleep 1000")})
+		begin := time.Now()
+		d.launch(cfg)
+		ours = append(ours, time.Since(begin))
+		d.untilState(id, mesosv1.TaskState_TASK_RUNNING)
+		toRunning = append(toRunning, time.Since(begin))
+		_ = d.Destroy(context.Background(), id)
+		d.wait(id)
+
+		p, err := d.plan(&cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		begin = time.Now()
+		if err := byHand(b.Context(), d, p); err != nil {
+			b.Fatal(err)
+		}
+		plain = append(plain, time.Since(begin))
+		if _, err := d.api.ContainerRemove(b.Context(), "plain", client.ContainerRemoveOptions{Force: true}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	median := func(ds []time.Duration) float64 {
+		slices.Sort(ds)
+		return float64(ds[len(ds)/2]) / float64(time.Millisecond)
+	}
+	b.ReportMetric(median(ours), "launch-p50-ms")
+	b.ReportMetric(median(toRunning), "running-p50-ms")
+	b.ReportMetric(median(plain), "engine-p50-ms")
+	b.ReportMetric(median(ours)-median(plain), "on-top-ms")
+	b.ReportMetric(median(toRunning)-median(plain), "on-top-running-ms")
+}
+
+// byHand is what `docker run -d` asks of the Engine.
+func byHand(ctx context.Context, d *daemon, p *plan) error {
+	if _, err := d.api.ImageInspect(ctx, p.image); err != nil {
+		return err
+	}
+	opts := p.options
+	opts.Name = "plain"
+	if _, err := d.api.ContainerCreate(ctx, opts); err != nil {
+		return err
+	}
+	at, err := d.api.ContainerAttach(ctx, "plain", client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if _, err := d.api.ContainerStart(ctx, "plain", client.ContainerStartOptions{}); err != nil {
+		return err
+	}
+	_, err = d.api.ContainerInspect(ctx, "plain", client.ContainerInspectOptions{})
+	return err
+}

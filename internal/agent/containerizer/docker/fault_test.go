@@ -1,0 +1,335 @@
+package docker
+
+import (
+	"context"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/dockertest"
+	"github.com/orchestrator/orchestrator/internal/ids"
+)
+
+// counter is a task that writes numbers until it is asked to stop, and then the last one.
+const counter = `i=0; trap 'echo end $i; exit 0' TERM; while true; do i=$((i+1)); echo $i; sleep 0.02; done`
+
+// lines counts the numbers in a sandbox's stdout.
+func lines(t *testing.T, dir string) int { return strings.Count(read(t, dir, "stdout"), "\n") }
+
+// unbroken: every number is there, in order and once.
+func unbroken(t *testing.T, dir string) {
+	t.Helper()
+	all := strings.Split(strings.TrimSpace(read(t, dir, "stdout")), "\n")
+	for i, l := range all {
+		want := strconv.Itoa(i + 1)
+		if i == len(all)-1 {
+			want = "end " + strconv.Itoa(i)
+		}
+		if l != want {
+			t.Fatalf("line %d of %d is %q, want %q", i+1, len(all), l, want)
+		}
+	}
+}
+
+// TestEngineRestart: an Engine that keeps its containers running may go and come; output and end are not lost. One that
+// does not, ends them, and their end is told.
+func TestEngineRestart(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{LiveRestore: true})
+	d := h.start(nil)
+	cfg := d.task("live", &mesosv1.TaskInfo{Command: shell(counter)})
+	d.launch(cfg)
+	x := d.executor("exec", "while true; do sleep 0.1; done")
+	d.launch(x)
+	d.untilState("live", mesosv1.TaskState_TASK_RUNNING)
+	for _, stop := range []func(){h.e.Kill, h.e.Stop} {
+		n := lines(t, cfg.Directory)
+		eventually(t, "it writes", func() bool { return lines(t, cfg.Directory) > n+5 })
+		stop()
+		if err := d.Launch(t.Context(), d.executor("away", "true")); err == nil || !strings.Contains(err.Error(), "does not answer on "+h.e.Socket) {
+			t.Errorf("a launch without an Engine: %v", err)
+		}
+		// A change of limits waits for the Engine.
+		if err := d.Update(t.Context(), "exec", []*mesosv1.Resource{scalar("cpus", 1), scalar("mem", 96)}, nil); err != nil {
+			t.Error(err)
+		}
+		h.e.Run()
+		n = lines(t, cfg.Directory)
+		eventually(t, "it goes on", func() bool { return lines(t, cfg.Directory) > n+5 })
+	}
+	eventually(t, "the limit is changed", func() bool { return d.inspect("exec").HostConfig.Memory == 96<<20 })
+	d.kill("live", 30*time.Second)
+	d.untilState("live", mesosv1.TaskState_TASK_KILLED)
+	d.wait("live")
+	unbroken(t, cfg.Directory)
+	// An Engine that hangs: the container is killed past it.
+	h.e.Signal(syscall.SIGSTOP)
+	if err := d.Destroy(t.Context(), "exec"); err != nil {
+		t.Error(err)
+	}
+	pid := func() int { s, _ := d.Status("exec"); return int(s.GetExecutorPid()) }()
+	eventually(t, "the process is gone", func() bool { return pid == 0 || syscall.Kill(pid, 0) != nil || zombie(pid) })
+	h.e.Signal(syscall.SIGCONT)
+	d.wait("exec")
+	d.end()
+	if left := h.e.Docker("ps", "-aq"); left != "" {
+		t.Errorf("containers left: %s", left)
+	}
+}
+
+func zombie(pid int) bool {
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	i := strings.LastIndexByte(string(b), ')')
+	return i < 0 || strings.HasPrefix(string(b)[i+1:], " Z")
+}
+
+func TestEngineEndsContainers(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{})
+	d := h.start(nil)
+	d.launch(d.task("t", &mesosv1.TaskInfo{Command: shell("sleep 1000")}))
+	d.untilState("t", mesosv1.TaskState_TASK_RUNNING)
+	h.e.Stop()
+	h.e.Run()
+	if u := d.untilState("t", mesosv1.TaskState_TASK_FAILED); !strings.Contains(u.GetMessage(), "exited with status") {
+		t.Errorf("%v", u)
+	}
+	d.wait("t")
+	// Removed behind our back.
+	d.launch(d.task("u", &mesosv1.TaskInfo{Command: shell("sleep 1000")}))
+	d.untilState("u", mesosv1.TaskState_TASK_RUNNING)
+	h.e.Docker("rm", "-f", "mesos-u")
+	if u := d.untilState("u", mesosv1.TaskState_TASK_FAILED); !strings.Contains(u.GetMessage(), "exited with status 137") && !strings.Contains(u.GetMessage(), "removed from Docker by somebody else") {
+		t.Errorf("%v", u)
+	}
+	d.wait("u")
+	d.end()
+}
+
+// TestAgentRestart: containers outlive the agent, with their output; what is nobody's is removed, what is others' stays.
+func TestAgentRestart(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{})
+	d := h.start(nil)
+	cfg := d.task("kept", &mesosv1.TaskInfo{Command: shell(counter)})
+	d.launch(cfg)
+	d.untilState("kept", mesosv1.TaskState_TASK_RUNNING)
+	unknown := d.executor("orphan", "sleep 1000")
+	d.launch(unknown)
+	ended := d.executor("ended", "while [ ! -e /mnt/mesos/sandbox/go ]; do sleep 0.02; done; exit 9")
+	d.launch(ended)
+	// Another agent of the same host, and somebody who uses our names.
+	other := hostOn(t, h.e)
+	od := other.start(nil)
+	od.launch(od.executor("theirs", "sleep 1000"))
+	h.e.Docker("run", "-d", "--net", "host", "--name", "mesos-stranger", box, "sleep", "1000")
+	d.stop()
+	if err := os.WriteFile(filepath.Join(ended.Directory, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has ended", func() bool { return h.e.Docker("inspect", "-f", "{{.State.Running}}", "mesos-ended") == "false" })
+	n := lines(t, cfg.Directory)
+	eventually(t, "output goes on without an agent", func() bool { return lines(t, cfg.Directory) > n+5 })
+
+	d = h.start([]containerizer.Config{cfg, ended})
+	if !slices.Equal(d.orphans, []ids.Container{"orphan"}) {
+		t.Errorf("orphans: %v", d.orphans)
+	}
+	if end := d.wait("ended"); end.WaitStatus == nil || syscall.WaitStatus(*end.WaitStatus).ExitStatus() != 9 {
+		t.Errorf("the end of one that ended without an agent: %+v", end)
+	}
+	eventually(t, "the orphan is gone", func() bool { return !strings.Contains(h.e.Docker("ps", "-a", "--format", "{{.Names}}"), "orphan") })
+	eventually(t, "the executor subscribes again", func() bool {
+		d.link.mu.Lock()
+		defer d.link.mu.Unlock()
+		return d.link.streams["kept"] != nil
+	})
+	if u, err := d.Usage("kept"); err != nil || u.GetMemTotalBytes() == 0 {
+		t.Errorf("%v %v", u, err)
+	}
+	d.kill("kept", 30*time.Second)
+	d.untilState("kept", mesosv1.TaskState_TASK_KILLED)
+	d.wait("kept")
+	unbroken(t, cfg.Directory)
+	names := strings.Fields(h.e.Docker("ps", "--format", "{{.Names}}"))
+	slices.Sort(names)
+	if !slices.Equal(names, []string{"mesos-stranger", "mesos-theirs"}) {
+		t.Errorf("left are %v: others' containers are not ours to touch", names)
+	}
+	// A helper that is killed: its container goes with it.
+	d.launch(d.executor("h", "sleep 1000"))
+	_ = syscall.Kill(d.helperPID("h"), syscall.SIGKILL)
+	if end := d.wait("h"); end.WaitStatus != nil {
+		t.Errorf("%+v", end)
+	}
+	d.end()
+	od.end()
+	h.e.Docker("rm", "-f", "mesos-stranger")
+	if left := h.e.Docker("ps", "-aq"); left != "" {
+		t.Errorf("containers left: %s", left)
+	}
+}
+
+// TestRemoveDelay keeps an ended container to be looked at, also over a restart, and not for ever.
+func TestRemoveDelay(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{})
+	d := h.start(nil, func(c *Config) { c.RemoveDelay = time.Hour })
+	cfg := d.executor("x", "exit 1")
+	d.launch(cfg)
+	d.wait("x")
+	d.launch(d.executor("lost", "sleep 1000"))
+	d.stop()
+	d = h.start(nil, func(c *Config) { c.RemoveDelay, c.KeepOrphans = time.Hour, true })
+	if s := h.e.Docker("inspect", "-f", "{{.State.Status}}", "mesos-x"); s != "exited" {
+		t.Errorf("state: %s", s)
+	}
+	d.stop()
+	d = h.start(nil, func(c *Config) { c.RemoveDelay = time.Millisecond })
+	eventually(t, "it is removed", func() bool { return h.e.Docker("ps", "-aq") == "" })
+	d.end()
+}
+
+// TestEngineComesLater: the agent starts without an Engine and uses it when it comes; orphans go then.
+func TestEngineComesLater(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{LiveRestore: true})
+	d := h.start(nil)
+	cfg := d.task("kept", &mesosv1.TaskInfo{Command: shell(counter)})
+	d.launch(cfg)
+	d.untilState("kept", mesosv1.TaskState_TASK_RUNNING)
+	orphan := d.executor("orphan", "sleep 1000")
+	d.launch(orphan)
+	_ = syscall.Kill(d.helperPID("orphan"), syscall.SIGSTOP) // so that it can't see to its container itself
+	d.stop()
+	h.e.Kill()
+	d = h.start([]containerizer.Config{cfg})
+	h.e.Run()
+	eventually(t, "the orphan is gone", func() bool { return !strings.Contains(h.e.Docker("ps", "-a", "--format", "{{.Names}}"), "orphan") })
+	eventually(t, "a task can be launched", func() bool {
+		if d.Launch(t.Context(), d.executor("new", "true")) != nil {
+			return false
+		}
+		d.wait("new")
+		return true
+	})
+	eventually(t, "the executor subscribes again", func() bool {
+		d.link.mu.Lock()
+		defer d.link.mu.Unlock()
+		return d.link.streams["kept"] != nil
+	})
+	d.kill("kept", 30*time.Second)
+	d.untilState("kept", mesosv1.TaskState_TASK_KILLED)
+	d.wait("kept")
+	unbroken(t, cfg.Directory)
+	d.end()
+}
+
+// TestNothingIsLeft starts, kills and removes containers in a loop with faults of every kind, and counts before and after.
+func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	rounds := 30
+	if n, err := strconv.Atoi(os.Getenv("ORCHESTRATOR_DOCKER_SOAK")); err == nil {
+		rounds = n
+	}
+	seed := uint64(20261126)
+	rng := rand.New(rand.NewPCG(seed, 3))
+	h := newHost(t, dockertest.Options{Bridge: true})
+	d := h.start(nil)
+	count := func() map[string]int {
+		dirs, _ := os.ReadDir(d.containersDir())
+		return map[string]int{
+			"processes": len(h.e.Processes()), "control groups": len(h.e.Cgroups()), "mounts": len(h.e.Mounts()), "interfaces": len(h.e.Links()),
+			"containers": len(strings.Fields(h.e.Docker("ps", "-aq"))), "volumes": len(strings.Fields(h.e.Docker("volume", "ls", "-q"))),
+			"secrets": strings.Count(strings.Join(globs(d.containersDir()+"/*/secrets"), " "), "secrets"), "held": len(d.Containers()), "directories beyond": max(0, len(dirs)-remembered),
+		}
+	}
+	before := count()
+	faults := []string{"none", "helper", "rm", "kill", "destroy", "abort", "noimage", "stall", "badport", "exit"}
+	slots := make(chan struct{}, 6)
+	var wg sync.WaitGroup
+	for i := range rounds {
+		fault, pause := faults[i%len(faults)], time.Duration(rng.IntN(200))*time.Millisecond
+		id := ids.Container("n" + strconv.Itoa(i))
+		ti := &mesosv1.TaskInfo{Command: shell("sleep 1000 & sleep 1000"), Container: dockerInfo(bridge)}
+		ti.Resources = []*mesosv1.Resource{scalar("cpus", 0.1), scalar("mem", 32), ports(32000, 32999)}
+		ti.Container.Volumes = []*mesosv1.Volume{
+			volume("/v", rw, "", nil), volume("/s", ro, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_SECRET.Enum(), Secret: secret("x")}),
+		}
+		ti.Container.Docker.PortMappings = []*mesosv1.ContainerInfo_DockerInfo_PortMapping{{HostPort: ptr(uint32(32000 + i)), ContainerPort: ptr(uint32(80))}}
+		switch fault {
+		case "noimage":
+			ti.Container.Docker.Image = ptr("127.0.0.1:1/no/such:1")
+		case "exit":
+			ti.Command = shell("exit 1")
+		case "badport":
+			ti.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/no/such/program")}
+		}
+		cfg := d.task(id, ti)
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if fault == "abort" {
+				time.AfterFunc(pause, cancel)
+			}
+			err := d.Launch(ctx, cfg)
+			bad := fault == "noimage" || fault == "badport"
+			if err != nil {
+				if !bad && fault != "abort" {
+					t.Errorf("seed %d: %s (%s): %v", seed, id, fault, err)
+				}
+				return
+			}
+			if bad {
+				t.Errorf("%s (%s) was launched", id, fault)
+			}
+			time.Sleep(pause) // the moment varies, nothing is waited for
+			switch fault {
+			case "helper":
+				_ = syscall.Kill(d.helperPID(id), syscall.SIGKILL)
+			case "rm":
+				_, _ = dockerOut(h, "rm", "-fv", "mesos-"+string(id))
+			case "kill":
+				_, _ = dockerOut(h, "kill", "mesos-"+string(id))
+			case "stall":
+				h.e.Signal(syscall.SIGSTOP)
+				_ = d.Destroy(context.Background(), id)
+				time.Sleep(200 * time.Millisecond)
+				h.e.Signal(syscall.SIGCONT)
+			case "exit":
+			default:
+				_ = d.Destroy(context.Background(), id)
+			}
+			d.wait(id)
+		})
+	}
+	wg.Wait()
+	var now map[string]int
+	for range 300 {
+		if now = count(); maps.Equal(now, before) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if !maps.Equal(now, before) {
+		t.Errorf("seed %d: left are %v, before %v: %q %q %q", seed, now, before, h.e.Processes(), h.e.Mounts(), h.e.Links())
+	}
+	d.end()
+}
+
+func globs(pattern string) []string {
+	found, _ := filepath.Glob(pattern)
+	return found
+}
