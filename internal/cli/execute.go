@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
@@ -29,6 +30,7 @@ import (
 // executeFlags are the flags of execute.
 type executeFlags struct {
 	command, name, resources, role, killAfter string
+	dockerImage, containerizer                string
 	shell, quiet                              bool
 	instances                                 int
 	env                                       []string
@@ -44,7 +46,8 @@ func newExecuteCommand() *cobra.Command {
 have ended, this exits with 0, or with the code of the first one that failed. Ctrl-C ends them.`,
 		Example: "  orchestrator execute --command 'echo hello from $(hostname)'\n" +
 			"  orchestrator execute --instances 20 --resources 'cpus:0.5;mem:64' --command './crunch $MESOS_EXECUTOR_ID'\n" +
-			"  orchestrator execute -- /usr/bin/env",
+			"  orchestrator execute -- /usr/bin/env\n" +
+			"  orchestrator execute --containerizer docker --docker-image busybox --command 'echo hello from an image'",
 	}
 	conn.bind(cmd)
 	cmd.Flags().StringVar(&f.command, "command", "", "The command, run by a shell.")
@@ -52,6 +55,11 @@ have ended, this exits with 0, or with the code of the first one that failed. Ct
 	cmd.Flags().StringVar(&f.resources, "resources", "cpus:0.1;mem:32", "What each instance needs.")
 	cmd.Flags().StringVar(&f.role, "role", "*", "The role that it runs under.")
 	cmd.Flags().BoolVar(&f.shell, "shell", true, "Run the command with a shell.")
+	cmd.Flags().StringVar(&f.dockerImage, "docker-image", "", "Docker image to run it in.")
+	cmd.Flags().StringVar(&f.containerizer, "containerizer", "mesos", "What runs the image: mesos, or docker for a Docker Engine.")
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-")) // as mesos-execute spells them
+	})
 	cmd.Flags().IntVar(&f.instances, "instances", 1, "How many to run.")
 	cmd.Flags().StringArrayVar(&f.env, "env", nil, "An environment variable, NAME=value. May be repeated.")
 	cmd.Flags().StringVar(&f.killAfter, "kill-after", "", "End what still runs after this time, such as 5mins.")
@@ -78,10 +86,12 @@ type execution struct {
 	stdout  io.Writer
 	stderr  io.Writer
 	command *mesosv1.CommandInfo
-	need    resources.Resources
-	killAt  time.Duration
-	user    string
-	prefix  string // of task ids
+	// container is nil without an image.
+	container *mesosv1.ContainerInfo
+	need      resources.Resources
+	killAt    time.Duration
+	user      string
+	prefix    string // of task ids
 
 	framework *mesosv1.FrameworkID
 	known     chan *mesosv1.FrameworkID // gets it once, for who ends the framework
@@ -134,6 +144,25 @@ func newExecution(conn *connection, f *executeFlags, args []string, stdout, stde
 	}
 	if err := ids.Validate(f.name); err != nil {
 		return nil, usagef("--name: %w", err)
+	}
+	switch {
+	case f.containerizer != "mesos" && f.containerizer != "docker":
+		return nil, usagef("--containerizer: %q is neither mesos nor docker", f.containerizer)
+	case f.dockerImage == "" && f.containerizer == "docker":
+		return nil, usagef("--containerizer docker needs --docker-image")
+	case f.dockerImage != "" && f.containerizer == "docker":
+		e.container = &mesosv1.ContainerInfo{
+			Type: mesosv1.ContainerInfo_DOCKER.Enum(), Docker: &mesosv1.ContainerInfo_DockerInfo{Image: &f.dockerImage},
+		}
+		if len(args) > 0 {
+			e.command.Arguments = args[1:] // to Docker the program is not among its arguments
+		}
+	case f.dockerImage != "":
+		e.container = &mesosv1.ContainerInfo{
+			Type: mesosv1.ContainerInfo_MESOS.Enum(), Mesos: &mesosv1.ContainerInfo_MesosInfo{Image: &mesosv1.Image{
+				Type: mesosv1.Image_DOCKER.Enum(), Docker: &mesosv1.Image_Docker{Name: &f.dockerImage},
+			}},
+		}
 	}
 	if len(f.name) > ids.MaxLength-24 {
 		return nil, usagef("--name: it is too long to number its instances")
@@ -354,7 +383,7 @@ func (e *execution) offer(ctx context.Context, o *mesosv1.Offer) {
 		e.waiting = e.waiting[1:]
 		launch = append(launch, &mesosv1.TaskInfo{
 			Name: proto.String(e.flags.name), TaskId: &mesosv1.TaskID{Value: proto.String(id)}, AgentId: o.GetAgentId(),
-			Resources: e.need.Proto(), Command: e.command,
+			Resources: e.need.Proto(), Command: e.command, Container: e.container,
 		})
 		e.tasks[id] = &execTask{id: id, agent: o.GetAgentId().GetValue(), state: mesosv1.TaskState_TASK_STAGING}
 	}

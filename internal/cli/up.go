@@ -20,7 +20,8 @@ func newUpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a whole cluster on this machine: master, agents and services in one process",
-		Long: `Run a whole cluster on this machine. Nothing else is needed: no ZooKeeper, no Docker.
+		Long: `Run a whole cluster on this machine. Nothing else is needed: no ZooKeeper, no Docker. A Docker Engine that answers on
+--docker-socket is used for tasks that ask for it.
 
 Ctrl-C stops it and leaves tasks running; starting it again with the same --data-dir finds them. What happens is logged into up.log below
 that directory; warnings also appear here.`,

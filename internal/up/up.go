@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -32,6 +35,7 @@ type Config struct {
 	AgentPort    int    `flag:"agent_port" default:"5051" help:"Port of the first agent; the others have the next ones."`
 	MonitorPort  int    `flag:"monitor_port" default:"4040" help:"Port of the console and the monitor's API."`
 	MarathonPort int    `flag:"marathon_port" default:"8080" help:"Port of the services' API."`
+	DockerSocket string `flag:"docker_socket" default:"/var/run/docker.sock" help:"Socket of a Docker Engine, which is used when it answers at the start; off for none."`
 	Resources    string `flag:"resources" help:"What each agent offers, such as cpus:4;mem:4096. Unset: its part of this machine."`
 }
 
@@ -205,6 +209,9 @@ func (u *Up) newAgent(dir string, i int, l net.Listener) (*agent.Agent, error) {
 		"--master=" + u.master.Address(), "--ip=" + u.cfg.Host, portFlag(l), "--no-hostname_lookup",
 		"--work_dir=" + work, "--runtime_dir=" + filepath.Join(work, "run"), fmt.Sprintf("--cgroups_root=orchestrator-%08x", hash.Sum32()),
 	}
+	if u.useDocker(work) {
+		args = append(args, "--containerizers=docker,mesos", "--docker_socket="+u.cfg.DockerSocket)
+	}
 	switch {
 	case u.cfg.Resources != "":
 		args = append(args, "--resources="+u.cfg.Resources)
@@ -225,6 +232,24 @@ func (u *Up) newAgent(dir string, i int, l net.Listener) (*agent.Agent, error) {
 		log = log.With("agent", i+1)
 	}
 	return agent.New(cfg, agent.Deps{Log: log, Listener: l, Flags: flags})
+}
+
+// useDocker reports whether an agent shall use Docker: it answers, or the agent has containers there from an earlier start.
+func (u *Up) useDocker(work string) bool {
+	socket := u.cfg.DockerSocket
+	if socket == "" || socket == "off" {
+		return false
+	}
+	conn, err := net.DialTimeout("unix", socket, 2*time.Second)
+	if err == nil {
+		conn.Close()
+		return true
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		u.log.Warn("Docker does not answer: DOCKER tasks are refused; start it, then this anew", "socket", socket, "error", err)
+	}
+	held, err := os.ReadDir(filepath.Join(work, "run", "docker"))
+	return err == nil && len(held) > 0
 }
 
 func port(l net.Listener) string {
