@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -52,9 +51,8 @@ type dockerBox struct {
 	pidfd  *os.File // nil: the process is not to be seen from here
 	killed atomic.Bool
 
-	outputs sync.WaitGroup // streams being copied
-	done    chan struct{}  // closed when it has ended
-	end     end
+	done chan struct{} // closed when it has ended
+	end  end
 }
 
 // runDocker is the helper beside a container of Docker's.

@@ -15,7 +15,8 @@ import (
 )
 
 // BenchmarkStart is GOALS row 10: from the launch of a task until it runs, beside the same API calls made by hand (look for the
-// image, create, attach, start, inspect), alternating on the same Engine. The difference of the medians is our time on top.
+// image, create, attach, start, inspect), alternating on the same Engine. Our time on top is the
+// median of the differences of the pairs: what else the machine does hits both alike.
 func BenchmarkStart(b *testing.B) {
 	h := newHost(b, dockertest.Options{})
 	d := h.start(nil)
@@ -47,15 +48,18 @@ func BenchmarkStart(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	median := func(ds []time.Duration) float64 {
-		slices.Sort(ds)
-		return float64(ds[len(ds)/2]) / float64(time.Millisecond)
+	onTop := func(ds []time.Duration) float64 {
+		out := make([]time.Duration, len(ds))
+		for i := range ds {
+			out[i] = ds[i] - plain[i]
+		}
+		return medianMS(out)
 	}
-	b.ReportMetric(median(ours), "launch-p50-ms")
-	b.ReportMetric(median(toRunning), "running-p50-ms")
-	b.ReportMetric(median(plain), "engine-p50-ms")
-	b.ReportMetric(median(ours)-median(plain), "on-top-ms")
-	b.ReportMetric(median(toRunning)-median(plain), "on-top-running-ms")
+	b.ReportMetric(onTop(ours), "on-top-ms")
+	b.ReportMetric(onTop(toRunning), "on-top-running-ms")
+	b.ReportMetric(medianMS(ours), "launch-p50-ms")
+	b.ReportMetric(medianMS(toRunning), "running-p50-ms")
+	b.ReportMetric(medianMS(plain), "engine-p50-ms")
 }
 
 // byHand is what `docker run -d` asks of the Engine.
@@ -78,4 +82,10 @@ func byHand(ctx context.Context, d *daemon, p *plan) error {
 	}
 	_, err = d.api.ContainerInspect(ctx, "plain", client.ContainerInspectOptions{})
 	return err
+}
+
+func medianMS(ds []time.Duration) float64 {
+	ds = slices.Clone(ds)
+	slices.Sort(ds)
+	return float64(ds[len(ds)/2]) / float64(time.Millisecond)
 }
