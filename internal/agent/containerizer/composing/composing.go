@@ -193,3 +193,13 @@ func (c *Containerizer) Isolation() (on []string, off map[string]string) {
 	}
 	return nil, nil
 }
+
+// Stages implements containerizer.Timed for the members that are.
+func (c *Containerizer) Stages(id ids.Container) []containerizer.Stage {
+	if m, err := c.holder(id); err == nil {
+		if t, ok := m.Containerizer.(containerizer.Timed); ok {
+			return t.Stages(id)
+		}
+	}
+	return nil
+}

@@ -50,6 +50,7 @@ type container struct {
 	ended    chan struct{} // closed when gone
 	term     containerizer.Termination
 	endedAt  time.Time
+	stages   []containerizer.Stage
 }
 
 // record is a container on disk. What else there is to know of it the agent has checkpointed.
@@ -145,7 +146,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) er
 	c.mu.Unlock()
 	defer c.wg.Done()
 	c.metrics.held.Inc()
-	defer c.metrics.stage("total")()
+	defer c.stage(ct, "total")()
 	helper, err := c.start(ctx, ct)
 	c.mu.Lock()
 	if err == nil && ct.destroy {
@@ -175,7 +176,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) er
 
 // start does the work of a launch, each stage timed.
 func (c *Containerizer) start(ctx context.Context, ct *container) (*launcher.Helper, error) {
-	waited := c.metrics.stage("queue")
+	waited := c.stage(ct, "queue")
 	select {
 	case c.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -209,7 +210,7 @@ func (c *Containerizer) start(ctx context.Context, ct *container) (*launcher.Hel
 			return nil, err
 		}
 		s.Docker.HiddenEnv = p.hidden
-		pulled := c.metrics.stage("pull")
+		pulled := c.stage(ct, "pull")
 		image, err := c.ensureImage(ctx, ct, p)
 		if err != nil {
 			return nil, err
@@ -224,7 +225,7 @@ func (c *Containerizer) start(ctx context.Context, ct *container) (*launcher.Hel
 		}()
 		defer func() { <-over }() // whoever releases the container must know that it is not being made any more
 	}
-	defer c.metrics.stage("start")()
+	defer c.stage(ct, "start")()
 	if c.groups != nil {
 		group, err := c.groups.Create(cgroup.Limits{CPUs: 0.1, MemLimit: cgroup.Unlimited}, string(ct.cfg.ID))
 		if err != nil {
@@ -243,7 +244,7 @@ func (c *Containerizer) start(ctx context.Context, ct *container) (*launcher.Hel
 
 // create makes the container in the Engine.
 func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, image string) error {
-	defer c.metrics.stage("create")()
+	defer c.stage(ct, "create")()
 	if err := p.prepare(ct.dir, c.owner(ct.cfg.User)); err != nil {
 		return err
 	}
@@ -368,7 +369,7 @@ func (c *Containerizer) fetch(ctx context.Context, ct *container) error {
 	if len(uris) == 0 {
 		return nil
 	}
-	defer c.metrics.stage("fetch")()
+	defer c.stage(ct, "fetch")()
 	r := fetcher.Request{Directory: ct.cfg.Directory, User: ct.cfg.User, UID: -1, GID: -1, URIs: uris}
 	if who := c.owner(ct.cfg.User); who.change {
 		r.UID, r.GID = who.uid, who.gid

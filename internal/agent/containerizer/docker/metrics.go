@@ -2,9 +2,13 @@ package docker
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
 // metrics are the containerizer's figures. With no registerer they are counted and not shown.
@@ -55,7 +59,23 @@ func newMetrics(r prometheus.Registerer) *metrics {
 }
 
 // stage returns a function that records the time since its own making.
-func (m *metrics) stage(name string) func() {
+func (c *Containerizer) stage(ct *container, name string) func() {
 	start := time.Now()
-	return func() { m.stages.WithLabelValues("docker_" + name).Observe(time.Since(start).Seconds()) }
+	return func() {
+		took := time.Since(start)
+		c.metrics.stages.WithLabelValues("docker_" + name).Observe(took.Seconds())
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		ct.stages = append(ct.stages, containerizer.Stage{Name: name, Took: took})
+	}
+}
+
+// Stages implements containerizer.Timed.
+func (c *Containerizer) Stages(id ids.Container) []containerizer.Stage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ct := c.containers[id]; ct != nil {
+		return slices.Clone(ct.stages)
+	}
+	return nil
 }
