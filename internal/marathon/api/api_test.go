@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -252,7 +253,14 @@ func TestBodies(t *testing.T) {
 	b.golden("pod-status", "GET", "/v2/pods/pod::status", "")
 	b.golden("pods-status", "GET", "/v2/pods/::status", "")
 	b.golden("pod-versions", "GET", "/v2/pods/pod::versions", "")
+	b.golden("pods", "GET", "/v2/pods", "")
+	b.golden("pod", "GET", "/v2/pods/pod", "")
+	b.golden("pod-version", "GET", "/v2/pods/pod::versions/"+b.snap.Root.Get("/pod").Version.String(), "")
+	b.golden("pod-put", "PUT", "/v2/pods/pod?force=true", `{"id":"/pod","scaling":{"kind":"fixed","instances":2},"containers":[{"name":"c","exec":{"command":{"shell":"sleep 1"}},"resources":{"cpus":0.1,"mem":32},"endpoints":[{"name":"web"}]}]}`)
+	b.golden("pod-put-other-id", "PUT", "/v2/pods/pod", `{"id":"/other","containers":[{"name":"c","exec":{"command":{"shell":"sleep 1"}},"resources":{"cpus":0.1,"mem":32}}]}`)
+	b.golden("pod-invalid", "POST", "/v2/pods", `{"id":"/p2","containers":[]}`)
 	pod := b.snap.Instances("/pod")[0].ID
+	b.golden("pod-kill-several", "DELETE", "/v2/pods/pod::instances", `[`+strconv.Quote(pod)+`]`)
 	b.golden("pod-kill", "DELETE", "/v2/pods/pod::instances/"+pod, "")
 	b.golden("pod-deleted", "DELETE", "/v2/pods/pod?force=true", "")
 	web := b.snap.Instances("/shop/web")[0].Tasks[0].ID
@@ -269,7 +277,23 @@ func TestBodies(t *testing.T) {
 	b.golden("bad-selector", "GET", "/v2/apps?label=%3D", "")
 	b.golden("version-with-more", "PUT", "/v2/apps/shop/web", `{"version":"`+first+`","cpus":3}`)
 	b.golden("version-unknown", "PUT", "/v2/apps/shop/web", `{"version":"2001-01-01T00:00:00.000Z"}`)
+	b.golden("app-restart", "POST", "/v2/apps/shop/web/restart?force=true", "")
 	b.golden("app-deleted", "DELETE", "/v2/apps/shop/web", "")
+	b.golden("apps-put", "PUT", "/v2/apps", `[{"id":"/many/a","cmd":"sleep 1","instances":0},{"id":"/many/b","cmd":"sleep 1","instances":0}]`)
+	b.golden("apps-patch", "PATCH", "/v2/apps?force=true", `[{"id":"/many/a","cpus":0.5},{"id":"/many/b","cpus":0.5}]`)
+	b.golden("apps-patch-unknown", "PATCH", "/v2/apps", `[{"id":"/many/none","cpus":0.5}]`)
+	b.golden("app-created-by-put", "PUT", "/v2/apps/many/c", `{"cmd":"sleep 1","instances":0}`)
+	b.golden("group-apps", "GET", "/v2/groups/many/apps", "")
+	b.golden("group-created", "POST", "/v2/groups", `{"id":"/fresh","apps":[{"id":"x","cmd":"sleep 1"}]}`)
+	b.golden("group-version", "GET", "/v2/groups/fresh/versions/"+b.snap.Root.Get("/fresh/x").Version.String(), "")
+	b.golden("group-invalid", "PUT", "/v2/groups/fresh", `{"apps":[{"id":"/elsewhere/x","cmd":"sleep 1"}]}`)
+	b.golden("queue-delay-reset", "DELETE", "/v2/queue/fresh/x/delay", "")
+	b.golden("queue-delay-unknown", "DELETE", "/v2/queue/many/a/delay", "")
+	b.golden("group-deleted", "DELETE", "/v2/groups/fresh?force=true", "")
+	b.golden("leader-abdicates", "DELETE", "/v2/leader", "")
+	b.golden("plugins", "GET", "/v2/plugins", "")
+	b.golden("logging", "GET", "/logging", "")
+	b.golden("callbacks", "GET", "/v2/eventSubscriptions", "")
 	b.golden("callback", "POST", "/v2/eventSubscriptions?callbackUrl=http://127.0.0.1:1/x", "")
 	b.golden("callback-removed", "DELETE", "/v2/eventSubscriptions?callbackUrl=http://127.0.0.1:1/x", "")
 }
