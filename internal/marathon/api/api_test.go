@@ -105,7 +105,7 @@ func (b *bench) offer(cpus float64) {
 		return &mesosv1.Resource{Name: &name, Type: mesosv1.Value_SCALAR.Enum(), Scalar: &mesosv1.Value_Scalar{Value: &v}}
 	}
 	id, agent, host := fmt.Sprintf("o%d", b.offers), "agent-1", "node1.example"
-	begin, end := uint64(31000), uint64(31000+uint64(b.offers)*100)
+	begin, end := uint64(31000), 31000+uint64(b.offers)*100
 	b.step(core.Offers{Offers: []*mesosv1.Offer{{
 		Id: &mesosv1.OfferID{Value: &id}, AgentId: &mesosv1.AgentID{Value: &agent}, Hostname: &host,
 		Resources: []*mesosv1.Resource{

@@ -116,7 +116,7 @@ func (s *services) events(ctx context.Context, types string, each func(event)) (
 		return nil, err
 	}
 	req.Header.Set("Accept", "text/event-stream")
-	resp, err := s.client.Do(req)
+	resp, err := s.client.Do(req) //nolint:bodyclose // the goroutine below closes it
 	if err != nil {
 		cancel()
 		return nil, err
