@@ -2,7 +2,7 @@
 GO ?= go
 BIN := bin
 
-.PHONY: build up test test-go test-clients lint bench generate deps
+.PHONY: build up test test-go test-clients lint bench generate deps console
 
 # The helper that stands beside containers is small and static; orchestrator carries it along. A plain
 # `go build ./cmd/orchestrator` works as well: it serves as its own helper.
@@ -28,6 +28,10 @@ test-clients: build
 	@for d in test/*/go.mod; do [ -e "$$d" ] || continue; \
 		echo "== $$(dirname $$d)"; \
 		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(GO) test -timeout 15m ./...) || exit 1; done
+
+# The console's files, which are committed where Go embeds them. Needs Node 20 or later; a test compares.
+console:
+	cd web && npm ci && npm run build
 
 lint:
 	$(GO) tool -modfile=tools/go.mod gofumpt -l -d $$(git ls-files '*.go' | grep -v '\.pb\.go$$') | tee /dev/stderr | (! grep -q .)

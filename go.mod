@@ -2,6 +2,9 @@ module github.com/orchestrator/orchestrator
 
 go 1.26.0
 
+// The console's source; what it builds is embedded from internal/monitor/console.
+ignore ./web
+
 require (
 	github.com/cilium/ebpf v0.22.0
 	github.com/coder/websocket v1.8.15

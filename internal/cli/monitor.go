@@ -27,6 +27,7 @@ type monitorSettings struct {
 	ClientCAFile   config.Path `flag:"tls_client_ca" default:"" help:"Authority whose client certificates count as a probe's token (PEM file)."`
 	Master         string      `flag:"master" default:"" help:"URL of a Mesos master whose pages the console shows."`
 	Marathon       string      `flag:"marathon" default:"" help:"URL of a Marathon whose pages the console shows."`
+	ZkSync         string      `flag:"zk_sync" default:"" help:"URL of a ZooKeeper replication engine (zk sync --listen) whose state the console shows."`
 	MetricsOpen    bool        `flag:"metrics_open" default:"false" help:"Serve /metrics without a login."`
 	ReplicaID      string      `flag:"replica_id" default:"" help:"Name of this replica. The host's name by default."`
 	ProbeToken     string      `flag:"probe_token" default:"" secret:"true" help:"A secret that probes may use, besides the tokens that admins make."`
@@ -56,7 +57,7 @@ The first start prints a link that logs an administrator in. Probes need a token
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 		m, err := monitor.New(monitor.Config{
 			Listen: in.Listen, DataDir: string(in.DataDir), Auth: in.Auth, ViewerLogs: in.ViewerLogs, AllowedOrigins: in.AllowedOrigins,
-			CertFile: string(in.CertFile), KeyFile: string(in.KeyFile), ClientCAFile: string(in.ClientCAFile), Master: in.Master, Marathon: in.Marathon,
+			CertFile: string(in.CertFile), KeyFile: string(in.KeyFile), ClientCAFile: string(in.ClientCAFile), Master: in.Master, Marathon: in.Marathon, ZkSync: in.ZkSync,
 			MetricsOpen: in.MetricsOpen, ReplicaID: in.ReplicaID, ProbeToken: in.ProbeToken,
 		}, monitor.Deps{Logger: log})
 		if err != nil {

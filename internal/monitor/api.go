@@ -140,7 +140,7 @@ func (m *Monitor) status(w http.ResponseWriter, _ *http.Request, _ identity) err
 	writeJSON(w, http.StatusOK, map[string]any{
 		"version": version.Version, "now_ms": m.hub.now().UnixMilli(), "started_ms": m.started.UnixMilli(), "replica": m.cfg.ReplicaID,
 		"probes": states, "entities": counts, "edges": edges, "views_active": views, "subscribers": readers, "auth": m.cfg.Auth,
-		"cluster": map[string]bool{"master": m.cfg.Master != "", "marathon": m.cfg.Marathon != ""},
+		"cluster": map[string]bool{"master": m.cfg.Master != "", "marathon": m.cfg.Marathon != "", "zksync": m.cfg.ZkSync != ""},
 		"replay":  map[string]int64{"from_ms": from, "to_ms": to},
 	})
 	return nil

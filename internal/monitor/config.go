@@ -26,8 +26,8 @@ type Config struct {
 	AllowedOrigins []string
 	// CertFile and KeyFile make it serve TLS; ClientCAFile makes a probe's certificate count as its token.
 	CertFile, KeyFile, ClientCAFile string
-	// Master and Marathon are the URLs of the components whose pages the console shows.
-	Master, Marathon string
+	// Master and Marathon are the URLs of the components whose pages the console shows, ZkSync that of a replication engine.
+	Master, Marathon, ZkSync string
 	// MetricsOpen serves /metrics without a login.
 	MetricsOpen bool
 	// ReplicaID names this replica. Default: the host's name.
@@ -78,7 +78,7 @@ func (c *Config) Validate() error {
 	if c.ClientCAFile != "" && c.CertFile == "" {
 		errs = append(errs, errors.New("tls: client certificates need TLS: give a certificate and key"))
 	}
-	for name, s := range map[string]string{"master": c.Master, "marathon": c.Marathon} {
+	for name, s := range map[string]string{"master": c.Master, "marathon": c.Marathon, "zk-sync": c.ZkSync} {
 		if s == "" {
 			continue
 		}

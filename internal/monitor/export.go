@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"runtime"
 	"slices"
 	"strconv"
@@ -139,62 +137,6 @@ func metricName(s string) string {
 
 func escapeLabel(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s)
-}
-
-// proxy passes requests for the cluster's pages on to the master or Marathon, without the caller's credentials.
-func (m *Monitor) proxy(w http.ResponseWriter, r *http.Request) {
-	least := RoleViewer
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		least = RoleOperator
-	}
-	id, err := m.allow(r, least)
-	if err != nil {
-		m.writeError(w, err)
-		return
-	}
-	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/api/v1/proxy/"), "/")
-	base := map[string]string{"master": m.cfg.Master, "marathon": m.cfg.Marathon}[name]
-	if base == "" {
-		m.writeError(w, fail("not_found", "no such component is known to this monitor", "start the monitor with --"+metricName(name)+"=URL"))
-		return
-	}
-	target, err := url.Parse(strings.TrimSuffix(base, "/") + "/" + rest)
-	if err != nil {
-		m.writeError(w, fail("bad_request", "not a path", ""))
-		return
-	}
-	target.RawQuery = r.URL.RawQuery
-	status := 0
-	p := &httputil.ReverseProxy{
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.Out.URL, pr.Out.Host = target, target.Host
-			for _, h := range []string{"Cookie", "Authorization", "X-Csrf-Token", "Origin", "Referer"} {
-				pr.Out.Header.Del(h)
-			}
-		},
-		Transport: m.transport,
-		ModifyResponse: func(resp *http.Response) error {
-			status = resp.StatusCode
-			// What the component says about cookies, framing or other sites is not this origin's business; and what it serves is
-			// data here, never a page.
-			for _, h := range []string{"Set-Cookie", "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials", "Content-Security-Policy"} {
-				resp.Header.Del(h)
-			}
-			if t := resp.Header.Get("Content-Type"); !strings.HasPrefix(t, "application/json") && !strings.HasPrefix(t, "text/plain") && !strings.HasPrefix(t, "text/event-stream") {
-				resp.Header.Set("Content-Type", "application/octet-stream")
-			}
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			m.writeError(w, fail("bad_gateway", name+" does not answer: "+err.Error(), "is it running at "+base+"?"))
-		},
-		FlushInterval: -1,
-	}
-	r.Body = http.MaxBytesReader(w, r.Body, 8<<20)
-	p.ServeHTTP(w, r)
-	if least > RoleViewer {
-		m.record(r, id, "proxy."+name, r.Method+" /"+rest, strconv.Itoa(status), "", 0)
-	}
 }
 
 // openAPI describes the API, made from the table of routes.

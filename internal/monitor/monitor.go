@@ -37,8 +37,9 @@ type Monitor struct {
 	audit    *auditLog
 	terms    *terminals
 	archive  *series.Archive
-	// transport reaches master and Marathon.
+	// transport reaches the cluster's components.
 	transport *http.Transport
+	agents    agentTable
 	handler   http.Handler
 	started   time.Time
 	ready     chan struct{}

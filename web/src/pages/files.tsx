@@ -1,0 +1,101 @@
+import { useState } from "react";
+import { nodePath, request, type ApiError } from "../api/client";
+import { useLoad } from "../estate";
+import { bytes, stamp } from "../format";
+import { Icon } from "../ui/icons";
+import { Button, Loading, Problem } from "../ui/parts";
+
+export interface Entry {
+  name: string;
+  type: string;
+  size: number;
+  mode: string;
+  mtime_ms: number;
+  target: string;
+}
+
+export interface Source {
+  key: string;
+  root: string;
+  list: (path: string, signal: AbortSignal) => Promise<Entry[]>;
+  read: (path: string) => Promise<{ text: string; more: boolean }>;
+  href: (path: string) => string;
+}
+
+const peek = 65_536;
+
+/** Files of a container, through its probe. */
+export function containerFiles(id: string): Source {
+  const url = (path: string, rest: string) => `${nodePath(id)}/${rest}path=${encodeURIComponent(path)}`;
+  return {
+    key: id,
+    root: "/",
+    list: async (path, signal) => ((await (await request("GET", url(path, "files?"), undefined, signal)).json()) as { entries: Entry[] }).entries,
+    read: async (path) => {
+      const b = await (await request("GET", url(path, `file?length=${peek}&`))).arrayBuffer();
+      return { text: shownBytes(new Uint8Array(b)), more: b.byteLength >= peek };
+    },
+    href: (path) => url(path, "file?download=1&"),
+  };
+}
+
+/** A file's beginning as text; what is no text is shown as a dump. */
+export function shownBytes(b: Uint8Array): string {
+  if (!b.subarray(0, 4096).includes(0)) return new TextDecoder().decode(b);
+  const lines: string[] = [];
+  for (let i = 0; i < Math.min(b.length, 4096); i += 16) {
+    const part = [...b.subarray(i, i + 16)];
+    lines.push(`${i.toString(16).padStart(8, "0")}  ${part.map((x) => x.toString(16).padStart(2, "0")).join(" ").padEnd(48)} ${part.map((x) => (x > 31 && x < 127 ? String.fromCharCode(x) : ".")).join("")}`);
+  }
+  return lines.join("\n");
+}
+
+export function Files({ source, start }: { source: Source; start?: string }) {
+  const [path, setPath] = useState(start ?? source.root);
+  const [file, setFile] = useState<{ path: string; text: string; more: boolean } | null>(null);
+  const [problem, setProblem] = useState<ApiError | null>(null);
+  const { data, error, again } = useLoad<Entry[]>((signal) => source.list(path, signal), 0, [source.key, path]);
+  const join = (name: string) => (path.endsWith("/") ? path : path + "/") + name;
+  const open = (e: Entry) => {
+    setProblem(null);
+    if (e.type === "dir") setPath(join(e.name));
+    else source.read(join(e.name)).then((r) => setFile({ path: join(e.name), ...r }), setProblem);
+  };
+  const parts = path.slice(source.root.length).split("/").filter(Boolean);
+  if (file)
+    return (
+      <div style={{ display: "grid", gap: 9 }}>
+        <div className="row">
+          <Button small icon="left" onClick={() => setFile(null)}>{path}</Button>
+          <span className="grow" />
+          <a className="button small" href={source.href(file.path)} download><Icon name="download" size={14} />Download</a>
+        </div>
+        <b className="mono clip">{file.path.slice(source.root.length) || file.path}</b>
+        <pre className="code" tabIndex={0}>{file.text || "(empty)"}</pre>
+        {file.more && <p className="faint">The first {bytes(peek)}. Download it to see all.</p>}
+      </div>
+    );
+  return (
+    <div style={{ display: "grid", gap: 7 }}>
+      <div className="row wrap" style={{ gap: 2 }}>
+        <Button small kind="ghost" onClick={() => setPath(source.root)}>/</Button>
+        {parts.map((p, i) => (
+          <Button small kind="ghost" key={i} onClick={() => setPath(source.root + (source.root.endsWith("/") ? "" : "/") + parts.slice(0, i + 1).join("/"))}>{p}</Button>
+        ))}
+      </div>
+      {problem && <Problem error={problem} />}
+      {error && <Problem error={error} retry={again} />}
+      {!data && !error && <Loading what="Reading the directory" />}
+      <div className="links">
+        {data?.length === 0 && <p className="faint" style={{ padding: 8 }}>Empty.</p>}
+        {[...(data ?? [])].sort((a, b) => Number(b.type === "dir") - Number(a.type === "dir") || a.name.localeCompare(b.name)).map((e) => (
+          <button type="button" key={e.name} className="linkrow" title={`${e.mode} ${stamp(e.mtime_ms)}`} onClick={() => open(e)}>
+            <Icon name={e.type === "dir" ? "files" : e.type === "link" ? "link" : "file"} size={14} />
+            <span className="clip mono">{e.name}{e.target && ` → ${e.target}`}</span>
+            <span className="end">{e.type === "file" ? bytes(e.size) : ""}</span>
+          </button>
+        ))}
+      </div>
+    </div>
+  );
+}
