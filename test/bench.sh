@@ -28,6 +28,11 @@ if [ $# -eq 0 ]; then
 	micro ./internal/wire 'Stream/|IdleStream'
 	micro ./internal/wire/link .
 	MONITOR_BENCH_HOSTS=1000 BENCH_COUNT=1 micro ./test/monitoring Monitor
+	# What a person sees, in a real browser; needs Node and Chromium (test/deps.sh).
+	if command -v node >/dev/null && [ -e /usr/bin/chromium ]; then
+		CONSOLE_BENCH_HOSTS=1000 $go test -run '^$' -bench Console -benchtime 1x -timeout 20m ./test/console | tee /dev/stderr |
+			sed -n "s/^{\(.*\)}$/{\1,\"commit\":\"$BENCH_COMMIT\"}/p" | tee -a "$out"
+	fi
 fi
 
 ./bin/orchestrator bench --output "$out.wire" "$@"

@@ -251,8 +251,8 @@ function Nav({ current, visible }: { current: string; visible: Place[] }) {
         <Mark /> <span className="words">Orchestrator</span>
       </a>
       {sections.map((s) => (
-        <section key={s} aria-label={s}>
-          <h3>{s}</h3>
+        <div key={s} role="group" aria-label={s} className="nav-part">
+          <div className="cap" aria-hidden="true">{s}</div>
           {visible
             .filter((p) => p.section === s)
             .map((p) => {
@@ -277,7 +277,7 @@ function Nav({ current, visible }: { current: string; visible: Place[] }) {
                 </a>
               );
             })}
-        </section>
+        </div>
       ))}
       <div className="bottom">
         <Button kind="ghost" small icon="sidebar" label="Narrow or wide navigation" onClick={() => narrow.set((n) => !n)} />
@@ -332,7 +332,7 @@ function Who() {
     <Popover kind="ghost" icon="user" label={`Account: ${s.user}`} align="right">
       {(close) => (
         <>
-          <h3>{s.user} · {s.role}</h3>
+          <div className="cap">{s.user} · {s.role}</div>
           {st && <div className="item dim">Monitor {st.version}, up {duration(st.now_ms - st.started_ms)}</div>}
           {st && <div className="item dim">{plural(st.probes.connected, "probe")} connected</div>}
           {s.expires_ms > 0 && <div className="item dim">Session ends {clock(s.expires_ms)}</div>}

@@ -50,6 +50,9 @@ export function installKeys() {
     const name = keyName(e);
     if (typing(e.target) && !name.startsWith("mod+")) return;
     if ((e.target as HTMLElement).closest?.(".xterm")) return;
+    // Keys that the focused control itself means.
+    const own = e.target instanceof HTMLElement && e.target.closest("button, a[href], input, [role=grid], [role=slider], [role=tab], [role=option]");
+    if (own && /^(enter|space|home|end|page.*|arrow.*)$/.test(name)) return;
     if (document.querySelector("[role=dialog]") && name !== "mod+k") return;
     const now = Date.now();
     const sequence = now - pendingAt < 1200 && pending ? `${pending} ${name}` : "";

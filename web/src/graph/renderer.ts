@@ -50,6 +50,7 @@ export class Renderer {
   private last = 0;
   private flow = 0;
   private completed = -1;
+  private drawnVersion = -1;
   private readonly still: boolean;
 
   private grid: Grid | null = null;
@@ -103,6 +104,11 @@ export class Renderer {
     this.scene = null;
     this.topsOf = -1;
     this.invalidate();
+  }
+
+  /** The version of the picture that is on the canvas. */
+  get shownVersion(): number {
+    return this.large ? (this.scene?.version ?? -1) : this.drawnVersion;
   }
 
   /** Asks for a frame. */
@@ -258,6 +264,7 @@ export class Renderer {
       this.scene = null;
       this.backdrop(ctx, this.camera, this.w, this.h);
       for (const _ of this.paint(ctx, this.camera, this.w, this.h)) void _;
+      this.drawnVersion = p.version;
     }
     again = this.overlay(dt) || again;
     if (this.completed !== p.structure && p.rev > 0 && (!this.large || this.scene)) {

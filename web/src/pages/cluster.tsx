@@ -107,7 +107,7 @@ function useQ<T>(list: T[], doc: (x: T) => Record<string, string | number | unde
 function Usage({ label, used, total, format }: { label: string; used: number; total: number; format: (v: number) => string }) {
   return (
     <div className="card">
-      <h3>{label}</h3>
+      <h2 className="cap">{label}</h2>
       <div className="big">{total > 0 ? Math.round((used / total) * 100) : 0}<small> % of {format(total)}</small></div>
       <Bar value={used} max={total} label={`${label} in use`} />
       <span className="faint num">{format(used)} in use, {format(Math.max(0, total - used))} free</span>
@@ -140,7 +140,7 @@ function Overview() {
         <Usage label="Disk" used={used.disk} total={total.disk} format={mb} />
         {total.gpus > 0 && <Usage label="GPU" used={used.gpus} total={total.gpus} format={count} />}
         <div className="card">
-          <h3>Nodes</h3>
+          <h2 className="cap">Nodes</h2>
           <div className="big">{data.slaves.length}<small> registered</small></div>
           <Bar value={data.slaves.filter((s) => s.active).length} max={data.slaves.length} label="Nodes that are active" tone="health" />
           <span className="faint">{m["master/slaves_unreachable"] ? <span className="h3">{plural(m["master/slaves_unreachable"], "node")} unreachable</span> : more.data?.maintenance?.draining_machines?.length ? `${more.data.maintenance.draining_machines.length} in maintenance` : "all reachable"}</span>
@@ -148,18 +148,18 @@ function Overview() {
       </div>
       <div className="split">
         <div className="card">
-          <h3>Tasks</h3>
+          <h2 className="cap">Tasks</h2>
           <dl className="facts">
             {(["running", "staging", "starting", "killing", "finished", "failed", "killed", "lost", "error", "unreachable"] as const).map((k) => (
               <div key={k} style={{ display: "contents" }}>
                 <dt>{k}</dt>
-                <dd className="num"><a href={`/cluster/tasks?q=state:${k}`} onClick={(e) => (e.preventDefault(), navigate("/cluster/tasks", { q: `state:${k}` }))}>{count(tasks(k))}</a></dd>
+                <dd className="num"><a className="tap" href={`/cluster/tasks?q=state:${k}`} onClick={(e) => (e.preventDefault(), navigate("/cluster/tasks", { q: `state:${k}` }))}>{count(tasks(k))}</a></dd>
               </div>
             ))}
           </dl>
         </div>
         <div className="card">
-          <h3>Master</h3>
+          <h2 className="cap">Master</h2>
           <dl className="facts">
             <dt>Leader</dt><dd className="mono">{data.hostname}</dd>
             {data.cluster && <><dt>Cluster</dt><dd>{data.cluster}</dd></>}
@@ -171,7 +171,7 @@ function Overview() {
           </dl>
         </div>
         <div className="card" style={{ gridColumn: "1 / -1" }}>
-          <h3>Roles: shares and quota</h3>
+          <h2 className="cap">Roles: shares and quota</h2>
           <table className="mini">
             <thead><tr><th scope="col">Role</th><th scope="col">Weight</th><th scope="col">Frameworks</th><th scope="col">CPU</th><th scope="col">Memory</th><th scope="col">Limit</th></tr></thead>
             <tbody>
@@ -221,12 +221,12 @@ function Nodes() {
   const columns: Column<Slave>[] = [
     { id: "host", label: "Node", width: "minmax(170px, 1.4fr)", sort: (r) => r.hostname, cell: (r) => <><Health value={slaveState(r)[0]} /><b className="clip" style={{ fontWeight: 500 }}>{r.hostname}:{r.port}</b></> },
     { id: "state", label: "State", width: "110px", sort: (r) => slaveState(r)[1], cell: (r) => <span className="dim">{slaveState(r)[1]}</span> },
-    { id: "tasks", label: "Tasks", width: "84px", align: "right", sort: (r) => r.TASK_RUNNING, cell: (r) => <a className="num" href="#" onClick={(e) => (e.preventDefault(), e.stopPropagation(), navigate("/cluster/tasks", { q: `node:${r.id}` }))}>{r.TASK_RUNNING + r.TASK_STAGING}</a> },
+    { id: "tasks", label: "Tasks", width: "84px", align: "right", sort: (r) => r.TASK_RUNNING, cell: (r) => <a className="num tap" href="#" onClick={(e) => (e.preventDefault(), e.stopPropagation(), navigate("/cluster/tasks", { q: `node:${r.id}` }))}>{r.TASK_RUNNING + r.TASK_STAGING}</a> },
     { id: "cpu", label: "CPU", width: "minmax(170px, 1fr)", align: "right", sort: (r) => r.used_resources.cpus / (r.resources.cpus || 1), cell: (r) => share(r.used_resources.cpus, r.resources.cpus, `${count(r.used_resources.cpus)} / ${count(r.resources.cpus)}`, "CPU allocated") },
     { id: "mem", label: "Memory", width: "minmax(190px, 1fr)", align: "right", sort: (r) => r.used_resources.mem / (r.resources.mem || 1), cell: (r) => <span className="barcell" style={{ gridTemplateColumns: "1fr 112px" }}><Bar value={r.used_resources.mem} max={r.resources.mem} label="Memory allocated" /><span className="num right">{mb(r.used_resources.mem)} / {mb(r.resources.mem)}</span></span> },
     { id: "attributes", label: "Attributes", width: "minmax(120px, 1fr)", cell: (r) => <span className="row clip" style={{ gap: 4 }}>{Object.entries(r.attributes).map(([k, v]) => <span key={k} className="chip">{k} {String(v)}</span>)}</span> },
     { id: "since", label: "Registered", width: "130px", sort: (r) => r.registered_time, cell: (r) => <span className="faint" title={stamp(r.registered_time * 1000)}>{ago(r.registered_time * 1000)}</span> },
-    ...(may("operator") ? [{ id: "do", label: "", width: "150px", cell: (r: Slave) => (
+    ...(may("operator") ? [{ id: "do", label: "Maintenance", width: "130px", cell: (r: Slave) => (
       <span className="row" onClick={(e) => e.stopPropagation()} style={{ gap: 4 }}>
         {r.drain_info || r.deactivated ? <Button small onClick={() => setDoing({ slave: r, call: "REACTIVATE_AGENT", text: "Reactivate" })}>Reactivate</Button> : <Button small onClick={() => setDoing({ slave: r, call: "DRAIN_AGENT", text: "Drain" })}>Drain</Button>}
       </span>

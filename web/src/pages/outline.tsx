@@ -21,7 +21,7 @@ const most = 200;
 export function Outline({ pic, version, shown, cursor, onGo, onOpen, onClose, vs }: { pic: Picture; version: number; shown: boolean; cursor: string; onGo: (i: number) => void; onOpen: (i: number) => void; onClose: () => void; vs: ViewState }) {
   const [all, setAll] = useState(most);
   const rows = useMemo(() => {
-    const rank = [1, 2, 0, 0, 1];
+    const rank = [3, 2, 1, 0, 1]; // by health: what needs a look first, the outside world last
     return Array.from({ length: pic.count }, (_, i) => i).sort((a, b) => rank[pic.health[a]] - rank[pic.health[b]] || pic.label[a].localeCompare(pic.label[b]) || pic.h[a] - pic.h[b]);
     // The picture is changed in place; version tells when.
     // eslint-disable-next-line react-hooks/exhaustive-deps

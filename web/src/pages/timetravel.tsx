@@ -19,7 +19,8 @@ const open = createStore(false);
 /** The bar with which one goes back in time. The time is part of the address. */
 export function TimeTravel() {
   const { params } = useRoute();
-  const shown = useStore(open) || !!params.at;
+  const wanted = useStore(open);
+  const shown = wanted || !!params.at;
   const at = Number(params.at) || 0;
   const { data } = useLoad<Range>(shown ? (signal) => get(`${api}/replay`, signal) : null, 10_000, [shown]);
   const [playing, setPlaying] = useState(false);
@@ -67,6 +68,7 @@ function toggle() {
 }
 
 TimeTravel.Toggle = function Toggle() {
-  const on = useStore(open) || !!useRoute().params.at;
+  const wanted = useStore(open);
+  const on = !!useRoute().params.at || wanted;
   return <Button kind="ghost" icon="clock" label="Time travel" aria-pressed={on} onClick={toggle} />;
 };

@@ -31,11 +31,11 @@ export function ViewBar({ vs, map, family }: { vs: ViewState; map?: boolean; fam
       <Popover small icon="more" label="More options" button={changed ? <span>{changed} changed</span> : undefined}>
         {(close) => (
           <>
-            {map && <h3>Layout</h3>}
+            {map && <div className="cap">Layout</div>}
             {map && ["auto", "layered", "force", "grid"].map((l) => <Item key={l} selected={(vs.options.layout ?? "auto") === l} onPick={() => (setParams({ layout: l === "auto" ? "" : l }), close())}>{l === "auto" ? "automatic" : l}</Item>)}
             {(vs.def?.options ?? []).map((o) => (
               <div key={o.id} role="group" aria-label={o.label}>
-                <h3>{o.label}</h3>
+                <div className="cap">{o.label}</div>
                 {o.values.map((v) => <Item key={v} selected={(params["o." + o.id] ?? o.default) === v} onPick={() => setParams({ ["o." + o.id]: v === o.default ? "" : v })}>{v}</Item>)}
               </div>
             ))}
@@ -72,7 +72,7 @@ function SavedList({ close, onSave }: { close: () => void; onSave: () => void })
   return (
     <>
       <Item icon="plus" onPick={() => (close(), onSave())}>Save this view</Item>
-      {list.length > 0 && <h3>Saved</h3>}
+      {list.length > 0 && <div className="cap">Saved</div>}
       {list.map((s) => (
         <div className="row" key={s.id} style={{ gap: 0 }}>
           <Item

@@ -36,9 +36,13 @@ export function Palette({ onClose }: { onClose: () => void }) {
       return;
     }
     const stop = new AbortController();
-    const t = setTimeout(() => get<{ total: number; results: SearchResult[] }>(`${api}/search?limit=30&q=${encodeURIComponent(q)}`, stop.signal).then(setFound, () => {}), 90);
+    const look = () => void get<{ total: number; results: SearchResult[] }>(`${api}/search?limit=30&q=${encodeURIComponent(q)}`, stop.signal).then(setFound, () => {});
+    const t = setTimeout(look, 90);
+    // What is found changes while one looks.
+    const again = setInterval(look, 2000);
     return () => {
       clearTimeout(t);
+      clearInterval(again);
       stop.abort();
     };
     // eslint-disable-next-line react-hooks/exhaustive-deps
@@ -105,7 +109,7 @@ export function Palette({ onClose }: { onClose: () => void }) {
           {wrong && <div className="loading">{wrong.message}</div>}
           {!wrong && found?.total === 0 && <div className="loading">Nothing in the estate matches.</div>}
           {entries.map((e, i) => {
-            const head = e.section !== section ? ((section = e.section), (<h3 role="presentation">{e.section}</h3>)) : null;
+            const head = e.section !== section ? ((section = e.section), (<div className="cap" role="presentation">{e.section}</div>)) : null;
             return (
               <div key={e.id} role="presentation">
                 {head}

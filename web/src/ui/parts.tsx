@@ -12,7 +12,7 @@ export function Button({ icon, kind = "plain", small, children, label, ...rest }
   );
 }
 
-const marks = ["M8 5v6M5 8h6", "M4.500 8.300 7 10.800l4.500-5", "M8 3 14 13H2z", "M8 1.800 14.200 8 8 14.200 1.800 8z", "M4.500 8h7"];
+const marks = ["M8 8h.01", "M4.500 8.300 7 10.800l4.500-5", "M8 3 14 13H2z", "M8 1.800 14.200 8 8 14.200 1.800 8z", "M4.500 8h7"];
 
 /** Health as shape, colour and (for those who listen) text. */
 export function Health({ value, text }: { value: number; text?: boolean }) {
@@ -199,10 +199,10 @@ export function Dialog({ title, onClose, children, wide, className }: { title: s
   return (
     <div className="veil" onPointerDown={(e) => e.target === e.currentTarget && onClose()}>
       <div className={`dialog ${wide ? "wide" : ""} ${className ?? ""}`} role="dialog" aria-modal="true" aria-labelledby={id} ref={ref} tabIndex={-1}>
-        <header>
+        <div className="head">
           <h2 id={id}>{title}</h2>
           <Button kind="ghost" small icon="close" label="Close" onClick={onClose} />
-        </header>
+        </div>
         {children}
       </div>
     </div>

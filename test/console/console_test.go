@@ -1,0 +1,339 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const web = "../../web"
+
+// need makes sure of the real parts: Node, the libraries of the lock file and, for browsers, Chromium. test/deps.sh installs them.
+func need(t *testing.T, chromium bool) {
+	t.Helper()
+	missing := func(format string, args ...any) {
+		if os.Getenv("CI") != "" {
+			t.Fatalf(format, args...)
+		}
+		t.Skipf(format, args...)
+	}
+	if _, err := exec.LookPath("node"); err != nil {
+		missing("node is not there: test/deps.sh installs it")
+	}
+	lock, err := os.Stat(filepath.Join(web, "package-lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.Stat(filepath.Join(web, "node_modules", ".package-lock.json")); err != nil || got.ModTime().Before(lock.ModTime()) {
+		missing("web/node_modules is not what the lock file says: run test/deps.sh")
+	}
+	if _, err := os.Stat("/usr/bin/chromium"); err != nil && chromium {
+		missing("/usr/bin/chromium is not there: test/deps.sh installs it")
+	}
+}
+
+func run(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = web
+	cmd.Env = append(os.Environ(), env...)
+	// A runner that is ended takes its browser with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func tree(t *testing.T, root string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		name, _ := filepath.Rel(root, path)
+		files[name] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// What is embedded is what the sources give, byte for byte.
+func TestCommittedBuildIsTheSources(t *testing.T) {
+	t.Parallel()
+	need(t, false)
+	out := t.TempDir()
+	run(t, nil, "node_modules/.bin/tsc", "--noEmit")
+	run(t, nil, "node_modules/.bin/vite", "build", "--outDir", out, "--emptyOutDir", "--logLevel", "error")
+	built, committed := tree(t, out), tree(t, "../../internal/monitor/console/dist")
+	if len(built) < 5 {
+		t.Fatalf("the build gave %d files", len(built))
+	}
+	for name, b := range built {
+		if committed[name] != b {
+			t.Errorf("%s is not committed as it is built: run make console", name)
+		}
+	}
+	size := 0
+	for name, b := range committed {
+		size += len(b)
+		if _, ok := built[name]; !ok {
+			t.Errorf("%s is committed and no longer built: run make console", name)
+		}
+	}
+	if size > 1<<20 {
+		t.Errorf("the console is %d KB large: it is carried in the binary", size>>10)
+	}
+}
+
+// Names of hosts that packages came from would tell where they were installed, and break elsewhere.
+func TestLockFileNamesNoRegistry(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(filepath.Join(web, "package-lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(b, []byte(`"resolved"`)) {
+		t.Error("package-lock.json has resolved fields: web/.npmrc turns them off")
+	}
+}
+
+func TestUnits(t *testing.T) {
+	t.Parallel()
+	need(t, false)
+	if out := run(t, nil, "node_modules/.bin/vitest", "run"); !regexp.MustCompile(`Tests .*\d+ passed`).MatchString(out) {
+		t.Fatalf("no test has run:\n%s", out)
+	}
+}
+
+// binary builds the program once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "console-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "orchestrator")
+	cmd := exec.Command("go", "build", "-o", path, "./cmd/orchestrator")
+	cmd.Dir = filepath.Join("..", "..")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := binary(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// daemon is one running component.
+type daemon struct {
+	t   testing.TB
+	cmd *exec.Cmd
+	log *output
+}
+
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+func start(t testing.TB, args ...string) *daemon {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{t: t, cmd: exec.Command(path, args...), log: &output{}}
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// One that a journey has killed is gone already.
+		_ = d.cmd.Process.Signal(syscall.SIGTERM)
+		done := make(chan struct{})
+		go func() { _ = d.cmd.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			_ = d.cmd.Process.Kill()
+			<-done
+			t.Errorf("%s did not end\n%s", args[0], d.log)
+		}
+	})
+	return d
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+var reLink = regexp.MustCompile(`http://[^\s]+/#token=\S+`)
+
+// link is the address that logs in, as the component printed it.
+func (d *daemon) link() string {
+	d.t.Helper()
+	found := ""
+	eventually(d.t, "a link in what it prints", func() bool {
+		found = reLink.FindString(d.log.String())
+		return found != ""
+	})
+	return found
+}
+
+// monitor runs a monitor and, if hosts > 0, a probe that plays so many.
+func monitor(t testing.TB, hosts int) (*daemon, string) {
+	t.Helper()
+	m := start(t, "monitor", "--listen=127.0.0.1:0", "--probe-token=between")
+	link := m.link()
+	address, _, _ := strings.Cut(strings.TrimPrefix(link, "http://"), "/")
+	if hosts > 0 {
+		start(t, "probe", "--monitors="+address, "--token=between", fmt.Sprintf("--simulate=%d", hosts))
+		want := fmt.Sprintf(`"container":%d`, 10*hosts)
+		eventually(t, "all simulated containers", func() bool { return strings.Contains(get(t, link, "/api/v1/status"), want) })
+	}
+	return m, link
+}
+
+func get(t testing.TB, link, path string) string {
+	base, token, _ := strings.Cut(link, "/#token=")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return string(b)
+}
+
+// cluster runs `orchestrator up` with an app of two instances, and ends the tasks afterwards.
+func cluster(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	ready := filepath.Join(dir, "ready.json")
+	u := start(t, "up", "--data-dir", filepath.Join(dir, "data"), "--master-port=0", "--agent-port=0", "--marathon-port=0", "--monitor-port=0",
+		"--resources=cpus:8;mem:2048;disk:1024;ports:[32200-32299]", "--ready-file", ready)
+	var at struct{ Master, Marathon string }
+	eventually(t, "the cluster", func() bool {
+		b, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(b, &at) == nil
+	})
+	running := func() (n int) {
+		resp, err := http.Get(at.Master + "/tasks")
+		if err != nil {
+			return -1
+		}
+		defer resp.Body.Close()
+		var in struct{ Tasks []struct{ State string } }
+		if json.NewDecoder(resp.Body).Decode(&in) != nil {
+			return -1
+		}
+		for _, x := range in.Tasks {
+			if x.State == "TASK_RUNNING" {
+				n++
+			}
+		}
+		return n
+	}
+	t.Cleanup(func() {
+		req, _ := http.NewRequestWithContext(context.Background(), http.MethodDelete, at.Marathon+"/v2/groups?force=true", nil)
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			_ = resp.Body.Close()
+		}
+		eventually(t, "the tasks' end", func() bool { return running() == 0 })
+	})
+	app := `{"id":"/shop/web","cmd":"while true; do echo hello from the shop; sleep 1; done","cpus":0.1,"mem":32,"instances":2}`
+	resp, err := http.Post(at.Marathon+"/v2/apps", "application/json", strings.NewReader(app))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	eventually(t, "two tasks", func() bool { return running() == 2 })
+	return u.link()
+}
+
+// Journeys of people through a real browser: web/test/browser/journeys.mjs.
+func TestBrowser(t *testing.T) {
+	t.Parallel()
+	need(t, true)
+	_, empty := monitor(t, 0)
+	_, hosts := monitor(t, 20)
+	dying, lost := monitor(t, 3)
+	env := []string{
+		"UP=" + cluster(t), "EMPTY=" + empty, "HOSTS=" + hosts, "LOST=" + lost, fmt.Sprintf("LOST_PID=%d", dying.cmd.Process.Pid), "PROFILES=" + t.TempDir(),
+	}
+	out := run(t, env, "node", "test/browser/journeys.mjs")
+	if !strings.Contains(out, "journeys done") {
+		t.Fatalf("no journey was made:\n%s", out)
+	}
+	t.Log(out)
+}
+
+// BenchmarkConsole takes the page's figures with CONSOLE_BENCH_HOSTS simulated hosts (default 100; the goals are stated for 1,000)
+// and prints them as JSON lines: web/test/browser/bench.mjs.
+func BenchmarkConsole(b *testing.B) {
+	hosts := 100
+	if n, err := strconv.Atoi(os.Getenv("CONSOLE_BENCH_HOSTS")); err == nil && n > 0 {
+		hosts = n
+	}
+	_, link := monitor(b, hosts)
+	for b.Loop() {
+		cmd := exec.CommandContext(b.Context(), "node", "test/browser/bench.mjs")
+		cmd.Dir = web
+		cmd.Env = append(os.Environ(), "HOSTS="+link, fmt.Sprintf("NODES=%d", 10*hosts), "PROFILES="+b.TempDir())
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Run(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

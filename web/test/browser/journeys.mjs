@@ -1,0 +1,299 @@
+// What people do with the console, in a real browser. The Go test (test/console) starts what is looked at and gives the links.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { drawn, open } from "./browser.mjs";
+
+const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const { UP, EMPTY, HOSTS, LOST, LOST_PID } = process.env;
+const only = process.argv[2];
+
+/** Rules of WCAG 2.2 AA that the page breaks. */
+async function violations(page) {
+  await page.evaluate(axeSource);
+  return page.evaluate(() => window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"], resultTypes: ["violations"] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.html.slice(0, 160) + " " + (n.any[0]?.message ?? "")).join(" | ")}`)));
+}
+
+const broken = new Map();
+
+/** Notes what is broken; each journey ends by saying that nothing was. */
+async function accessible(page, where) {
+  broken.set(page, [...(broken.get(page) ?? []), ...(await violations(page)).map((v) => `${where}: ${v}`)]);
+}
+
+const go = async (page, name) => page.getByRole("navigation").getByRole("link", { name, exact: false }).first().click();
+const details = (page) => page.locator("aside.details");
+
+const journeys = {
+  /** Somebody who has just run `orchestrator up` clicks the link that it printed. */
+  async newcomer({ page }) {
+    await page.goto(UP);
+    await drawn(page, 2);
+    assert.equal(new URL(page.url()).hash, "", "the token is taken out of the address");
+    // Finds the app's container, reads its log, opens a shell in it.
+    await page.keyboard.press("Control+k");
+    await page.keyboard.type("web kind:container");
+    await page.getByRole("option", { name: /web\.shop/ }).first().waitFor();
+    await page.keyboard.press("Enter");
+    await details(page).getByRole("heading", { name: "web.shop" }).waitFor();
+    await details(page).getByText("CPU", { exact: true }).first().waitFor();
+    await details(page).getByRole("button", { name: "Logs" }).click();
+    await page.getByRole("log").getByText("hello from the shop").first().waitFor();
+    await page.getByLabel("Only lines with").fill("nothing like this");
+    await page.getByRole("log").getByText("No line matches").waitFor();
+    await details(page).getByRole("button", { name: "Shell" }).click();
+    const rows = page.locator(".xterm-rows");
+    await rows.waitFor();
+    await page.waitForFunction(() => document.querySelector(".xterm-rows")?.textContent.match(/[#$]/));
+    await page.keyboard.type("echo $((40+2))-answer\n");
+    await rows.getByText("42-answer").first().waitFor();
+    // Files of the container.
+    await details(page).getByRole("tab", { name: "Files" }).click();
+    await details(page).getByRole("button", { name: /^etc/ }).click();
+    await details(page).getByRole("button", { name: /^hostname/ }).first().click();
+    await details(page).locator("pre").waitFor();
+    // The cluster: a task and its sandbox.
+    await go(page, "Tasks");
+    await page.getByRole("row", { name: /web\.shop/ }).first().click();
+    await page.getByRole("button", { name: "stdout" }).click();
+    await page.locator("pre").getByText("hello from the shop").waitFor();
+    await go(page, "Nodes");
+    await page.getByRole("row", { name: /active/ }).first().waitFor();
+    await go(page, "Frameworks");
+    await page.getByRole("row", { name: /marathon/ }).click();
+    await page.getByRole("region", { name: /Role/ }).first().waitFor();
+    // The service: scaled, and why what cannot run waits.
+    await go(page, "Apps");
+    await page.getByRole("row", { name: /\/shop\/web/ }).click();
+    await details(page).getByRole("button", { name: "Scale" }).click();
+    await page.getByRole("spinbutton", { name: /Instances/ }).fill("3");
+    await page.keyboard.press("Enter");
+    await details(page).getByText("3 of 3 running").waitFor();
+    await details(page).getByRole("button", { name: "Scale" }).click();
+    await page.getByRole("spinbutton", { name: /Instances/ }).fill("500");
+    await page.keyboard.press("Enter");
+    await details(page).getByText("Why it is waiting").waitFor();
+    await go(page, "Deployments");
+    const card = page.getByRole("article", { name: /\/shop\/web/ });
+    await card.getByText("Why it is waiting").waitFor();
+    await card.getByRole("button", { name: "Roll back" }).click();
+    await page.getByText("Nothing is being deployed").waitFor();
+    await go(page, "Apps");
+    await page.getByRole("row", { name: /\/shop\/web.*3 \/ 3/ }).click();
+    await details(page).getByRole("tab", { name: "Versions" }).click();
+    await details(page).getByText("current").waitFor();
+    // The map of the past.
+    await go(page, "Map");
+    await page.getByRole("button", { name: "Time travel" }).click();
+    await page.getByRole("slider", { name: "Time that is shown" }).focus();
+    await page.keyboard.press("ArrowLeft");
+    await page.keyboard.press("ArrowLeft");
+    await page.locator("header .live.past").waitFor();
+    await page.getByRole("button", { name: "Now", exact: true }).click();
+    await page.locator("header .live:not(.past)").waitFor();
+    // What was done is in the audit log.
+    await go(page, "Audit log");
+    await page.getByRole("row", { name: /proxy\.marathon/ }).first().waitFor();
+  },
+
+  /** The same without a mouse. */
+  async keyboard({ page }) {
+    await page.goto(HOSTS);
+    await drawn(page, 200);
+    const focused = () => page.evaluate(() => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent);
+    const map = page.getByRole("application");
+    for (let i = 0; i < 60 && !(await map.evaluate((el) => el === document.activeElement)); i++) await page.keyboard.press("Tab");
+    assert.match(await focused(), /^Map of containers: 2\d\d nodes/);
+    await page.keyboard.press("n");
+    const said = page.locator(".page > p.sr-only, .map > p.sr-only");
+    await page.waitForFunction(() => /connection/.test(document.querySelector(".map p[role=status]")?.textContent ?? ""));
+    const first = await said.first().textContent();
+    await page.keyboard.press("ArrowRight");
+    await page.waitForFunction((was) => document.querySelector(".map p[role=status]")?.textContent !== was, first);
+    await page.keyboard.press("Enter");
+    await details(page).getByRole("heading", { level: 2 }).first().waitFor();
+    await page.keyboard.press("f");
+    await page.getByText(/focus, 2 hops/).waitFor();
+    await page.keyboard.press("f");
+    await page.getByText(/focus, 2 hops/).waitFor({ state: "detached" });
+    await page.keyboard.press("Escape");
+    await details(page).waitFor({ state: "detached" });
+    // The list that a screen reader walks.
+    await page.keyboard.press("o");
+    await page.getByRole("region", { name: "The map as a list" }).getByRole("button").nth(1).focus();
+    await page.keyboard.press("Enter");
+    await page.getByRole("list", { name: /Connections of/ }).waitFor();
+    await page.keyboard.press("o");
+    // A table: sorted, filtered, selected; one stopped, seen to have stopped.
+    await page.keyboard.press("g");
+    await page.keyboard.press("c");
+    const table = page.getByRole("grid");
+    await table.waitFor();
+    await page.keyboard.press("/");
+    await page.keyboard.type("cpu>");
+    await page.getByRole("alert").getByText("column 5").waitFor();
+    await page.keyboard.press("Control+a");
+    await page.keyboard.type("host:sim-0003");
+    await page.waitForFunction(() => document.querySelector("[role=grid]")?.getAttribute("aria-rowcount") === "11");
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Escape");
+    await table.focus();
+    await page.keyboard.press("End");
+    await page.keyboard.press("Home");
+    await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("Space");
+    await page.getByText("1 selected").waitFor();
+    await page.keyboard.press("Escape");
+    await page.getByText("1 selected").waitFor({ state: "detached" });
+    await table.focus();
+    await page.keyboard.press("Enter");
+    await details(page).getByRole("button", { name: "Actions" }).focus();
+    await page.keyboard.press("Enter");
+    await page.keyboard.press("ArrowDown");
+    const name = await details(page).getByRole("heading", { level: 2 }).first().textContent();
+    const item = page.locator(".popover [data-item]", { hasText: "Stop" });
+    for (let i = 0; i < 5 && !(await item.evaluate((el) => el === document.activeElement)); i++) await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("Enter");
+    await page.getByRole("dialog", { name: `Stop ${name}?` }).waitFor();
+    const ok = page.getByRole("dialog").getByRole("button", { name: "Stop" });
+    await page.waitForFunction(() => document.querySelector("[role=dialog] button[type=submit]:not(:disabled)"));
+    await ok.focus();
+    await page.keyboard.press("Enter");
+    await details(page).getByText("exited").first().waitFor();
+    // Help, theme and place by commands.
+    await page.keyboard.press("?");
+    await page.getByRole("dialog", { name: "Keyboard" }).waitFor();
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Control+k");
+    await page.keyboard.type(">theme: light");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.documentElement.dataset.theme === "light");
+    await page.keyboard.press("[");
+    await page.keyboard.press("g");
+    await page.keyboard.press("e");
+    await page.getByRole("region", { name: "Events" }).getByText("exited").first().waitFor();
+  },
+
+  /** Every page in the dark theme, the main ones in all, without a rule of accessibility broken. */
+  async accessibility({ page }) {
+    await page.goto(UP);
+    await drawn(page, 2);
+    const origin = new URL(page.url()).origin;
+    const pages = {
+      "/map": ".map canvas[data-drawn]", "/hosts": ".tr", "/containers": ".tr", "/processes": ".tr", "/resources": ".hostrow", "/events": ".timeline .linkrow", "/cluster": ".card", "/cluster/nodes": ".tr",
+      "/cluster/tasks": ".tr", "/cluster/frameworks": ".tr", "/services?app=/shop/web": ".tr", "/services/deployments": ".empty, .card", "/system/probes": ".tr", "/system/access": ".card", "/system/audit": ".tr",
+    };
+    const main = ["/map", "/containers", "/resources", "/cluster", "/services?app=/shop/web"];
+    for (const theme of ["dark", "light", "contrast"]) {
+      await page.evaluate((t) => localStorage.setItem("theme", JSON.stringify(t)), theme);
+      for (const [path, ready] of Object.entries(pages)) {
+        if (theme !== "dark" && !main.includes(path)) continue;
+        await page.goto(origin + path);
+        await page.locator(ready).first().waitFor();
+        if (path === "/containers") {
+          await page.locator(".tr").first().click();
+          await details(page).locator(".spark").first().waitFor();
+        }
+        await accessible(page, `${path}, ${theme}`);
+      }
+      await page.keyboard.press("Control+k");
+      await page.keyboard.type("web");
+      await page.getByRole("option").first().waitFor();
+      await accessible(page, `palette, ${theme}`);
+      await page.keyboard.press("Escape");
+      await page.keyboard.press("?");
+      await page.getByRole("dialog").waitFor();
+      await accessible(page, `help, ${theme}`);
+      await page.keyboard.press("Escape");
+    }
+  },
+
+  /** Nothing there; somebody who may only look; nobody logged in. */
+  async states({ page, context }) {
+    await page.goto(EMPTY);
+    await page.getByText("No host reports yet").waitFor();
+    await page.getByText(/orchestrator probe --monitors/).waitFor();
+    await accessible(page, "empty");
+    // A viewer's token, made as an administrator does it.
+    await page.goto(HOSTS);
+    await drawn(page, 200);
+    await go(page, "Access");
+    await page.getByRole("button", { name: "Token", exact: true }).click();
+    await page.getByLabel(/^Name/).fill("looker");
+    await page.getByRole("combobox", { name: /^For/ }).selectOption("viewer");
+    await page.getByRole("button", { name: "Make it" }).click();
+    const secret = await page.getByRole("dialog", { name: "The token's secret" }).locator("code").textContent();
+    await context.clearCookies();
+    await page.reload();
+    await page.getByRole("button", { name: "Log in" }).waitFor();
+    await accessible(page, "login");
+    await page.getByLabel(/^Token, or the link/).fill("wrong");
+    await page.getByRole("button", { name: "Log in" }).click();
+    await page.getByRole("alert").waitFor();
+    await page.getByLabel(/^Token, or the link/).fill(secret);
+    await page.getByRole("button", { name: "Log in" }).click();
+    await page.getByRole("navigation").waitFor();
+    assert.equal(await page.getByRole("link", { name: "Access" }).count(), 0, "viewers see no page of administrators");
+    await go(page, "Containers");
+    await page.locator(".tr").first().click();
+    await details(page).getByRole("button", { name: "Actions" }).click();
+    assert.ok(await page.locator(".popover [data-item]", { hasText: "Stop" }).isDisabled(), "viewers may not stop");
+    // Saved views and exports.
+    await page.keyboard.press("Escape");
+    await page.goto(new URL(page.url()).origin + "/map?q=host:sim-0001&colour=metric");
+    await drawn(page, 5);
+    await page.getByRole("button", { name: "Saved views" }).click();
+    await page.getByRole("button", { name: "Save this view" }).click();
+    await page.getByLabel("Name").fill("First host");
+    await page.keyboard.press("Enter");
+    await page.goto(new URL(page.url()).origin + "/map");
+    await page.getByRole("button", { name: "Saved views" }).click();
+    await page.getByRole("button", { name: "First host", exact: true }).click();
+    await page.waitForURL(/q=host%3Asim-0001/);
+    for (const [button, file] of [["Save as CSV", /\.csv$/], ["Save as PNG", /\.png$/]]) {
+      const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: button }).click()]);
+      assert.match(download.suggestedFilename(), file);
+    }
+  },
+
+  /** The monitor is killed: the picture stays and says how old it is. */
+  async lost({ page }) {
+    await page.goto(LOST);
+    const [nodes] = await drawn(page, 30);
+    process.kill(Number(LOST_PID), "SIGKILL");
+    await page.getByRole("alert").getByText("Connection lost").waitFor();
+    await page.getByText(/What you see is .* old/).waitFor();
+    const held = await page.locator(".map canvas").evaluate((c) => c.dataset.drawn);
+    assert.equal(Number(held.split("/")[0]), nodes);
+    assert.ok(await page.evaluate(() => { const c = document.querySelector(".map canvas"); const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data; const seen = new Set(); for (let i = 0; i < d.length; i += 4000) seen.add((d[i] << 16) | (d[i + 1] << 8) | d[i + 2]); return seen.size > 2; }), "the picture is still on the canvas");
+    await accessible(page, "lost connection");
+  },
+};
+
+let failed = 0;
+
+async function make(name) {
+  if (only && only !== name) return;
+  const began = Date.now();
+  const b = await open();
+  try {
+    await journeys[name](b);
+    assert.deepEqual(broken.get(b.page) ?? [], [], "rules of accessibility");
+    assert.deepEqual(b.problems, [], "errors in the page");
+    assert.deepEqual(b.strangers, [], "requests to other places");
+    console.log(`ok   ${name} ${((Date.now() - began) / 1000).toFixed(1)} s`);
+  } catch (e) {
+    failed++;
+    console.log(`FAIL ${name} at ${b.page.url()}\n${e.stack ?? e}\n${b.problems.join("\n")}`);
+    if (process.env.SHOTS) await b.page.screenshot({ path: `${process.env.SHOTS}/fail-${name}.png` });
+  }
+  await b.close();
+}
+
+// Two at a time. Those in one lane look at the same monitor.
+const lanes = [["newcomer", "accessibility"], ["keyboard", "states", "lost"]];
+await Promise.all(lanes.map(async (lane) => {
+  for (const name of lane) await make(name);
+}));
+if (failed) process.exit(1);
+console.log("journeys done");
