@@ -170,7 +170,7 @@ func (v *View) arrange(shown map[*node]bool) (moved []*node) {
 		switch {
 		case edges == 0:
 			mode = layout.Grid
-		case len(list) <= autoLayered || v.arranged == layout.Layered && len(list) <= layeredNodes:
+		case edges <= autoDense*len(list) && (len(list) <= autoLayered || v.arranged == layout.Layered && len(list) <= layeredNodes):
 			mode = layout.Layered
 		default:
 			mode = layout.Force

@@ -37,6 +37,8 @@ const (
 	layeredNodes = 300
 	// autoLayered is up to how many it is chosen by itself.
 	autoLayered = 120
+	// autoDense is up to how many edges a node it is: where everybody calls everybody there are no layers to see.
+	autoDense = 3
 )
 
 // Option is a choice that a view offers.

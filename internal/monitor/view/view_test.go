@@ -322,3 +322,48 @@ func TestStringsAreSafeInPages(t *testing.T) {
 		}
 	}
 }
+
+// Layers show who calls whom; where everybody calls everybody they are one long column.
+func TestLayoutThatIsChosen(t *testing.T) {
+	t.Parallel()
+	arranged := func(edges func(i, j int) bool) string {
+		es := estate.New(nil)
+		es.Hello("p", "i", "h", 0, 0)
+		d := &probev1.Delta{Seq: 1, Snapshot: true}
+		const n = 12
+		for i := range n {
+			d.Entities = append(d.Entities, &probev1.Entity{Ref: uint32(i + 1), Id: fmt.Sprintf("container;h;c%d", i), Kind: topology.KindContainer, State: "running"})
+			for j := range n {
+				if edges(i, j) {
+					d.Edges = append(d.Edges, &probev1.Edge{Ref: uint32(100 + i*n + j), Src: uint32(i + 1), Dst: uint32(j + 1), Port: 80, Conns: 1, Seen: 3})
+				}
+			}
+		}
+		if !es.Apply("p", d, 1) {
+			t.Fatal("refused")
+		}
+		v, err := New(Spec{View: "containers"}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		es.Flush(1, func(estate.Changes) { v.Build(es.Reader()); v.Settle() })
+		v.Emit(1)
+		var f struct{ Layout string }
+		if err := json.Unmarshal(append([]byte("{"), v.Frame(1)...), &f); err != nil {
+			t.Fatal(err)
+		}
+		return f.Layout
+	}
+	for name, x := range map[string]struct {
+		edges func(i, j int) bool
+		want  string
+	}{
+		"a chain":   {func(i, j int) bool { return j == i+1 }, "layered"},
+		"a crowd":   {func(i, j int) bool { return i != j }, "force"},
+		"strangers": {func(int, int) bool { return false }, "grid"},
+	} {
+		if got := arranged(x.edges); got != x.want {
+			t.Errorf("%s: %s, want %s", name, got, x.want)
+		}
+	}
+}

@@ -36,9 +36,9 @@ export class Density {
     if (!clip(-dx, x0) || !clip(dx, w - 1 - x0) || !clip(-dy, y0) || !clip(dy, h - 1 - y0)) return;
     const ax = x0 + t0 * dx, ay = y0 + t0 * dy;
     const lx = (t1 - t0) * dx, ly = (t1 - t0) * dy;
-    const steps = Math.max(1, Math.ceil(Math.max(Math.abs(lx), Math.abs(ly))));
+    const steps = Math.max(1, Math.ceil(Math.max(Math.abs(lx), Math.abs(ly)) - 1e-6));
     // 16.16 fixed point: the loop is the cost of the whole picture.
-    let fx = (ax * 65536) | 0, fy = (ay * 65536) | 0;
+    let fx = ((ax + 0.5) * 65536) | 0, fy = ((ay + 0.5) * 65536) | 0;
     const sx = ((lx / steps) * 65536) | 0, sy = ((ly / steps) * 65536) | 0;
     for (let i = 0; i <= steps; i++) {
       const px = (fx >> 16) + (fy >> 16) * w;

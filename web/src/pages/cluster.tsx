@@ -1,7 +1,7 @@
 // Pages of the cluster, from the master's own API through the monitor.
 
 import { useMemo, useState } from "react";
-import { api, get, may, request, type ApiError } from "../api/client";
+import { api, get, may, request, session, type ApiError } from "../api/client";
 import { useLoad } from "../estate";
 import { ago, bytes, count, plural, stamp } from "../format";
 import { match, record } from "../query/match";
@@ -11,7 +11,7 @@ import { Icon } from "../ui/icons";
 import { Filter } from "../ui/filter";
 import { Bar, Button, Dialog, Empty, Health, Loading, Problem, toast } from "../ui/parts";
 import { Table, type Column } from "../ui/table";
-import { Files, shownBytes, type Entry, type Source } from "./files";
+import { Files, type Entry, type Source } from "./files";
 
 const master = `${api}/proxy/master`;
 
@@ -337,7 +337,7 @@ function TaskPanel({ task: t, again }: { task: Task & { framework: string; host:
   const container = t.statuses.map((s) => s.container_status?.container_id?.value).filter(Boolean).at(-1);
   const kill = async (grace: string) => {
     try {
-      const resp = await fetch(`${master}/api/orchestrator/v1/kill`, { method: "POST", headers: { "Content-Type": "application/x-www-form-urlencoded", "X-CSRF-Token": (await get<{ csrf: string }>(`${api}/session`)).csrf }, body: new URLSearchParams({ framework_id: t.framework_id, task_id: t.id, ...(grace ? { grace } : {}) }) });
+      const resp = await fetch(`${master}/api/orchestrator/v1/kill`, { method: "POST", headers: { "Content-Type": "application/x-www-form-urlencoded", "X-CSRF-Token": session.get()?.csrf ?? "" }, body: new URLSearchParams({ framework_id: t.framework_id, task_id: t.id, ...(grace ? { grace } : {}) }) });
       if (!resp.ok) throw new Error((await resp.text()).slice(0, 300));
       toast(`${t.name} is being killed; its framework decides whether it is started again`, "ok");
       again();
@@ -411,12 +411,22 @@ function sandbox(t: Task): Source {
     key: t.id,
     root,
     list: async (path, signal) => {
+      // Viewers may read the two logs, and see no other file.
+      if (!may("operator")) return ["stdout", "stderr"].map((name): Entry => ({ name, type: "file", size: 0, mode: "", mtime_ms: 0, target: "" }));
       const r = await get<{ path: string; mode: string; size: number; mtime: number }[]>(`${base}/browse?path=${encodeURIComponent(path)}`, signal);
       return r.map((f): Entry => ({ name: f.path.slice(f.path.lastIndexOf("/") + 1), type: f.mode[0] === "d" ? "dir" : f.mode[0] === "l" ? "link" : "file", size: f.size, mode: f.mode, mtime_ms: f.mtime * 1000, target: "" }));
     },
-    read: async (path) => {
-      const r = await get<{ data: string; offset: number }>(`${base}/read?path=${encodeURIComponent(path)}&offset=0&length=65536`);
-      return { text: shownBytes(new TextEncoder().encode(r.data)), more: r.data.length >= 65536 };
+    read: async (path, offset, length) => {
+      const parts: Uint8Array[] = [];
+      // An agent gives at most 64 KB at once.
+      for (let at = offset; at < offset + length; ) {
+        const r = await get<{ data: string; offset: number }>(`${base}/read?path=${encodeURIComponent(path)}&offset=${at}&length=${offset + length - at}`);
+        const b = new TextEncoder().encode(r.data);
+        if (b.length === 0) break;
+        parts.push(b);
+        at += b.length;
+      }
+      return new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer());
     },
     href: (path) => `${base}/download?path=${encodeURIComponent(path)}`,
   };

@@ -1,5 +1,5 @@
-import { useState } from "react";
-import { nodePath, request, type ApiError } from "../api/client";
+import { useLayoutEffect, useRef, useState } from "react";
+import { nodePath, request } from "../api/client";
 import { useLoad } from "../estate";
 import { bytes, stamp } from "../format";
 import { Icon } from "../ui/icons";
@@ -18,7 +18,8 @@ export interface Source {
   key: string;
   root: string;
   list: (path: string, signal: AbortSignal) => Promise<Entry[]>;
-  read: (path: string) => Promise<{ text: string; more: boolean }>;
+  /** A part of a file. */
+  read: (path: string, offset: number, length: number) => Promise<Uint8Array>;
   href: (path: string) => string;
 }
 
@@ -31,10 +32,7 @@ export function containerFiles(id: string): Source {
     key: id,
     root: "/",
     list: async (path, signal) => ((await (await request("GET", url(path, "files?"), undefined, signal)).json()) as { entries: Entry[] }).entries,
-    read: async (path) => {
-      const b = await (await request("GET", url(path, `file?length=${peek}&`))).arrayBuffer();
-      return { text: shownBytes(new Uint8Array(b)), more: b.byteLength >= peek };
-    },
+    read: async (path, offset, length) => new Uint8Array(await (await request("GET", url(path, `file?offset=${offset}&length=${length}&`))).arrayBuffer()),
     href: (path) => url(path, "file?download=1&"),
   };
 }
@@ -50,31 +48,49 @@ export function shownBytes(b: Uint8Array): string {
   return lines.join("\n");
 }
 
+/** The end of a file, read again and again while somebody looks. */
+function FileView({ source, path, size, back }: { source: Source; path: string; size: number; back: () => void }) {
+  const box = useRef<HTMLPreElement>(null);
+  const [end, setEnd] = useState(size > peek);
+  const at = useRef(size);
+  const { data, error, again } = useLoad(async () => {
+    const offset = end ? Math.max(0, at.current - peek) : 0;
+    const b = await source.read(path, offset, peek * 2);
+    at.current = offset + b.length;
+    return { text: shownBytes(b.length > peek && end ? b.subarray(b.length - peek) : b.subarray(0, end ? undefined : peek)), cut: end ? at.current > peek : b.length > peek };
+  }, 2000, [source.key, path, end]);
+  const text = data?.text;
+  useLayoutEffect(() => {
+    if (box.current && end) box.current.scrollTop = box.current.scrollHeight;
+  }, [text, end]);
+  return (
+    <div style={{ display: "grid", gap: 9 }}>
+      <div className="row">
+        <Button small icon="left" onClick={back}>Back</Button>
+        <span className="grow" />
+        <div className="segmented" role="group" aria-label="Part of the file">
+          <button type="button" aria-pressed={!end} onClick={() => setEnd(false)}>Beginning</button>
+          <button type="button" aria-pressed={end} onClick={() => setEnd(true)}>End</button>
+        </div>
+        <a className="button small" href={source.href(path)} download><Icon name="download" size={14} />Download</a>
+      </div>
+      <b className="mono clip">{path.startsWith(source.root) ? path.slice(source.root.length) : path}</b>
+      {error && <Problem error={error} retry={again} />}
+      {!data && !error && <Loading what="Reading the file" />}
+      {data && <pre className="code" tabIndex={0} ref={box}>{data.text || "(empty)"}</pre>}
+      {data?.cut && <p className="faint">The {end ? "last" : "first"} {bytes(peek)}, read again every two seconds.</p>}
+    </div>
+  );
+}
+
 export function Files({ source, start }: { source: Source; start?: string }) {
   const [path, setPath] = useState(start ?? source.root);
-  const [file, setFile] = useState<{ path: string; text: string; more: boolean } | null>(null);
-  const [problem, setProblem] = useState<ApiError | null>(null);
+  const [file, setFile] = useState<{ path: string; size: number } | null>(null);
   const { data, error, again } = useLoad<Entry[]>((signal) => source.list(path, signal), 0, [source.key, path]);
   const join = (name: string) => (path.endsWith("/") ? path : path + "/") + name;
-  const open = (e: Entry) => {
-    setProblem(null);
-    if (e.type === "dir") setPath(join(e.name));
-    else source.read(join(e.name)).then((r) => setFile({ path: join(e.name), ...r }), setProblem);
-  };
+  const open = (e: Entry) => (e.type === "dir" ? setPath(join(e.name)) : setFile({ path: join(e.name), size: e.size }));
   const parts = path.slice(source.root.length).split("/").filter(Boolean);
-  if (file)
-    return (
-      <div style={{ display: "grid", gap: 9 }}>
-        <div className="row">
-          <Button small icon="left" onClick={() => setFile(null)}>{path}</Button>
-          <span className="grow" />
-          <a className="button small" href={source.href(file.path)} download><Icon name="download" size={14} />Download</a>
-        </div>
-        <b className="mono clip">{file.path.slice(source.root.length) || file.path}</b>
-        <pre className="code" tabIndex={0}>{file.text || "(empty)"}</pre>
-        {file.more && <p className="faint">The first {bytes(peek)}. Download it to see all.</p>}
-      </div>
-    );
+  if (file) return <FileView key={file.path} source={source} {...file} back={() => setFile(null)} />;
   return (
     <div style={{ display: "grid", gap: 7 }}>
       <div className="row wrap" style={{ gap: 2 }}>
@@ -83,7 +99,6 @@ export function Files({ source, start }: { source: Source; start?: string }) {
           <Button small kind="ghost" key={i} onClick={() => setPath(source.root + (source.root.endsWith("/") ? "" : "/") + parts.slice(0, i + 1).join("/"))}>{p}</Button>
         ))}
       </div>
-      {problem && <Problem error={problem} />}
       {error && <Problem error={error} retry={again} />}
       {!data && !error && <Loading what="Reading the directory" />}
       <div className="links">

@@ -17,14 +17,23 @@ export function ViewBar({ vs, map, family }: { vs: ViewState; map?: boolean; fam
   const defs = useStore(views);
   const [saving, setSaving] = useState(false);
   const list = family ? defs.filter((d) => d.id === family || d.parent === family || (family === "containers" && d.count > 0 && !["hosts", "processes", "processes-by-name"].includes(d.id))) : defs.filter((d) => d.count > 0 || ["containers", "hosts", "processes"].includes(d.id));
+  // Containers can be put together, and grouped, by the value of any label that they have.
+  const [labels, setLabels] = useState<string[]>([]);
+  const labelled = vs.def?.kind === "container" || vs.view.startsWith("label:");
+  useEffect(() => {
+    if (!labelled) return setLabels([]);
+    const stop = new AbortController();
+    get<{ fields: { name: string }[] }>(`${api}/search/fields?view=containers`, stop.signal).then((r) => setLabels(r.fields.filter((f) => f.name.startsWith("label.")).map((f) => f.name.slice(6)).slice(0, 20)), () => {});
+    return () => stop.abort();
+  }, [labelled]);
   const label = (d: (typeof defs)[number]) => (d.parent ? `${defs.find((x) => x.id === d.parent)?.label ?? ""} ${d.label}` : d.label);
   const metrics = vs.def?.metrics ?? [];
   const changed = (vs.def?.options ?? []).filter((o) => params["o." + o.id] && params["o." + o.id] !== o.default).length;
   return (
     <div className="toolbar">
-      {list.length > 1 && <Pick label="View" value={vs.view} options={list.map((d) => ({ id: d.id, label: label(d) }))} onChange={(view) => setParams({ view: view === (family ?? "containers") ? "" : view, group: "", expand: "", focus: "", "o.state": "" })} />}
+      {list.length > 1 && <Pick label="View" value={vs.view} options={[...list.map((d) => ({ id: d.id, label: label(d) })), ...labels.map((l) => ({ id: `label:${l}`, label: `By label ${l}` }))]} onChange={(view) => setParams({ view: view === (family ?? "containers") ? "" : view, group: "", expand: "", focus: "", "o.state": "" })} />}
       <Filter value={params.q ?? ""} view={vs.view} onChange={(q) => setParams({ q }, true)} />
-      {map && <Pick label="Group" value={vs.options.group ?? "auto"} options={(vs.def?.groups ?? ["auto", "none"]).map((g) => ({ id: g, label: groupNames[g] ?? `by ${g}` }))} onChange={(group) => setParams({ group: group === "auto" ? "" : group, expand: "" })} />}
+      {map && <Pick label="Group" value={vs.options.group ?? "auto"} options={(vs.def?.groups ?? ["auto", "none"]).map((g) => ({ id: g, label: groupNames[g] ?? `by ${g}` })).concat(vs.view.startsWith("label:") ? [] : labels.map((l) => ({ id: `label:${l}`, label: `by label ${l}` })))} onChange={(group) => setParams({ group: group === "auto" ? "" : group, expand: "" })} />}
       {map && <Pick label="Colour" value={vs.colour} options={[...colours]} onChange={(c) => setParams({ colour: c === "health" ? "" : c }, true)} />}
       {metrics.length > 0 && <Pick label={map ? "Fill" : "Metric"} value={vs.metric?.id ?? "none"} options={[{ id: "none", label: "nothing" }, ...metrics.map((m) => ({ id: m.id, label: m.label }))]} onChange={(m) => setParams({ m: m === "cpu" ? "" : m }, true)} />}
       {metrics.length > 0 && <Pick label={map ? "Size" : "Second"} value={vs.options.size || "none"} options={[{ id: "none", label: map ? "equal" : "nothing" }, ...metrics.map((m) => ({ id: m.id, label: m.label }))]} onChange={(z) => setParams({ z: z === "none" && map ? "" : z }, true)} />}

@@ -118,6 +118,23 @@ const journeys = {
     await page.getByText(/focus, 2 hops/).waitFor({ state: "detached" });
     await page.keyboard.press("Escape");
     await details(page).waitFor({ state: "detached" });
+    // Groups: one opened, and closed again.
+    await page.getByRole("button", { name: /^Group:/ }).focus();
+    await page.keyboard.press("Enter");
+    await page.getByRole("button", { name: "by host", exact: true }).focus();
+    await page.keyboard.press("Enter");
+    await map.focus();
+    await page.waitForURL(/group=host/);
+    await page.waitForFunction(() => window.mapRenderer.picture.group === "host");
+    const groups = await page.evaluate(() => window.mapRenderer.picture.count);
+    await page.evaluate(() => window.mapRenderer.picture.kind.indexOf("group")) >= 0 || assert.fail("no groups");
+    for (let i = 0; i < 60 && !(await page.evaluate(() => { const r = window.mapRenderer; return r.picture.kind[r.picture.find(r.cursor)] === "group"; })); i++) await page.keyboard.press("n");
+    await page.keyboard.press("x");
+    await page.getByText("1 open").waitFor();
+    await page.waitForFunction((n) => window.mapRenderer.picture.count > n && window.mapRenderer.picture.boxes.length === 1, groups);
+    await page.keyboard.press("[");
+    await page.keyboard.press("[");
+    await page.waitForFunction(() => window.mapRenderer.picture.group === "none");
     // The list that a screen reader walks.
     await page.keyboard.press("o");
     await page.getByRole("region", { name: "The map as a list" }).getByRole("button").nth(1).focus();
@@ -143,8 +160,15 @@ const journeys = {
     await page.keyboard.press("ArrowDown");
     await page.keyboard.press("Space");
     await page.getByText("1 selected").waitFor();
+    // The logs of several at once.
+    await page.keyboard.press("Shift+ArrowDown");
+    await page.getByText("2 selected").waitFor();
+    await page.keyboard.press("l");
+    await page.waitForFunction(() => document.querySelectorAll("[role=log] .logline .who").length >= 2);
+    await page.keyboard.press("`");
+    await table.focus();
     await page.keyboard.press("Escape");
-    await page.getByText("1 selected").waitFor({ state: "detached" });
+    await page.getByText("2 selected").waitFor({ state: "detached" });
     await table.focus();
     await page.keyboard.press("Enter");
     await details(page).getByRole("button", { name: "Actions" }).focus();

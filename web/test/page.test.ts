@@ -1,0 +1,67 @@
+import { expect, test } from "vitest";
+import { parseAnsi, plain } from "../src/ansi";
+import { bytes, duration, metric } from "../src/format";
+import { fit, zoomAt } from "../src/graph/camera";
+import { Density } from "../src/graph/density";
+import { csv, sorted, type Column } from "../src/ui/table";
+
+test("colours of a log line, and nothing else that a terminal would act on", () => {
+  expect(parseAnsi("plain")).toEqual([{ text: "plain", colour: -1, bold: false, dim: false }]);
+  expect(parseAnsi("\u001b[1;31mbad\u001b[0m ok")).toEqual([{ text: "bad", colour: 1, bold: true, dim: false }, { text: " ok", colour: -1, bold: false, dim: false }]);
+  expect(parseAnsi("\u001b[38;5;12mx\u001b[38;2;1;2;3my").map((s) => s.colour)).toEqual([12, 12]);
+  // Title, clipboard, cursor, screen: gone.
+  expect(plain("\u001b]0;title\u0007a\u001b]52;c;ZXZpbA==\u001b\\b\u001b[2J\u001b[10;10Hc\u0008\u0000d\u001bcx")).toBe("abcdx");
+  expect(plain("tab\tstays")).toBe("tab\tstays");
+});
+
+test("figures for people", () => {
+  expect([bytes(0), bytes(1023), bytes(1536), bytes(1073741824)]).toEqual(["0 B", "1.00 KB", "1.50 KB", "1.00 GB"]);
+  expect([metric(null, "percent"), metric(NaN, "bytes"), metric(undefined, "ms"), metric(12.4, "percent"), metric(0.25, "ms")]).toEqual(["–", "–", "–", "12 %", "250 µs"]);
+  expect([duration(900), duration(59_000), duration(61_000), duration(3_600_000), duration(90_000_000 * 3)]).toEqual(["1 s", "59 s", "1 min 1 s", "1 h", "3 d 3 h"]);
+});
+
+interface Row {
+  name: string;
+  v: number;
+}
+const columns: Column<Row>[] = [
+  { id: "name", label: "Name", width: "1fr", sort: (r) => r.name, cell: () => null },
+  { id: "v", label: "Value", width: "1fr", sort: (r) => r.v, cell: () => null },
+];
+
+test("sorting is stable, counts numbers in names, and puts what has no value last", () => {
+  const rows = [{ name: "web.10", v: 1 }, { name: "web.9", v: NaN }, { name: "db", v: 3 }, { name: "api", v: 3 }];
+  const names = (id: string, desc: boolean) => sorted(rows, columns, { id, desc }).map((r) => r.name);
+  expect(names("name", false)).toEqual(["api", "db", "web.9", "web.10"]);
+  expect(names("v", true)).toEqual(["db", "api", "web.10", "web.9"]);
+  expect(names("v", false)).toEqual(["web.10", "db", "api", "web.9"]);
+  expect(names("none", false)).toEqual(rows.map((r) => r.name));
+});
+
+test("an exported name is never a formula", () => {
+  expect(csv(columns, [{ name: '=HYPERLINK("x")', v: -1.5 }, { name: "a,b", v: 2 }])).toBe('Name,Value\r\n"\'=HYPERLINK(""x"")",-1.5\r\n"a,b",2\r\n');
+});
+
+test("zooming keeps the point under the pointer", () => {
+  const c = { x: 10, y: -20, k: 0.5 };
+  const z = zoomAt(c, 3, 120, -40);
+  expect([z.x + 120 / z.k, z.y - 40 / z.k].map((v) => Math.round(v * 1e6) / 1e6)).toEqual([10 + 120 / 0.5, -20 - 40 / 0.5]);
+  const f = fit({ x0: -100, y0: 0, x1: 300, y1: 100 }, 1000, 500);
+  expect([f.x, f.y]).toEqual([100, 50]);
+  expect(f.k * 400).toBeLessThanOrEqual(1000);
+});
+
+test("the density of lines is clipped and adds up", () => {
+  const d = new Density();
+  d.begin(20, 10);
+  d.line(-50, 5, 70, 5, 1);
+  d.line(3, -40, 3, 60, 1);
+  d.line(-5, -5, -9, 40, 1); // outside
+  const image = { data: new Uint8ClampedArray(20 * 10 * 4) } as unknown as ImageData;
+  d.into(image, [10, 20, 30], 0.2, 1);
+  const at = (x: number, y: number) => [...image.data.slice((y * 20 + x) * 4, (y * 20 + x) * 4 + 4)];
+  expect(at(0, 5)).toEqual([10, 20, 30, 51]);
+  expect(at(19, 5)[3]).toBe(51);
+  expect(at(3, 5)[3]).toBeGreaterThan(51);
+  expect(at(10, 2)).toEqual([0, 0, 0, 0]);
+});
