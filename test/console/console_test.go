@@ -18,6 +18,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	// The binary is built from it: without this, go test would keep a result that is older than the code.
+	_ "github.com/orchestrator/orchestrator/internal/cli"
 )
 
 const web = "../../web"
@@ -25,6 +28,10 @@ const web = "../../web"
 // need makes sure of the real parts: Node, the libraries of the lock file and, for browsers, Chromium. test/deps.sh installs them.
 func need(t *testing.T, chromium bool) {
 	t.Helper()
+	// Reading them tells go test that the result depends on them.
+	for _, dir := range []string{"src", "test", "public"} {
+		tree(t, filepath.Join(web, dir))
+	}
 	missing := func(format string, args ...any) {
 		if os.Getenv("CI") != "" {
 			t.Fatalf(format, args...)

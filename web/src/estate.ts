@@ -17,13 +17,15 @@ export function usePolling() {
     const tick = async () => {
       if (!document.hidden && session.get())
         try {
-          const [v, s] = await Promise.all([get<{ views: ViewDef[] }>(`${api}/views`), get<Status>(`${api}/status`)]);
+          const late = AbortSignal.timeout(4000);
+          const [v, s] = await Promise.all([get<{ views: ViewDef[] }>(`${api}/views`, late), get<Status>(`${api}/status`, late)]);
+          live.alive();
           if (JSON.stringify(v.views) !== JSON.stringify(views.get())) views.set(v.views);
           status.set(s);
         } catch {
-          // The connection's own state tells the person.
+          live.suspect();
         }
-      if (!over) timer = setTimeout(tick, 5000);
+      if (!over) timer = setTimeout(tick, 3000);
     };
     void tick();
     return () => {

@@ -16,6 +16,8 @@ export interface Connection {
 export const connection = createStore<Connection>({ state: "connecting", heard: 0, skew: 0 });
 export const events = createStore<Event[]>([]);
 const keepEvents = 500;
+/** How long the monitor may be silent when it is asked. */
+const silence = 4000;
 
 type Series = Record<string, Record<string, number>>;
 
@@ -77,6 +79,16 @@ class Live {
     this.connect();
   }
 
+  /** The monitor has answered something. */
+  alive() {
+    if (connection.get().state === "open") connection.set((c) => ({ ...c, heard: Date.now() }));
+  }
+
+  /** The monitor has not answered in time. A socket whose other end hangs, or is cut off, never says so by itself. */
+  suspect() {
+    if (this.socket && Date.now() - connection.get().heard > silence) this.abandon(this.socket);
+  }
+
   open(view: string, options: Options): Feed {
     const id = this.nextSub++;
     const sub: Sub = {
@@ -127,7 +139,9 @@ class Live {
     const s = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${api}/live`);
     s.binaryType = "arraybuffer";
     this.socket = s;
+    const slow = setTimeout(() => s.readyState === WebSocket.CONNECTING && this.abandon(s), silence);
     s.onopen = () => {
+      clearTimeout(slow);
       this.wait = 300;
       connection.set((c) => ({ ...c, state: "open", heard: Date.now() }));
       for (const [id, sub] of this.subs) this.subscribe(id, sub);
@@ -147,19 +161,26 @@ class Live {
       });
     };
     s.onclose = () => {
-      if (this.socket !== s) return;
-      this.socket = null;
-      if (!this.on) return;
-      connection.set((c) => ({ ...c, state: "lost" }));
-      this.timer = setTimeout(() => this.again(), this.wait * (0.7 + Math.random() * 0.6));
-      this.wait = Math.min(8000, this.wait * 2);
+      clearTimeout(slow);
+      this.abandon(s);
     };
+  }
+
+  private abandon(s: WebSocket) {
+    if (this.socket !== s) return;
+    this.socket = null;
+    s.onopen = s.onmessage = s.onclose = null;
+    s.close();
+    if (!this.on) return;
+    connection.set((c) => ({ ...c, state: "lost" }));
+    this.timer = setTimeout(() => void this.again(), this.wait * (0.7 + Math.random() * 0.6));
+    this.wait = Math.min(8000, this.wait * 2);
   }
 
   /** Before another try: has the session ended? A refused socket does not say why. */
   private async again() {
     try {
-      session.set(await get<Session>(`${api}/session`));
+      session.set(await get<Session>(`${api}/session`, AbortSignal.timeout(silence)));
     } catch (e) {
       if ((e as { status?: number }).status === 401) {
         session.set(null);

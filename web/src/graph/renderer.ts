@@ -554,7 +554,7 @@ export class Renderer {
     trace(ctx, p.shape[i], m, m, rr);
     ctx.fillStyle = pal.surface;
     ctx.fill();
-    ctx.fillStyle = alpha(colour, this.look.colour === "health" && !bad ? 0.14 : 0.2);
+    ctx.fillStyle = alpha(colour, this.look.colour === "metric" ? 0.45 : this.look.colour === "health" && !bad ? 0.14 : 0.2);
     ctx.fill();
     if (share > 0 && rr > 4) {
       // The metric fills the node from below.
@@ -627,8 +627,8 @@ export class Renderer {
       const x = (p.x[i] - c.x) * c.k + w / 2, y = (p.y[i] - c.y) * c.k + h / 2;
       if (x < 0 || y < 0 || x > w || y > h) continue;
       const ri = this.radiusOf(i) * c.k;
-      const width = Math.min(140, p.label[i].length * 6.4);
       const two = r > 11 && p.minor[i] !== "";
+      const width = Math.min(140, Math.max(p.label[i].length * 6.4, two ? p.minor[i].length * 5.8 : 0));
       if (!free(x - width / 2 - 3, y + ri + 2, x + width / 2 + 3, y + ri + (two ? 31 : 18))) continue;
       this.label(ctx, i, x, y + ri + 5, two);
       n++;
@@ -650,7 +650,7 @@ export class Renderer {
     ctx.fillText(text, x, y);
     if (!two) return;
     ctx.font = `10.5px ${pal.font}`;
-    const minor = clip(ctx, p.n[i] > 1 ? `${p.n[i]} · ${p.minor[i]}` : p.minor[i], strong ? 260 : 140);
+    const minor = clip(ctx, p.minor[i], strong ? 260 : 140);
     ctx.strokeText(minor, x, y + 14);
     ctx.fillStyle = pal.dim;
     ctx.fillText(minor, x, y + 14);

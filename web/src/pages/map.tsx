@@ -325,7 +325,7 @@ function Tip({ pic, tip, vs, width, height }: { pic: Picture; tip: { x: number; 
     return (
       <div className="tip" style={style} aria-hidden="true">
         <b>{pic.label[i]}</b>
-        <span className="dim">{pic.n[i] > 1 ? `${plural(pic.n[i], "member")} · ` : ""}{pic.kind[i]}{pic.minor[i] && ` · ${pic.minor[i]}`}</span>
+        <span className="dim">{pic.kind[i]}{pic.minor[i] && ` · ${pic.minor[i]}`}</span>
         {pic.health[i] > 0 && <span className="row"><Health value={pic.health[i]} text />{pic.reason[i] && <span className="dim">{pic.reason[i]}</span>}</span>}
         {vs.metric && !Number.isNaN(pic.m[i]) && <span>{vs.metric.label} <b>{formatted(pic.m[i], vs.metric.format)}</b></span>}
         {vs.size && !Number.isNaN(pic.z[i]) && <span>{vs.size.label} <b>{formatted(pic.z[i], vs.size.format)}</b></span>}

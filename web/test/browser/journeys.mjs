@@ -280,10 +280,17 @@ const journeys = {
     }
   },
 
-  /** The monitor is killed: the picture stays and says how old it is. */
+  /** The monitor hangs and comes back; then it is killed: the picture stays and says how old it is. */
   async lost({ page }) {
     await page.goto(LOST);
     const [nodes] = await drawn(page, 30);
+    process.kill(Number(LOST_PID), "SIGSTOP");
+    await page.getByRole("alert").getByText("Connection lost").waitFor();
+    process.kill(Number(LOST_PID), "SIGCONT");
+    await page.getByRole("button", { name: "Try now" }).click().catch(() => {});
+    await page.getByRole("alert").waitFor({ state: "detached" });
+    await page.locator("header .live.open").waitFor();
+    assert.equal((await drawn(page, 30))[0], nodes);
     process.kill(Number(LOST_PID), "SIGKILL");
     await page.getByRole("alert").getByText("Connection lost").waitFor();
     await page.getByText(/What you see is .* old/).waitFor();
