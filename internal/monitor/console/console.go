@@ -50,7 +50,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Their names hold a hash of their content.
 		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 		w.Header().Set("Vary", "Accept-Encoding")
-		if kind := mime.TypeByExtension(path.Ext(name)); accepts(r) && (strings.HasPrefix(kind, "text/")) {
+		if kind := mime.TypeByExtension(path.Ext(name)); accepts(r) && strings.HasPrefix(kind, "text/") {
 			if b := h.pack(name); b != nil {
 				w.Header().Set("Content-Type", kind)
 				w.Header().Set("Content-Encoding", "gzip")
