@@ -13,7 +13,10 @@ command -v npm >/dev/null 2>&1 || missing="$missing npm"
 # The console's tools and libraries, as its lock file names them.
 console() {
 	cd "$(dirname "$0")/../web"
-	[ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent
+	lock=$(sha256sum <package-lock.json)
+	[ "$(cat node_modules/.installed 2>/dev/null)" = "$lock" ] && return
+	npm ci --silent
+	echo "$lock" >node_modules/.installed
 }
 if [ -z "$missing" ]; then
 	console

@@ -3,6 +3,7 @@ package console
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,14 +39,20 @@ func need(t *testing.T, chromium bool) {
 		}
 		t.Skipf(format, args...)
 	}
-	if _, err := exec.LookPath("node"); err != nil {
+	version, err := exec.Command("node", "-p", "process.versions.node").Output()
+	if err != nil {
 		missing("node is not there: test/deps.sh installs it")
 	}
-	lock, err := os.Stat(filepath.Join(web, "package-lock.json"))
+	if major, _, _ := strings.Cut(string(version), "."); len(major) < 2 || major < "20" {
+		missing("node %s is too old: the console's tools need 20.19 or later", bytes.TrimSpace(version))
+	}
+	lock, err := os.ReadFile(filepath.Join(web, "package-lock.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := os.Stat(filepath.Join(web, "node_modules", ".package-lock.json")); err != nil || got.ModTime().Before(lock.ModTime()) {
+	// test/deps.sh notes which lock file it has installed.
+	installed, _ := os.ReadFile(filepath.Join(web, "node_modules", ".installed"))
+	if !strings.HasPrefix(string(installed), fmt.Sprintf("%x", sha256.Sum256(lock))) {
 		missing("web/node_modules is not what the lock file says: run test/deps.sh")
 	}
 	if _, err := os.Stat("/usr/bin/chromium"); err != nil && chromium {
