@@ -68,6 +68,7 @@ type zkSyncConfig struct {
 	Queue        config.Bytes      `flag:"queue" default:"256MB" help:"What may wait in memory for a slow target; beyond it the source is left alone until half of it is written."`
 	TwoWay       bool              `flag:"two_way" help:"Keep both sides equal at once: every subtree has a home where it is written to, the source unless --homes says otherwise."`
 	Homes        map[string]string `flag:"homes" help:"With --two-way: subtrees and their home, /path=target[,…]; used when none are recorded yet, later they are flipped by zk flip."`
+	Elections    []string          `flag:"elections" help:"With --two-way: parents of leader elections' contenders (ephemeral sequential nodes) that come on both sides; at most one leads at any time."`
 	Conflicts    string            `flag:"conflicts" default:"home" help:"With --two-way, what becomes of writes to a copy: home (the home wins), last (the later write wins), manual (a person decides by zk resolve)."`
 	Listen       string            `flag:"listen" help:"Serve status, conflicts, health and Prometheus metrics here, host:port."`
 	ReadyFile    string            `flag:"ready_file" help:"Written, as JSON, when the seed is done and the stream is live."`
@@ -140,7 +141,7 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	zcfg := zksync.Config{
 		Name: cfg.Name, Source: source, Target: target, Scope: scope, Overwrite: cfg.Overwrite, SessionTimeout: cfg.Session,
-		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue),
+		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue), Elections: cfg.Elections,
 	}
 	deps := zksync.Deps{Log: log, Metrics: reg}
 	var e *zksync.Engine
@@ -158,8 +159,8 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 		}
 		e, work, handler, ready = pair.Forward, pair.Run, zksync.PairHandler(pair, reg), pair.Ready
 	} else {
-		if len(cfg.Homes) > 0 {
-			return usagef("--homes goes with --two-way")
+		if len(cfg.Homes)+len(cfg.Elections) > 0 {
+			return usagef("--homes and --elections go with --two-way: they write to both sides")
 		}
 		if e, err = zksync.New(zcfg, deps); err != nil {
 			return usageError{err}

@@ -36,6 +36,8 @@ type Config struct {
 	Name           string // of this link; several links into one target need different names. Default "default".
 	Source, Target Endpoint
 	Scope          Scope
+	// Elections, of a Pair, are the parents of election contenders (ephemeral sequential nodes) that may come on both sides.
+	Elections []string
 	// Overwrite permits a target that holds something already and has no state of this link: it is made equal to the
 	// source, and what the source does not have is deleted.
 	Overwrite bool

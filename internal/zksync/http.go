@@ -64,7 +64,7 @@ func PairHandler(p *Pair, metrics prometheus.Gatherer) http.Handler {
 		_, _ = w.Write(append(b, '\n'))
 	}
 	mux.HandleFunc("GET /api/v1/sync/status", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, map[string]any{"forward": p.Forward.Status(), "back": p.Back.Status(), "homes": p.Homes()})
+		answer(w, http.StatusOK, map[string]any{"forward": p.Forward.Status(), "back": p.Back.Status(), "homes": p.Homes(), "elections": p.Elections()})
 	})
 	conflicts := func(w http.ResponseWriter, _ *http.Request) {
 		all := append(p.Forward.Conflicts(), p.Back.Conflicts()...)

@@ -14,6 +14,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk"
 	"github.com/orchestrator/orchestrator/internal/zk/tree"
 	"github.com/orchestrator/orchestrator/internal/zk/txn"
+	"github.com/orchestrator/orchestrator/internal/zksync/election"
 )
 
 // Home is the side where a subtree is written to; the other side holds a copy.
@@ -42,6 +43,8 @@ type Pair struct {
 	// Forward keeps the target's copies equal, Back the source's.
 	Forward, Back *Engine
 	policy        Policy
+	// elections mirrors the contenders of both sides; nil when no group was named.
+	elections *election.Engine
 
 	mu    sync.Mutex
 	flip  sync.Mutex
@@ -90,10 +93,28 @@ func NewPair(cfg Config, deps Deps, homes map[string]Home, policy Policy) (*Pair
 	if p.homes == nil {
 		p.homes = map[string]Home{}
 	}
+	for _, g := range cfg.Elections {
+		if !scope.Has(g) {
+			return nil, fmt.Errorf("election %s is not within what is kept equal, %s", g, scope.Source)
+		}
+	}
+	// The groups' contenders are mirrored in both directions at once, so the two engines leave them alone.
+	cfg.Scope.Elections = cfg.Elections
 	if p.Forward, err = New(cfg, deps); err != nil {
 		return nil, err
 	}
 	p.path = p.Forward.root + "/homes"
+	if len(cfg.Elections) > 0 {
+		side := func(ep Endpoint) zk.Config {
+			return zk.Config{Servers: ep.Servers, Auth: ep.Auth, SASL: ep.SASL, SessionTimeout: p.Forward.cfg.SessionTimeout}
+		}
+		p.elections, err = election.New(election.Config{
+			ID: p.Forward.id, Root: p.Forward.root + "/elections", Groups: cfg.Elections, Source: side(cfg.Source), Target: side(cfg.Target),
+		}, election.Deps{Log: p.Forward.log, ZK: deps.ZK})
+		if err != nil {
+			return nil, err
+		}
+	}
 	back := cfg
 	back.Source, back.Target = cfg.Target, cfg.Source
 	back.Name = p.Forward.cfg.Name + "-back"
@@ -146,6 +167,9 @@ func (p *Pair) Run(ctx context.Context) error {
 	g.Go(func() error { return p.Forward.Run(gctx) })
 	g.Go(func() error { return p.Back.Run(gctx) })
 	g.Go(func() error { return p.decide(gctx) })
+	if p.elections != nil {
+		g.Go(func() error { return p.elections.Run(gctx) })
+	}
 	err = g.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -155,14 +179,26 @@ func (p *Pair) Run(ctx context.Context) error {
 
 // Ready waits until both directions are live.
 func (p *Pair) Ready(ctx context.Context) error {
-	for _, e := range []*Engine{p.Forward, p.Back} {
+	waits := []<-chan struct{}{p.Forward.Ready(), p.Back.Ready()}
+	if p.elections != nil {
+		waits = append(waits, p.elections.Ready())
+	}
+	for _, ready := range waits {
 		select {
-		case <-e.Ready():
+		case <-ready:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 	return nil
+}
+
+// Elections are the groups whose contenders are mirrored.
+func (p *Pair) Elections() []election.Group {
+	if p.elections == nil {
+		return nil
+	}
+	return p.elections.Status()
 }
 
 // load reads the recorded homes, or records those that were given.

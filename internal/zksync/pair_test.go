@@ -249,3 +249,66 @@ func TestPairConflicts(t *testing.T) {
 		}
 	}
 }
+
+// A pair mirrors the contenders of an election that it was told of, and leaves them out of what it copies.
+func TestPairElection(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	ctx := t.Context()
+	ca, cb := a.Client(t, zk.Config{}), b.Client(t, zk.Config{})
+	for _, p := range []string{"/mesos", "/mesos/state"} {
+		if _, err := ca.Create(ctx, p, []byte("x"), zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	join := func(c *zk.Client) string {
+		p, err := c.Create(ctx, "/mesos/masters/json.info_", []byte("who"), zk.OpenACL(), zk.EphemeralSequential)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if _, err := ca.Create(ctx, "/mesos/masters", nil, zk.OpenACL(), zk.Persistent); err != nil {
+		t.Fatal(err)
+	}
+	first := join(ca)
+	cfg := config(a, b)
+	cfg.Source.Auth, cfg.Elections = super(), []string{"/mesos/masters"}
+	p, err := NewPair(cfg, Deps{Log: testLog(t)}, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(rctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	wait, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
+	if err := p.Ready(wait); err != nil {
+		t.Fatal(err)
+	}
+	if data, st, err := cb.Get(ctx, first); err != nil || string(data) != "who" || st.EphemeralOwner != 0 {
+		t.Fatalf("the mirror: %q %+v %v", data, st, err)
+	}
+	second := join(cb)
+	if second <= first {
+		t.Errorf("%s sorts before %s", second, first)
+	}
+	if err := ca.Delete(ctx, first, -1); err != nil {
+		t.Fatal(err)
+	}
+	zktest.Eventually(t, 20*time.Second, "the target's side leads", func() bool {
+		g := p.Elections()[0]
+		ok, _, err := cb.Exists(ctx, first)
+		return g.Senior == "target" && g.Leader == zk.Name(second) && err == nil && !ok
+	})
+	if third := join(ca); third <= second {
+		t.Errorf("%s sorts before %s", third, second)
+	}
+	equal(t, a, b, Scope{Exclude: []string{"/mesos/masters"}})
+}

@@ -71,7 +71,7 @@ func (e *Engine) translate(op *txn.Op, x *txn.Txn) []zk.Op {
 			return []zk.Op{createOp(path, op.Data, op.ACL, op.Owner(x.ClientID))}
 		}
 		// A child that is left out raises its parent's counter all the same.
-		if e.cfg.Scope.Has(parent.Path) && parent.Path != "/" {
+		if e.cfg.Scope.Has(parent.Path) && parent.Path != "/" && !e.cfg.Scope.comes(op.Path) {
 			child := zk.Join(e.cfg.Scope.ToTarget(parent.Path), bump)
 			return []zk.Op{zk.Create(child, nil, zk.OpenACL(), zk.Persistent), zk.Delete(child, 0)}
 		}

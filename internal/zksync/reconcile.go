@@ -250,7 +250,7 @@ func (r *reconciler) offset(path string, by int32) {
 func (r *reconciler) toCome(want *tree.Node, path string) int32 {
 	n := int32(0)
 	for c := range want.Children() {
-		if r.scope.Has(c.Path) && r.have.Tree.Get(zk.Join(path, c.Name())) == nil {
+		if r.scope.comes(c.Path) && r.have.Tree.Get(zk.Join(path, c.Name())) == nil {
 			n++
 		}
 	}

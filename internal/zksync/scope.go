@@ -15,6 +15,8 @@ type Scope struct {
 	Exclude []string // subtrees of the source that are left out
 	// Only, when it is not nil, are the only subtrees that are kept equal: what the other direction has given up.
 	Only []string
+	// Elections are groups of a Pair's elections: left out too, but there on both sides.
+	Elections []string `json:",omitempty"`
 }
 
 // stateRoot holds the engines' own nodes in the target. It is never replicated, in either direction.
@@ -27,7 +29,7 @@ func (s Scope) normal() (Scope, error) {
 	if s.Target == "" {
 		s.Target = s.Source
 	}
-	for _, p := range slices.Concat([]string{s.Source, s.Target}, s.Exclude, s.Only) {
+	for _, p := range slices.Concat([]string{s.Source, s.Target}, s.Exclude, s.Only, s.Elections) {
 		if err := zk.ValidatePath(p); err != nil {
 			return s, fmt.Errorf("path to synchronize: %w", err)
 		}
@@ -46,8 +48,14 @@ func (s Scope) Has(path string) bool {
 	if s.Only != nil && !slices.ContainsFunc(s.Only, func(x string) bool { return zk.Within(path, x) }) {
 		return false
 	}
+	if slices.ContainsFunc(s.Elections, func(x string) bool { return zk.Within(path, x) }) {
+		return false
+	}
 	return !slices.ContainsFunc(s.Exclude, func(x string) bool { return zk.Within(path, x) })
 }
+
+// comes reports whether a path of the source is in the target, or will be: its creation there counts in its parent.
+func (s Scope) comes(path string) bool { return slices.Contains(s.Elections, path) || s.Has(path) }
 
 // ToTarget maps a path of the source.
 func (s Scope) ToTarget(path string) string { return reroot(path, s.Source, s.Target) }

@@ -1,0 +1,427 @@
+package election
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/zktest"
+)
+
+const group = "/service/leader"
+
+// sides are two ensembles and the engine's way to each, which can be cut.
+type sides struct {
+	e   [2]*zktest.Ensemble
+	cut [2]*zktest.Proxy
+}
+
+func newSides(t *testing.T) *sides {
+	t.Helper()
+	s := &sides{}
+	var wg sync.WaitGroup
+	for i := range s.e {
+		wg.Go(func() { s.e[i] = zktest.Start(t, zktest.Options{}) })
+	}
+	wg.Wait()
+	for i := range s.e {
+		s.cut[i] = zktest.NewProxy(t, s.e[i].Nodes[0].Client)
+	}
+	return s
+}
+
+func (s *sides) config(id string) Config {
+	cfg := Config{ID: id, Root: "/zksync/default/elections", Groups: []string{group}, Headroom: 100, Patience: time.Second}
+	cfg.Source = zk.Config{Servers: []string{s.cut[0].Addr()}, SessionTimeout: 2 * time.Second}
+	cfg.Target = zk.Config{Servers: []string{s.cut[1].Addr()}, SessionTimeout: 2 * time.Second}
+	return cfg
+}
+
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// run starts an engine; the function that it returns stops it without a word, as a crash does for all that others can see.
+func (s *sides) run(t *testing.T, id string) (*Engine, func()) {
+	t.Helper()
+	e, err := New(s.config(id), Deps{Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("engine %s: %v", id, err)
+		}
+	})
+	t.Cleanup(stop)
+	return e, stop
+}
+
+// reign is the time that somebody led.
+type reign struct {
+	name       string
+	from, till int64
+}
+
+// crowd are contenders as processes of their own.
+type crowd struct {
+	t      *testing.T
+	mu     sync.Mutex
+	procs  map[string]*exec.Cmd
+	ended  map[string]chan struct{}
+	reigns []reign
+	n      int
+}
+
+func (c *crowd) join(s Side, servers []string) {
+	c.t.Helper()
+	c.mu.Lock()
+	c.n++
+	name := fmt.Sprintf("%v%d", s, c.n)
+	c.mu.Unlock()
+	cmd := exec.Command("/usr/bin/python3", "testdata/contender.py", strings.Join(servers, ","), group, name)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // the thread that forked must live as long as the child
+		started <- cmd.Start()
+		defer close(ended)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			f := strings.Fields(lines.Text())
+			at, _ := strconv.ParseInt(f[2], 10, 64)
+			c.mu.Lock()
+			if f[0] == "L" {
+				c.reigns = append(c.reigns, reign{name: name, from: at})
+			} else {
+				c.end(name, at)
+			}
+			c.mu.Unlock()
+		}
+		_ = cmd.Wait()
+		c.mu.Lock()
+		delete(c.procs, name)
+		c.mu.Unlock()
+	}()
+	if err := <-started; err != nil {
+		c.t.Fatal(err)
+	}
+	c.mu.Lock()
+	c.procs[name], c.ended[name] = cmd, ended
+	c.mu.Unlock()
+}
+
+func (c *crowd) end(name string, at int64) {
+	for i := range c.reigns {
+		if r := &c.reigns[i]; r.name == name && r.till == 0 {
+			r.till = at
+		}
+	}
+}
+
+// kill ends a contender as kill -9 does.
+func (c *crowd) kill(name string) {
+	c.mu.Lock()
+	cmd, ended := c.procs[name], c.ended[name]
+	c.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	_ = cmd.Process.Kill()
+	<-ended
+	c.mu.Lock()
+	c.end(name, time.Now().UnixNano())
+	c.mu.Unlock()
+}
+
+func (c *crowd) names(s Side) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for n := range c.procs {
+		if strings.HasPrefix(n, s.String()) {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (c *crowd) leader() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.reigns {
+		if r.till == 0 && c.procs[r.name] != nil {
+			return r.name
+		}
+	}
+	return ""
+}
+
+// An election by kazoo, unmodified, with contenders on both sides, who are killed, while engines are stopped and started, and cut
+// off from either side: never two leaders at once, and whenever the sides can reach each other there is one again.
+func TestKazooElection(t *testing.T) {
+	t.Parallel()
+	zktest.Require(t)
+	if err := exec.Command("/usr/bin/python3", "-c", "import kazoo").Run(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs Debian's python3-kazoo (test/deps.sh installs it)")
+		}
+		t.Skip("needs Debian's python3-kazoo (test/deps.sh installs it)")
+	}
+	rounds := 6
+	if n, err := strconv.Atoi(os.Getenv("ZK_ROUNDS")); err == nil {
+		rounds = n
+	}
+	s := newSides(t)
+	c := &crowd{t: t, procs: map[string]*exec.Cmd{}, ended: map[string]chan struct{}{}}
+	t.Cleanup(func() {
+		for s := range 2 {
+			for _, n := range c.names(Side(s)) {
+				c.kill(n)
+			}
+		}
+	})
+	join := func(s2 Side) { c.join(s2, s.e[s2].Servers()) }
+	await := func() {
+		t.Helper()
+		zktest.Eventually(t, 90*time.Second, "somebody leads", func() bool { return c.leader() != "" })
+	}
+	join(Source)
+	await()
+	e, stop := s.run(t, "first")
+	<-e.Ready()
+	join(Target)
+	join(Target)
+	join(Source)
+	rng := rand.New(rand.NewPCG(uint64(rounds), 7))
+	second, stop2 := s.run(t, "second")
+	faults := map[string]int{}
+	for i := range rounds {
+		fault := []string{"leader's side killed", "leader killed", "link cut", "engine stopped", "server killed", "leader killed"}[i%6]
+		faults[fault]++
+		side := Side(rng.IntN(2))
+		t.Logf("round %d: %s, %v", i, fault, side)
+		switch fault {
+		case "leader killed":
+			c.kill(c.leader())
+		case "leader's side killed":
+			side = Source
+			if strings.HasPrefix(c.leader(), Target.String()) {
+				side = Target
+			}
+			for _, n := range c.names(side) {
+				c.kill(n)
+			}
+		case "link cut":
+			s.cut[side].Stall(true)
+			c.kill(c.leader())
+			time.Sleep(4 * time.Second) // longer than any session
+			s.cut[side].Stall(false)
+			s.cut[side].Break()
+		case "engine stopped":
+			stop()
+			c.kill(c.leader())
+			e, stop = s.run(t, fmt.Sprint("engine", i))
+		case "server killed":
+			n := s.e[side].Nodes[0]
+			n.Kill()
+			if err := n.Start(); err != nil {
+				t.Fatal(err)
+			}
+			n.Await(t)
+		}
+		await()
+		for s := range 2 {
+			for len(c.names(Side(s))) < 2 {
+				join(Side(s))
+			}
+		}
+	}
+	stop()
+	stop2()
+	c.mu.Lock()
+	reigns := slices.Clone(c.reigns)
+	c.mu.Unlock()
+	now := time.Now().UnixNano()
+	count := map[bool]int{}
+	for i := range reigns {
+		if reigns[i].till == 0 {
+			reigns[i].till = now
+		}
+		count[strings.HasPrefix(reigns[i].name, Source.String())]++
+	}
+	slices.SortFunc(reigns, func(a, b reign) int { return cmp.Compare(a.from, b.from) })
+	for i := 1; i < len(reigns); i++ {
+		if a, b := reigns[i-1], reigns[i]; b.from < a.till {
+			t.Errorf("two leaders: %s until %d, %s from %d", a.name, a.till, b.name, b.from)
+		}
+	}
+	t.Logf("faults %v: %d leaders on the source's side, %d on the target's, never two at once; %+v", faults, count[true], count[false], second.Status())
+	if count[true] == 0 || count[false] == 0 {
+		t.Error("leadership never moved between the sides")
+	}
+}
+
+// The same with Curator's LeaderLatch, unmodified.
+func TestCuratorElection(t *testing.T) {
+	t.Parallel()
+	zktest.Long(t)
+	jars := []string{"curator-recipes", "curator-framework", "curator-client", "guava", "zookeeper", "slf4j-simple"}
+	for i, j := range jars {
+		jars[i] = "/usr/share/java/" + j + ".jar"
+		if _, err := os.Stat(jars[i]); err != nil {
+			t.Fatalf("needs Debian's libcurator-recipes-java and default-jdk-headless: %v", err)
+		}
+	}
+	s := newSides(t)
+	cmd := exec.Command("java", "-XX:+UseSerialGC", "-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=off", "-cp", strings.Join(jars, ":"), "testdata/Contenders.java", group)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	leader, two, led := "", 0, map[string]int{}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			what, name, _ := strings.Cut(lines.Text(), " ")
+			mu.Lock()
+			if what == "TWO" {
+				two++
+				t.Errorf("two leaders: %s", name)
+			} else if leader = name; name != "" {
+				led[strings.TrimRight(name, "0123456789")]++
+			}
+			mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() { in.Close(); <-ended; _ = cmd.Wait() })
+	n, open := 0, [2][]string{}
+	// Contenders come through proxies of their own, so that they can be cut off as well.
+	var way [2]*zktest.Proxy
+	for i := range way {
+		way[i] = zktest.NewProxy(t, s.e[i].Nodes[0].Client)
+	}
+	join := func(side Side) {
+		n++
+		name := fmt.Sprintf("%v%d", side, n)
+		open[side] = append(open[side], name)
+		_, _ = io.WriteString(in, "open "+name+" "+way[side].Addr()+"\n")
+	}
+	leave := func(name string) {
+		for i := range open {
+			open[i] = slices.DeleteFunc(open[i], func(s string) bool { return s == name })
+		}
+		_, _ = io.WriteString(in, "close "+name+"\n")
+	}
+	now := func() string { mu.Lock(); defer mu.Unlock(); return leader }
+	await := func() {
+		t.Helper()
+		zktest.Eventually(t, 90*time.Second, "somebody leads", func() bool { return now() != "" })
+	}
+	join(Source)
+	await()
+	e, stop := s.run(t, "first")
+	<-e.Ready()
+	_, stop2 := s.run(t, "second")
+	join(Target)
+	join(Target)
+	rounds := 60
+	if n, err := strconv.Atoi(os.Getenv("ZK_ROUNDS")); err == nil {
+		rounds = n
+	}
+	rng := rand.New(rand.NewPCG(uint64(rounds), 8))
+	faults := map[string]int{}
+	for i := range rounds {
+		fault := []string{"leader leaves", "leader's side leaves", "engine's link cut", "contenders cut off", "engine stopped", "server killed", "connections break"}[rng.IntN(7)]
+		faults[fault]++
+		side := Side(rng.IntN(2))
+		switch fault {
+		case "leader leaves":
+			leave(now())
+		case "leader's side leaves":
+			if side = Source; strings.HasPrefix(now(), Target.String()) {
+				side = Target
+			}
+			for _, name := range slices.Clone(open[side]) {
+				leave(name)
+			}
+		case "engine's link cut":
+			s.cut[side].Stall(true)
+			leave(now())
+			time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond) // the fault's length
+			s.cut[side].Stall(false)
+			s.cut[side].Break()
+		case "contenders cut off":
+			way[side].Stall(true)
+			time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond) // the fault's length
+			way[side].Stall(false)
+			way[side].Break()
+		case "engine stopped":
+			stop()
+			leave(now())
+			e, stop = s.run(t, fmt.Sprint("engine", i))
+		case "server killed":
+			node := s.e[side].Nodes[0]
+			node.Kill()
+			if err := node.Start(); err != nil {
+				t.Fatal(err)
+			}
+			node.Await(t)
+		case "connections break":
+			way[0].Break()
+			way[1].Break()
+			s.cut[side].Break()
+		}
+		await()
+		for side := range open {
+			for len(open[side]) < 2 {
+				join(Side(side))
+			}
+		}
+	}
+	stop()
+	stop2()
+	mu.Lock()
+	defer mu.Unlock()
+	t.Logf("%d rounds %v: led %v, never two at once (seen %d times)", rounds, faults, led, two)
+	if led[Source.String()] == 0 || led[Target.String()] == 0 {
+		t.Error("leadership never moved between the sides")
+	}
+}
