@@ -68,6 +68,8 @@ type zkSyncConfig struct {
 	Queue        config.Bytes      `flag:"queue" default:"256MB" help:"What may wait in memory for a slow target; beyond it the source is left alone until half of it is written."`
 	TwoWay       bool              `flag:"two_way" help:"Keep both sides equal at once: every subtree has a home where it is written to, the source unless --homes says otherwise."`
 	Homes        map[string]string `flag:"homes" help:"With --two-way: subtrees and their home, /path=target[,…]; used when none are recorded yet, later they are flipped by zk flip."`
+	Watches      bool              `flag:"watches" help:"Follow the source by watches through its client port, because its quorum port can't be reached. Weaker: see the documentation."`
+	FullRead     time.Duration     `flag:"full_read" default:"30secs" help:"With --watches, how often everything is read: ACLs have no events and follow then."`
 	Elections    []string          `flag:"elections" help:"With --two-way: parents of leader elections' contenders (ephemeral sequential nodes) that come on both sides; at most one leads at any time."`
 	Conflicts    string            `flag:"conflicts" default:"home" help:"With --two-way, what becomes of writes to a copy: home (the home wins), last (the later write wins), manual (a person decides by zk resolve)."`
 	Listen       string            `flag:"listen" help:"Serve status, conflicts, health and Prometheus metrics here, host:port."`
@@ -141,7 +143,7 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	zcfg := zksync.Config{
 		Name: cfg.Name, Source: source, Target: target, Scope: scope, Overwrite: cfg.Overwrite, SessionTimeout: cfg.Session,
-		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue), Elections: cfg.Elections,
+		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue), Elections: cfg.Elections, Watches: cfg.Watches, FullRead: cfg.FullRead,
 	}
 	deps := zksync.Deps{Log: log, Metrics: reg}
 	var e *zksync.Engine

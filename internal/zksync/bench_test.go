@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,6 +79,12 @@ func BenchmarkLag(b *testing.B) {
 	mu.Lock()
 	lags = nil
 	mu.Unlock()
+	cpu := func() (self, source, target time.Duration) {
+		var ru syscall.Rusage
+		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+		return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), src.Nodes[0].CPU(), dst.Nodes[0].CPU()
+	}
+	self0, src0, dst0 := cpu()
 	b.ResetTimer()
 	start := time.Now()
 	sent := 0
@@ -98,6 +105,13 @@ func BenchmarkLag(b *testing.B) {
 	zktest.Eventually(b, time.Minute, "the target has all", func() bool { return e.Status().Txns >= int64(rate*seconds) })
 	behind := time.Since(start) - took
 	b.StopTimer()
+	self1, src1, dst1 := cpu()
+	wall := time.Since(start).Seconds()
+	// Processor time for each second: of this process (engine and load), and of the servers. Their sum says what the machine had left.
+	b.ReportMetric((self1-self0).Seconds()/wall, "cpu-engine+load")
+	b.ReportMetric((src1-src0).Seconds()/wall, "cpu-source")
+	b.ReportMetric((dst1-dst0).Seconds()/wall, "cpu-target")
+	b.ReportMetric(float64(e.Status().Ops)/float64(e.Status().Batches), "ops/batch")
 	mu.Lock()
 	defer mu.Unlock()
 	slices.Sort(lags)

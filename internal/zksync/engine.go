@@ -41,6 +41,11 @@ type Config struct {
 	// Overwrite permits a target that holds something already and has no state of this link: it is made equal to the
 	// source, and what the source does not have is deleted.
 	Overwrite bool
+	// Watches follows the source by watches through its client port, because its quorum port can't be reached. It is weaker:
+	// several changes of a node may become one, multis fall apart, kinds are not told, ACLs follow with FullRead.
+	Watches bool
+	// FullRead is how often everything is read with Watches, which finds ACLs that were changed. Default 30s.
+	FullRead time.Duration
 	// SessionTimeout of the target's session: how long a dead engine blocks its standby. Default 6s.
 	SessionTimeout time.Duration
 	// MaxRequest is the target's jute.maxbuffer. Default 1,048,575.
@@ -187,6 +192,7 @@ func New(cfg Config, deps Deps) (*Engine, error) {
 		return nil, errors.New("both --source and --target must be given")
 	}
 	cfg.SessionTimeout = cmp.Or(cfg.SessionTimeout, 6*time.Second)
+	cfg.FullRead = cmp.Or(cfg.FullRead, 30*time.Second)
 	cfg.MaxRequest = cmp.Or(cfg.MaxRequest, 0xfffff)
 	cfg.QueueBytes = cmp.Or(cfg.QueueBytes, 256<<20)
 	if deps.Log == nil {
@@ -288,7 +294,18 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	defer wg.Wait()
 	defer stop()
 	e.f = newFollower(e.cfg.Source.Quorum, e.deps.Learner, learnerID(e.id), e.cfg.QueueBytes, e.log)
-	wg.Go(func() { e.f.run(fctx) })
+	if e.cfg.Watches {
+		src, err := zk.New(zk.Config{
+			Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL, Renew: true, SessionTimeout: e.cfg.SessionTimeout,
+		}, e.deps.ZK)
+		if err != nil {
+			return err
+		}
+		defer src.Close()
+		wg.Go(func() { newWatcher(e.f, src, e.cfg.Scope.Source, e.cfg.FullRead).run(fctx) })
+	} else {
+		wg.Go(func() { e.f.run(fctx) })
+	}
 
 	for {
 		if err := e.lock(ctx); err != nil {
@@ -314,14 +331,14 @@ func learnerID(engine string) int64 {
 
 // discover finds the quorum ports that were not given.
 func (e *Engine) discover(ctx context.Context) error {
-	if len(e.cfg.Source.Quorum) == 0 {
+	if len(e.cfg.Source.Quorum) == 0 && !e.cfg.Watches {
 		c, err := zk.New(zk.Config{Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL}, e.deps.ZK)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
 		if e.cfg.Source.Quorum, err = learner.Discover(ctx, c); err != nil {
-			return fmt.Errorf("source: %w", err)
+			return fmt.Errorf("source: %w; where its quorum port can't be reached, --watches follows it through its client port", err)
 		}
 	}
 	if len(e.cfg.Target.Quorum) == 0 {
@@ -570,7 +587,8 @@ func (e *Engine) active(ctx context.Context) error {
 		return err
 	}
 	whole := true
-	if e.seeded && e.exact && e.shadow.Zxid() <= e.position {
+	// A watcher's readings have no order that another engine's would share.
+	if e.seeded && e.exact && !e.cfg.Watches && e.shadow.Zxid() <= e.position {
 		e.advance(e.position)
 		// Hot: the shadow is where the target is, so the stream just goes on.
 		whole = e.shadow.Zxid() > e.position
@@ -640,6 +658,8 @@ func (e *Engine) replay(ev event, before func(*txn.Op)) {
 		e.shadow, e.exact = ev.snapshot, false
 	case ev.live:
 		e.exact = e.shadow != nil
+	case ev.patch != nil && e.shadow != nil:
+		e.applyPatch(ev)
 	case ev.txn != nil && e.shadow != nil:
 		e.shadow.ApplyEach(ev.txn, before)
 		if !e.exact {
@@ -678,7 +698,11 @@ func (e *Engine) stream(ctx context.Context) error {
 				return errNewShadow
 			}
 			e.pop()
-			if err := e.plan(ctx, ev); err != nil {
+			work := e.plan
+			if ev.patch != nil {
+				work = e.patched
+			}
+			if err := work(ctx, ev); err != nil {
 				return err
 			}
 			if e.w.idle() && len(e.backlog) == 0 {

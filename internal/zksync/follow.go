@@ -12,11 +12,13 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk/txn"
 )
 
-// event is one thing that the source sent: a snapshot (fuzzy until live), a transaction, or that the follower is live.
+// event is one thing that the source sent: a snapshot (fuzzy until live), a transaction, that the follower is live, or a patch.
 type event struct {
 	snapshot *tree.Tree
 	txn      *txn.Txn
 	live     bool
+	patch    []reading // nodes as a watcher has read them, at zxid or later
+	zxid     int64
 	arrived  time.Time
 }
 
@@ -124,6 +126,39 @@ func (f *follower) Live() error { return f.push(event{live: true}, 0) }
 
 // Idle implements learner.Handler.
 func (f *follower) Idle() error { return nil }
+
+// fail notes why there is no connection; nil when there is one again.
+func (f *follower) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// patch queues what a watcher has read.
+func (f *follower) patch(list []reading, zxid int64) error {
+	size := 0
+	for i := range list {
+		size += len(list[i].data) + len(list[i].path) + 200
+	}
+	return f.push(event{patch: list, zxid: zxid, arrived: time.Now()}, size)
+}
+
+// empty waits until the queue has been taken.
+func (f *follower) empty(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		n := len(f.queue)
+		f.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-f.room: // an old token may be here: look again
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
 
 // run follows until ctx ends.
 func (f *follower) run(ctx context.Context) {

@@ -74,6 +74,9 @@ func NewPair(cfg Config, deps Deps, homes map[string]Home, policy Policy) (*Pair
 	if scope.Source != scope.Target {
 		return nil, errors.New("both directions at once need the same path on both sides")
 	}
+	if cfg.Watches {
+		return nil, errors.New("both directions at once need the quorum ports of both sides: watches do not tell who wrote")
+	}
 	switch policy {
 	case "":
 		policy = PolicyHome

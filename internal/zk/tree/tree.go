@@ -210,6 +210,11 @@ func (t *Tree) insert(parent, n *Node) {
 	t.nodes[n.Path] = n
 	parent.link(n)
 	t.track(n)
+	t.own(n)
+}
+
+// own lists an ephemeral node with its session.
+func (t *Tree) own(n *Node) {
 	if n.Kind() == zk.KindEphemeral {
 		set := t.ephemerals[n.Owner]
 		if set == nil {
@@ -220,7 +225,7 @@ func (t *Tree) insert(parent, n *Node) {
 	}
 }
 
-// Put inserts a node as it was read from somewhere; its parent must be there.
+// Put inserts a node as it was read from somewhere, or makes one that is there what was read; its parent must be there.
 func (t *Tree) Put(path string, data []byte, acl []zk.ACL, st Stat) error {
 	parent := t.nodes[zk.Parent(path)]
 	if path == "/" {
@@ -229,8 +234,16 @@ func (t *Tree) Put(path string, data []byte, acl []zk.ACL, st Stat) error {
 		t.track(t.root)
 		return nil
 	}
-	if parent == nil || t.nodes[path] != nil {
-		return fmt.Errorf("node %s has no parent, or is there already", path)
+	if parent == nil {
+		return fmt.Errorf("node %s has no parent", path)
+	}
+	if n := t.nodes[path]; n != nil {
+		t.untrack(n)
+		delete(t.ephemerals[n.Owner], n)
+		n.Data, n.Stat, n.acl = data, st, t.acls.id(acl)
+		t.track(n)
+		t.own(n)
+		return nil
 	}
 	t.insert(parent, &Node{Path: path, Data: data, Stat: st, acl: t.acls.id(acl)})
 	return nil

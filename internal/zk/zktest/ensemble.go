@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -291,6 +292,24 @@ func (n *Node) Pause() { n.signal(syscall.SIGSTOP) }
 
 // Resume lets a paused server go on.
 func (n *Node) Resume() { n.signal(syscall.SIGCONT) }
+
+// CPU is the processor time that the server has used since it was started.
+func (n *Node) CPU() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd == nil {
+		return 0
+	}
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
 
 // Mode is what the server says it is: leader, follower, observer, standalone, or "" when it does not serve.
 func (n *Node) Mode() string {
