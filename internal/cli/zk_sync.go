@@ -73,6 +73,10 @@ type zkSyncConfig struct {
 	Elections    []string          `flag:"elections" help:"With --two-way: parents of leader elections' contenders (ephemeral sequential nodes) that come on both sides; at most one leads at any time."`
 	Conflicts    string            `flag:"conflicts" default:"home" help:"With --two-way, what becomes of writes to a copy: home (the home wins), last (the later write wins), manual (a person decides by zk resolve)."`
 	Listen       string            `flag:"listen" help:"Serve status, conflicts, health and Prometheus metrics here, host:port."`
+	Audit        string            `flag:"audit" help:"Append every action to this file, one JSON object a line: claims, phases, reconciliations, conflicts, flips, decisions, repairs, election steps, alerts."`
+	AlertHook    string            `flag:"alert_webhook" help:"Post alerts here as JSON when they begin and when they end: not-live, stopped, source-unreachable, target-unreachable, lag, queue, digest, conflicts."`
+	AlertAfter   time.Duration     `flag:"alert_after" default:"10secs" help:"How long something must last before it is an alert."`
+	AlertLag     time.Duration     `flag:"alert_lag" default:"5secs" help:"Age of the oldest change not in the target that is an alert."`
 	ReadyFile    string            `flag:"ready_file" help:"Written, as JSON, when the seed is done and the stream is live."`
 }
 
@@ -146,6 +150,14 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 		MaxRequest: cfg.MaxRequest, QueueBytes: int(cfg.Queue), Elections: cfg.Elections, Watches: cfg.Watches, FullRead: cfg.FullRead,
 	}
 	deps := zksync.Deps{Log: log, Metrics: reg}
+	if cfg.Audit != "" {
+		f, err := os.OpenFile(cfg.Audit, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return fmt.Errorf("audit log: %w", err)
+		}
+		defer f.Close()
+		deps.Audit = slog.New(slog.NewJSONHandler(f, nil))
+	}
 	var e *zksync.Engine
 	var pair *zksync.Pair
 	var work func(context.Context) error
@@ -190,6 +202,21 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	}
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
+	if cfg.AlertHook != "" {
+		engines := []*zksync.Engine{e}
+		if pair != nil {
+			engines = append(engines, pair.Back)
+		}
+		alerter := zksync.NewAlerter(zksync.AlertConfig{Webhook: cfg.AlertHook, After: cfg.AlertAfter, Lag: cfg.AlertLag}, log, engines...)
+		done := make(chan struct{})
+		// It ends after the engines, so that it can tell why they did.
+		actx, stop := context.WithCancel(context.WithoutCancel(cmd.Context()))
+		go func() {
+			defer close(done)
+			alerter.Run(actx)
+		}()
+		defer func() { stop(); <-done }()
+	}
 	failed := make(chan error, 1)
 	go func() {
 		if ready(ctx) != nil {
@@ -290,7 +317,7 @@ const exitUnknown = 2
 func newZKDiffCommand(o *zkOptions, name string) *cobra.Command {
 	var path, targetPath, link, quorumA, quorumB string
 	var exclude []string
-	limit := 100
+	limit, repair := 100, false
 	cmd := &cobra.Command{
 		Use:   name + " A B",
 		Short: "Compare two ensembles: exit code 0 equal, 1 different, 2 could not tell",
@@ -302,7 +329,12 @@ is replayed to exactly that one. So the answer is exact while both are being wri
 Where a quorum port cannot be reached, nodes are read one by one: that is not one moment, and does not tell kinds.`,
 	}
 	if name == "verify" {
-		cmd.Short = "The same as diff"
+		cmd.Short = "The same as diff; with --repair make B equal to A"
+		cmd.Long += `
+
+--repair makes B equal to A, which is never written to, and compares again. When engines keep B equal ("zk sync" of the name --name), the
+active one does it; otherwise it is done here. What cannot be mended (a version or a counter that is ahead, where there are children; nodes
+of B's own sessions) is what the second comparison names. It needs super in B (--auth).`
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		unknown := func(err error) error {
@@ -318,9 +350,31 @@ Where a quorum port cannot be reached, nodes are read one by one: that is not on
 			defer c.Close()
 			sides[i] = zksync.Side{Client: c, Quorum: quorumOf(cmd.Context(), c, []string{quorumA, quorumB}[i])}
 		}
-		proof, err := zksync.Compare(cmd.Context(), sides[0], sides[1], zksync.Scope{Source: path, Target: targetPath, Exclude: exclude}, link, limit)
+		scope := zksync.Scope{Source: path, Target: targetPath, Exclude: exclude}
+		compare := func() (zksync.Proof, error) {
+			return zksync.Compare(cmd.Context(), sides[0], sides[1], scope, link, limit)
+		}
+		proof, err := compare()
 		if err != nil {
 			return unknown(err)
+		}
+		if repair && len(proof.Differences) > 0 {
+			found := proof.Differences
+			if err := o.repair(cmd, args, sides, scope, link); err != nil {
+				return unknown(fmt.Errorf("repair: %w", err))
+			}
+			if proof, err = compare(); err != nil {
+				return unknown(err)
+			}
+			remains := map[string]bool{}
+			for _, d := range proof.Differences {
+				remains[d.Path+"\x00"+d.What] = true
+			}
+			for _, d := range found {
+				if !remains[d.Path+"\x00"+d.What] {
+					fmt.Fprintf(cmd.ErrOrStderr(), "repaired: %s %s was %s, is %s\n", d.Path, d.What, d.B, d.A)
+				}
+			}
 		}
 		if o.output == "json" {
 			if err := printJSON(cmd, proof); err != nil {
@@ -357,8 +411,28 @@ Where a quorum port cannot be reached, nodes are read one by one: that is not on
 	f.StringVar(&link, "name", "default", "The link that feeds B.")
 	f.StringVar(&quorumA, "a-quorum", "", "Quorum ports of A; found through its client port when not given.")
 	f.StringVar(&quorumB, "b-quorum", "", "Quorum ports of B.")
+	if name == "verify" {
+		f.BoolVar(&repair, "repair", false, "Make B equal to A, and compare again.")
+	}
 	f.IntVar(&limit, "limit", 100, "How many differences to name; 0 is all.")
 	return cmd
+}
+
+// repair makes the second ensemble equal to the first.
+func (o *zkOptions) repair(cmd *cobra.Command, servers []string, sides [2]zksync.Side, scope zksync.Scope, link string) error {
+	cfg := zksync.Config{Name: link, Scope: scope, Overwrite: true, Watches: len(sides[0].Quorum) == 0}
+	for i, ep := range []*zksync.Endpoint{&cfg.Source, &cfg.Target} {
+		var err error
+		if *ep, err = endpoint(servers[i], sides[i].Quorum, ""); err != nil {
+			return err
+		}
+		auth, err := parseAuth(o.auth)
+		if err != nil {
+			return err
+		}
+		ep.Auth = append(ep.Auth, auth...)
+	}
+	return zksync.Repair(cmd.Context(), cfg, zksync.Deps{})
 }
 
 func newZKStatusCommand(o *zkOptions) *cobra.Command {

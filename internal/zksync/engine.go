@@ -58,6 +58,8 @@ type Config struct {
 type Deps struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	// Audit, when set, gets every action: what was decided and done, by which engine, one record each.
+	Audit   *slog.Logger
 	ZK      zk.Deps
 	Learner learner.Deps
 }
@@ -89,24 +91,30 @@ type Conflict struct {
 
 // Status is what an engine says about itself. It is not changed once it was handed out.
 type Status struct {
-	Phase       Phase     `json:"phase"`
-	Engine      string    `json:"engine"`
-	Position    string    `json:"position"` // the source's last transaction that is in the target
-	Seen        string    `json:"seen"`     // the source's last transaction that was read
-	QueueEvents int       `json:"queue_events"`
-	QueueBytes  int       `json:"queue_bytes"`
-	LagMS       float64   `json:"lag_ms"` // read from the source → answered by the target, of the last batch
-	Txns        int64     `json:"transactions"`
-	Ops         int64     `json:"operations"`
-	Batches     int64     `json:"batches"`
-	Nodes       int       `json:"nodes"`
-	Digests     int64     `json:"digests_equal"`
-	DigestsBad  int64     `json:"digests_different"`
-	Conflicts   int64     `json:"conflicts"`
-	Reconciles  int64     `json:"reconciles"`
-	SourceError string    `json:"source_error,omitempty"`
-	Error       string    `json:"error,omitempty"`
-	Since       time.Time `json:"since"` // of the phase
+	Phase       Phase   `json:"phase"`
+	Engine      string  `json:"engine"`
+	Position    string  `json:"position"` // the source's last transaction that is in the target
+	Seen        string  `json:"seen"`     // the source's last transaction that was read
+	QueueEvents int     `json:"queue_events"`
+	QueueBytes  int     `json:"queue_bytes"`
+	LagMS       float64 `json:"lag_ms"` // read from the source → answered by the target, of the last batch
+	// BehindMS is the age of the oldest change that was read and is not in the target; 0 when all are.
+	BehindMS float64 `json:"behind_ms"`
+	// SourceQuorum and TargetQuorum say that the ensembles have a leader that serves us.
+	SourceQuorum bool      `json:"source_quorum"`
+	TargetQuorum bool      `json:"target_quorum"`
+	Txns         int64     `json:"transactions"`
+	Ops          int64     `json:"operations"`
+	Batches      int64     `json:"batches"`
+	Nodes        int       `json:"nodes"`
+	Digests      int64     `json:"digests_equal"`
+	DigestsBad   int64     `json:"digests_different"`
+	Conflicts    int64     `json:"conflicts"`
+	Reconciles   int64     `json:"reconciles"`
+	SourceError  string    `json:"source_error,omitempty"`
+	Error        string    `json:"error,omitempty"`
+	Since        time.Time `json:"since"` // of the phase
+	oldest       time.Time // when the oldest change was read that is not in the target
 }
 
 // Engine is one link from a source to a target.
@@ -126,7 +134,8 @@ type Engine struct {
 	mu        sync.Mutex
 	conflicts []Conflict // the last maxConflicts
 
-	client atomic.Pointer[zk.Client] // c, for others than Run's goroutine
+	client    atomic.Pointer[zk.Client] // c, for others than Run's goroutine
+	following atomic.Pointer[follower]  // f, likewise
 
 	// Owned by Run's goroutine.
 	c        *zk.Client
@@ -143,6 +152,7 @@ type Engine struct {
 	seeded   bool
 	phase    Phase
 	commands chan command
+	asked    chan struct{}   // somebody may want everything looked at
 	held     map[string]bool // nodes whose conflict a person decides
 	noteLate string          // the subtree that was flipped: what differs there is a late write
 	answer   chan error      // of the command that asked for a look at everything
@@ -201,7 +211,7 @@ func New(cfg Config, deps Deps) (*Engine, error) {
 	host, _ := os.Hostname()
 	e := &Engine{
 		cfg: cfg, deps: deps, log: deps.Log.With("link", cfg.Name), id: fmt.Sprintf("%s-%d-%x", host, os.Getpid(), time.Now().UnixNano()),
-		root: stateRoot + "/" + cfg.Name, ready: make(chan struct{}), ahead: map[string]int32{}, held: map[string]bool{}, commands: make(chan command), planned: freshStart, position: freshStart,
+		root: stateRoot + "/" + cfg.Name, ready: make(chan struct{}), ahead: map[string]int32{}, held: map[string]bool{}, commands: make(chan command), asked: make(chan struct{}, 1), planned: freshStart, position: freshStart,
 	}
 	e.metrics = newMetrics(deps.Metrics, e)
 	e.st = Status{Engine: e.id}
@@ -212,8 +222,31 @@ func New(cfg Config, deps Deps) (*Engine, error) {
 // Ready is closed when the target has been seeded and the stream is live.
 func (e *Engine) Ready() <-chan struct{} { return e.ready }
 
-// Status is the engine's state now.
-func (e *Engine) Status() Status { return *e.status.Load() }
+// Status is the engine's state now. What the connections and the queue say is current also while the engine waits for the target.
+func (e *Engine) Status() Status {
+	st := *e.status.Load()
+	if c := e.client.Load(); c != nil {
+		st.TargetQuorum = c.State() == zk.StateConnected
+	}
+	oldest := st.oldest
+	if f := e.following.Load(); f != nil && st.Phase != PhaseStandby {
+		events, bytes, err := f.depth()
+		st.SourceQuorum = err == nil && f.isLive()
+		if err != nil {
+			st.SourceError = err.Error()
+		}
+		if at := f.oldest(); st.Phase != PhaseStopped && events > 0 {
+			st.QueueEvents, st.QueueBytes = events, bytes
+			if oldest.IsZero() || at.Before(oldest) && !at.IsZero() {
+				oldest = at
+			}
+		}
+	}
+	if !oldest.IsZero() && st.Phase != PhaseStopped {
+		st.BehindMS = float64(time.Since(oldest).Microseconds()) / 1000
+	}
+	return st
+}
 
 // Conflicts are the last conflicts, oldest first.
 func (e *Engine) Conflicts() []Conflict {
@@ -227,6 +260,13 @@ func zxidText(z int64) string {
 		return ""
 	}
 	return fmt.Sprintf("0x%x", z)
+}
+
+// audit records an action.
+func (e *Engine) audit(action string, attrs ...any) {
+	if e.deps.Audit != nil {
+		e.deps.Audit.Info(action, append([]any{"link", e.cfg.Name, "engine", e.id}, attrs...)...)
+	}
 }
 
 // publish makes what the owner knows visible.
@@ -244,13 +284,35 @@ func (e *Engine) publish() {
 			st.SourceError = err.Error()
 		}
 	}
+	st.oldest = e.oldest()
 	e.status.Store(&st)
+}
+
+// oldest is when the oldest change that is not in the target was read; zero when all are.
+func (e *Engine) oldest() time.Time {
+	if e.w != nil {
+		for _, b := range e.w.sent {
+			if !b.arrived.IsZero() {
+				return b.arrived
+			}
+		}
+		if !e.w.current.arrived.IsZero() {
+			return e.w.current.arrived
+		}
+	}
+	for i := range e.backlog {
+		if !e.backlog[i].arrived.IsZero() {
+			return e.backlog[i].arrived
+		}
+	}
+	return time.Time{} // what the follower still has, Status asks for
 }
 
 func (e *Engine) setPhase(p Phase) {
 	if e.phase != p {
 		e.phase, e.st.Since = p, time.Now()
 		e.log.Info("phase", "phase", string(p), "position", zxidText(e.position))
+		e.audit("phase", "phase", string(p), "position", zxidText(e.position))
 	}
 	e.publish()
 }
@@ -263,6 +325,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		}
 		if err != nil {
 			e.st.Error = err.Error()
+			e.audit("stopped", "error", err.Error())
 		}
 		e.setPhase(PhaseStopped)
 	}()
@@ -294,6 +357,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	defer wg.Wait()
 	defer stop()
 	e.f = newFollower(e.cfg.Source.Quorum, e.deps.Learner, learnerID(e.id), e.cfg.QueueBytes, e.log)
+	e.following.Store(e.f)
 	if e.cfg.Watches {
 		src, err := zk.New(zk.Config{
 			Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL, Renew: true, SessionTimeout: e.cfg.SessionTimeout,
@@ -555,6 +619,7 @@ func (e *Engine) claim(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("claiming the link in the target: %w", err)
 	}
+	e.audit("claimed", "position", zxidText(e.position), "scope", e.cfg.Scope)
 	return nil
 }
 
@@ -600,6 +665,9 @@ func (e *Engine) active(ctx context.Context) error {
 				return err
 			}
 			if err := e.reconcileAll(ctx); err != nil {
+				return err
+			}
+			if err := e.repairDone(ctx); err != nil {
 				return err
 			}
 		}
@@ -685,6 +753,7 @@ var errNewShadow = errors.New("the source sent a snapshot")
 func (e *Engine) stream(ctx context.Context) error {
 	publish := time.NewTicker(200 * time.Millisecond)
 	defer publish.Stop()
+	e.watchRepair()
 	for {
 		for {
 			ev, ok := e.next()
@@ -722,6 +791,13 @@ func (e *Engine) stream(ctx context.Context) error {
 			}
 		case <-publish.C:
 			e.publish()
+		case <-e.asked:
+			if ok, err := e.repairAsked(ctx); err != nil {
+				return err
+			} else if ok {
+				e.audit("repair asked for")
+				return errWhole
+			}
 		case c := <-e.commands:
 			err := c.do(ctx)
 			if errors.Is(err, errWhole) {

@@ -41,6 +41,7 @@ type follower struct {
 	err    error // why there is no connection now
 	wake   chan struct{}
 	room   chan struct{}
+	live   bool
 	joined int // connections that were accepted
 }
 
@@ -86,6 +87,18 @@ func (f *follower) depth() (events, bytes int, err error) {
 	return len(f.queue), f.bytes, f.err
 }
 
+// oldest is when the oldest event that is queued was read; zero when there is none.
+func (f *follower) oldest() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.queue {
+		if !f.queue[i].arrived.IsZero() {
+			return f.queue[i].arrived
+		}
+	}
+	return time.Time{}
+}
+
 // restart forgets the position: the next connection begins with a snapshot.
 func (f *follower) restart() {
 	f.mu.Lock()
@@ -121,8 +134,20 @@ func (f *follower) Txn(x *txn.Txn) error {
 	return f.push(event{txn: x, arrived: time.Now()}, size)
 }
 
+// isLive reports whether the source has sent all that it had when the follower joined.
+func (f *follower) isLive() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.live
+}
+
 // Live implements learner.Handler.
-func (f *follower) Live() error { return f.push(event{live: true}, 0) }
+func (f *follower) Live() error {
+	f.mu.Lock()
+	f.live = true
+	f.mu.Unlock()
+	return f.push(event{live: true}, 0)
+}
 
 // Idle implements learner.Handler.
 func (f *follower) Idle() error { return nil }
@@ -131,7 +156,7 @@ func (f *follower) Idle() error { return nil }
 func (f *follower) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.err = err
+	f.err, f.live = err, err == nil && f.live
 }
 
 // patch queues what a watcher has read.
@@ -172,7 +197,7 @@ func (f *follower) run(ctx context.Context) {
 			return
 		}
 		f.mu.Lock()
-		f.err = err
+		f.err, f.live = err, false
 		if f.joined > joined {
 			delay = 10 * time.Millisecond
 		}

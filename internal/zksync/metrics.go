@@ -1,6 +1,8 @@
 package zksync
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -35,11 +37,28 @@ func newMetrics(reg prometheus.Registerer, e *Engine) *metrics {
 		gauge("queue_events", "Transactions read from the source that wait.", func(s Status) float64 { return float64(s.QueueEvents) }),
 		gauge("queue_bytes", "Bytes of them.", func(s Status) float64 { return float64(s.QueueBytes) }),
 		gauge("nodes", "Nodes of the source.", func(s Status) float64 { return float64(s.Nodes) }),
-		gauge("live", "1 while the stream is live.", func(s Status) float64 {
-			if s.Phase == PhaseLive {
-				return 1
-			}
-			return 0
-		}))
+		gauge("behind_seconds", "Age of the oldest change that was read and is not in the target.", func(s Status) float64 { return s.BehindMS / 1000 }),
+		gauge("position_zxid", "The source's last transaction that is in the target.", func(s Status) float64 { return zxidNumber(s.Position) }),
+		gauge("seen_zxid", "The source's last transaction that was read.", func(s Status) float64 { return zxidNumber(s.Seen) }),
+		gauge("digests_equal", "Transactions after which the source's digest was the shadow's.", func(s Status) float64 { return float64(s.Digests) }),
+		gauge("source_quorum", "1 while the source has a leader that serves the engine.", func(s Status) float64 { return number(s.SourceQuorum) }),
+		gauge("target_quorum", "1 while the target has a leader that serves the engine.", func(s Status) float64 { return number(s.TargetQuorum) }),
+		gauge("live", "1 while the stream is live.", func(s Status) float64 { return number(s.Phase == PhaseLive) }),
+	)
 	return m
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func zxidNumber(s string) float64 {
+	z, err := strconv.ParseInt(s, 0, 64)
+	if err != nil {
+		return 0
+	}
+	return float64(z)
 }

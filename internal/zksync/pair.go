@@ -113,7 +113,10 @@ func NewPair(cfg Config, deps Deps, homes map[string]Home, policy Policy) (*Pair
 		}
 		p.elections, err = election.New(election.Config{
 			ID: p.Forward.id, Root: p.Forward.root + "/elections", Groups: cfg.Elections, Source: side(cfg.Source), Target: side(cfg.Target),
-		}, election.Deps{Log: p.Forward.log, ZK: deps.ZK})
+		}, election.Deps{
+			Log: p.Forward.log, ZK: deps.ZK,
+			Audit: func(action, path, detail string) { p.Forward.audit(action, "path", path, "side", detail) },
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -318,6 +321,7 @@ func (p *Pair) Flip(ctx context.Context, path string, to Home) error {
 	p.mu.Lock()
 	p.homes = homes
 	p.mu.Unlock()
+	p.Forward.audit("home flipped", "path", path, "home", string(to), "barrier", zxidText(barrier))
 	if barrier, err = settled(ctx, donor.client.Load()); err != nil {
 		return err
 	}
@@ -515,6 +519,7 @@ func (p *Pair) Resolve(ctx context.Context, path, keep string) error {
 	}
 	p.mu.Unlock()
 	home := p.other(fed)
+	fed.audit("conflict resolved", "path", path, "keep", keep)
 	if keep == "copy" {
 		data, st, err := fed.client.Load().Get(ctx, path)
 		f := foreign{path: path, op: zk.OpSet, data: data}

@@ -172,6 +172,7 @@ func (e *Engine) reconcileAll(ctx context.Context) error {
 				return err
 			}
 		}
+		e.audit("reconciled", "what", r.describe(), "position", zxidText(e.shadow.Zxid()))
 		e.log.Info("reconciled", "nodes", e.shadow.Len(), "took", time.Since(began).Round(time.Millisecond), "what", r.describe(), "position", zxidText(e.shadow.Zxid()))
 		if len(r.foreign) > 0 {
 			e.log.Warn("nodes of the target's own sessions stay", "count", len(r.foreign), "first", r.foreign[0])
@@ -250,6 +251,7 @@ func (e *Engine) record(c Conflict) {
 	}
 	e.mu.Unlock()
 	e.st.Conflicts++
+	e.audit("conflict", "path", c.Path, "operation", c.Op, "error", c.Error, "home", c.Source, "copy", c.Target, "policy", string(c.Policy), "pending", c.Pending)
 	e.metrics.conflicts.Inc()
 	e.log.Warn("conflict: the copy was changed by somebody else", "path", c.Path, "operation", c.Op, "error", c.Error, "home", c.Source, "copy", c.Target)
 }

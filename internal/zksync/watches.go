@@ -173,7 +173,10 @@ func (w *watcher) everything(ctx context.Context) error {
 		all[n.Path] = true
 	}
 	w.f.fail(nil)
-	return w.some(ctx, all)
+	if err := w.some(ctx, all); err != nil {
+		return err
+	}
+	return w.f.Live()
 }
 
 func (w *watcher) way(path string) error {

@@ -252,7 +252,7 @@ func explain(b *batch, err error) error {
 	switch {
 	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrInvalidACL):
 		hint = "; ACLs are copied as they are, so the engine must be super in the target: --target-auth digest:super:PASSWORD, and its providers must be those of the source"
-	case errors.Is(err, zk.ErrUnimplemented):
+	case errors.Is(err, zk.ErrUnimplemented), errors.Is(err, zk.ErrMarshalling):
 		hint = "; the target does not know this kind of node: containers need 3.5, TTL nodes 3.5.4 with zookeeper.extendedTypesEnabled=true"
 	case errors.Is(err, zk.ErrQuotaExceeded):
 		hint = "; raise or remove the quota in the target"
