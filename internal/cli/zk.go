@@ -22,6 +22,8 @@ type zkOptions struct {
 	server  string
 	auth    []string
 	sasl    string
+	tls     string
+	quorum  string // TLS files for quorum ports
 	timeout time.Duration
 	output  string
 }
@@ -45,6 +47,8 @@ The servers are given by --server h1:2181,h2:2181[/chroot] or by ORCHESTRATOR_ZK
 	f.StringVar(&o.server, "server", os.Getenv("ORCHESTRATOR_ZK"), "Servers, host:port[,host:port…][/chroot]; also zk://user:password@…")
 	f.StringArrayVar(&o.auth, "auth", nil, "Identity to present, scheme:data, for example digest:user:password; may be repeated.")
 	f.StringVar(&o.sasl, "sasl", "", "user:password for SASL DIGEST-MD5.")
+	f.StringVar(&o.tls, "tls", "", "Speak TLS with client ports: ca.pem[,cert.pem,key.pem].")
+	f.StringVar(&o.quorum, "quorum-tls", "", "Speak TLS with quorum ports (sslQuorum): ca.pem[,cert.pem,key.pem].")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "How long to wait for the connection, and the session timeout asked for.")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json.")
 	cmd.AddCommand(
@@ -124,6 +128,9 @@ func (o *zkOptions) connect(ctx context.Context, servers string) (*zk.Client, er
 	if cfg.SASL, err = parseSASL(o.sasl); err != nil {
 		return nil, err
 	}
+	if cfg.TLS, err = zk.LoadTLS(o.tls); err != nil {
+		return nil, usageError{err}
+	}
 	c, err := zk.New(cfg, zk.Deps{})
 	if err != nil {
 		return nil, err
@@ -159,6 +166,15 @@ func quorumOf(ctx context.Context, c *zk.Client, given string) []string {
 		return nil
 	}
 	return learner.Reachable(ctx, addrs)
+}
+
+// learner is how quorum ports are reached.
+func (o *zkOptions) learner() (learner.Deps, error) {
+	c, err := zk.LoadTLS(o.quorum)
+	if err != nil {
+		return learner.Deps{}, usageError{err}
+	}
+	return learner.Deps{TLS: c}, nil
 }
 
 // progress shows a count on a terminal once a second has passed; elsewhere it is silent.

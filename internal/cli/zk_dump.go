@@ -202,7 +202,11 @@ numbers are far above this one's, so that clients that move there do not find it
 			}
 			p := newProgress(cmd, "receiving")
 			p.at(0, 0)
-			v, err := zksync.Side{Quorum: addrs}.Read(cmd.Context(), "/")
+			deps, err := o.learner()
+			if err != nil {
+				return err
+			}
+			v, err := zksync.Side{Quorum: addrs, Learner: deps}.Read(cmd.Context(), "/")
 			p.end()
 			if err != nil {
 				return err

@@ -63,6 +63,12 @@ type zkSyncConfig struct {
 	Overwrite    bool              `flag:"overwrite" help:"Make a target equal that holds something else already; what the source does not have is deleted."`
 	SourceAuth   string            `flag:"source_auth" secret:"true" help:"Identity at the source, scheme:data."`
 	TargetAuth   string            `flag:"target_auth" secret:"true" help:"Identity at the target, scheme:data; ACLs are copied verbatim, which only digest:super:PASSWORD may do for all."`
+	SourceSASL   string            `flag:"source_sasl" secret:"true" help:"user:password for SASL DIGEST-MD5 at the source."`
+	TargetSASL   string            `flag:"target_sasl" secret:"true" help:"user:password for SASL DIGEST-MD5 at the target."`
+	SourceTLS    string            `flag:"source_tls" help:"Speak TLS with the source's client ports: ca.pem[,cert.pem,key.pem]."`
+	TargetTLS    string            `flag:"target_tls" help:"Speak TLS with the target's client ports: ca.pem[,cert.pem,key.pem]."`
+	SourceQTLS   string            `flag:"source_quorum_tls" help:"Speak TLS with the source's quorum ports (sslQuorum): ca.pem[,cert.pem,key.pem]."`
+	TargetQTLS   string            `flag:"target_quorum_tls" help:"Speak TLS with the target's quorum ports: ca.pem[,cert.pem,key.pem]."`
 	Session      time.Duration     `flag:"session_timeout" default:"6secs" help:"How long a dead engine blocks its standby."`
 	MaxRequest   int               `flag:"max_request" default:"1048575" help:"jute.maxbuffer of the target, in bytes."`
 	Queue        config.Bytes      `flag:"queue" default:"256MB" help:"What may wait in memory for a slow target; beyond it the source is left alone until half of it is written."`
@@ -102,7 +108,7 @@ Start the same command on another machine as well: it stands by, and takes over 
 	return cmd
 }
 
-func endpoint(servers string, quorum []string, auth string) (zksync.Endpoint, error) {
+func endpoint(servers string, quorum []string, auth, sasl, tls, quorumTLS string) (zksync.Endpoint, error) {
 	ep := zksync.Endpoint{Quorum: quorum}
 	cs, err := zk.ParseConnectString(servers)
 	if err != nil {
@@ -115,6 +121,15 @@ func endpoint(servers string, quorum []string, auth string) (zksync.Endpoint, er
 	if ep.Auth, err = parseAuth([]string{auth}); err != nil {
 		return ep, err
 	}
+	if ep.SASL, err = parseSASL(sasl); err != nil {
+		return ep, err
+	}
+	if ep.TLS, err = zk.LoadTLS(tls); err != nil {
+		return ep, usageError{err}
+	}
+	if ep.QuorumTLS, err = zk.LoadTLS(quorumTLS); err != nil {
+		return ep, usageError{err}
+	}
 	if cs.User != "" {
 		ep.Auth = append(ep.Auth, zk.Auth{Scheme: "digest", Data: []byte(cs.User + ":" + cs.Password)})
 	}
@@ -125,11 +140,11 @@ func runZKSync(cmd *cobra.Command, cfg *zkSyncConfig) error {
 	if cfg.Source == "" || cfg.Target == "" {
 		return usagef("both --source and --target must be given")
 	}
-	source, err := endpoint(cfg.Source, cfg.SourceQuorum, cfg.SourceAuth)
+	source, err := endpoint(cfg.Source, cfg.SourceQuorum, cfg.SourceAuth, cfg.SourceSASL, cfg.SourceTLS, cfg.SourceQTLS)
 	if err != nil {
 		return err
 	}
-	target, err := endpoint(cfg.Target, cfg.TargetQuorum, cfg.TargetAuth)
+	target, err := endpoint(cfg.Target, cfg.TargetQuorum, cfg.TargetAuth, cfg.TargetSASL, cfg.TargetTLS, cfg.TargetQTLS)
 	if err != nil {
 		return err
 	}
@@ -342,13 +357,17 @@ of B's own sessions) is what the second comparison names. It needs super in B (-
 			return exitCode(exitUnknown)
 		}
 		var sides [2]zksync.Side
+		deps, err := o.learner()
+		if err != nil {
+			return unknown(err)
+		}
 		for i, servers := range args {
 			c, err := o.connect(cmd.Context(), servers)
 			if err != nil {
 				return unknown(err)
 			}
 			defer c.Close()
-			sides[i] = zksync.Side{Client: c, Quorum: quorumOf(cmd.Context(), c, []string{quorumA, quorumB}[i])}
+			sides[i] = zksync.Side{Client: c, Quorum: quorumOf(cmd.Context(), c, []string{quorumA, quorumB}[i]), Learner: deps}
 		}
 		scope := zksync.Scope{Source: path, Target: targetPath, Exclude: exclude}
 		compare := func() (zksync.Proof, error) {
@@ -423,7 +442,7 @@ func (o *zkOptions) repair(cmd *cobra.Command, servers []string, sides [2]zksync
 	cfg := zksync.Config{Name: link, Scope: scope, Overwrite: true, Watches: len(sides[0].Quorum) == 0}
 	for i, ep := range []*zksync.Endpoint{&cfg.Source, &cfg.Target} {
 		var err error
-		if *ep, err = endpoint(servers[i], sides[i].Quorum, ""); err != nil {
+		if *ep, err = endpoint(servers[i], sides[i].Quorum, "", o.sasl, o.tls, o.quorum); err != nil {
 			return err
 		}
 		auth, err := parseAuth(o.auth)

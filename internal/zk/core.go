@@ -213,6 +213,13 @@ func (c *core) connected(frame []byte, now time.Time, out []delivery) ([]deliver
 	id := d.Long()
 	passwd := d.Buffer()
 	if err := d.Err(); err != nil {
+		// A server without quorum that keeps no local sessions answers as if it were a request.
+		if h := jute.NewDecoder(frame); len(frame) == 16 {
+			_, _ = h.Int(), h.Long()
+			if code := Error(h.Int()); code != 0 {
+				return out, fmt.Errorf("the server refuses the session (read-only service needs localSessionsEnabled=true there): %w", code)
+			}
+		}
 		return out, errProtocol("connect answer: " + err.Error())
 	}
 	ro := d.Len() > 0 && d.Bool() // 3.4+

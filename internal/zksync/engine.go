@@ -3,6 +3,7 @@ package zksync
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,21 @@ type Endpoint struct {
 	Quorum  []string // quorum ports; found through the client port when empty (3.5+)
 	Auth    []zk.Auth
 	SASL    *zk.SASLDigest
+	// TLS is spoken with client ports, QuorumTLS with quorum ports, when set.
+	TLS, QuorumTLS *tls.Config
+}
+
+// client is how a client of the ensemble is configured.
+func (ep *Endpoint) client() zk.Config {
+	return zk.Config{Servers: ep.Servers, Auth: ep.Auth, SASL: ep.SASL, TLS: ep.TLS, Renew: true}
+}
+
+// learner is how its quorum ports are reached.
+func (ep *Endpoint) learner(d learner.Deps) learner.Deps {
+	if ep.QuorumTLS != nil {
+		d.TLS = ep.QuorumTLS
+	}
+	return d
 }
 
 // Config says what to keep equal.
@@ -330,17 +346,16 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		e.setPhase(PhaseStopped)
 	}()
 	e.deps.ZK.Log = e.log
-	e.c, err = zk.New(zk.Config{
-		Servers: e.cfg.Target.Servers, Auth: e.cfg.Target.Auth, SASL: e.cfg.Target.SASL, SessionTimeout: e.cfg.SessionTimeout, Renew: true, MaxRequest: e.cfg.MaxRequest,
-		OnState: func(s zk.State) {
-			if s == zk.StateConnected {
-				if c := e.client.Load(); c != nil {
-					e.sessions.Store(c.Session().ID, true)
-				}
+	target := e.cfg.Target.client()
+	target.SessionTimeout, target.MaxRequest = e.cfg.SessionTimeout, e.cfg.MaxRequest
+	target.OnState = func(s zk.State) {
+		if s == zk.StateConnected {
+			if c := e.client.Load(); c != nil {
+				e.sessions.Store(c.Session().ID, true)
 			}
-		},
-	}, e.deps.ZK)
-	if err != nil {
+		}
+	}
+	if e.c, err = zk.New(target, e.deps.ZK); err != nil {
 		return err
 	}
 	defer e.c.Close()
@@ -356,12 +371,12 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	e.f = newFollower(e.cfg.Source.Quorum, e.deps.Learner, learnerID(e.id), e.cfg.QueueBytes, e.log)
+	e.f = newFollower(e.cfg.Source.Quorum, e.cfg.Source.learner(e.deps.Learner), learnerID(e.id), e.cfg.QueueBytes, e.log)
 	e.following.Store(e.f)
 	if e.cfg.Watches {
-		src, err := zk.New(zk.Config{
-			Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL, Renew: true, SessionTimeout: e.cfg.SessionTimeout,
-		}, e.deps.ZK)
+		from := e.cfg.Source.client()
+		from.SessionTimeout = e.cfg.SessionTimeout
+		src, err := zk.New(from, e.deps.ZK)
 		if err != nil {
 			return err
 		}
@@ -396,7 +411,7 @@ func learnerID(engine string) int64 {
 // discover finds the quorum ports that were not given.
 func (e *Engine) discover(ctx context.Context) error {
 	if len(e.cfg.Source.Quorum) == 0 && !e.cfg.Watches {
-		c, err := zk.New(zk.Config{Servers: e.cfg.Source.Servers, Auth: e.cfg.Source.Auth, SASL: e.cfg.Source.SASL}, e.deps.ZK)
+		c, err := zk.New(e.cfg.Source.client(), e.deps.ZK)
 		if err != nil {
 			return err
 		}

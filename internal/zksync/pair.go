@@ -109,7 +109,9 @@ func NewPair(cfg Config, deps Deps, homes map[string]Home, policy Policy) (*Pair
 	p.path = p.Forward.root + "/homes"
 	if len(cfg.Elections) > 0 {
 		side := func(ep Endpoint) zk.Config {
-			return zk.Config{Servers: ep.Servers, Auth: ep.Auth, SASL: ep.SASL, SessionTimeout: p.Forward.cfg.SessionTimeout}
+			c := ep.client()
+			c.SessionTimeout = p.Forward.cfg.SessionTimeout
+			return c
 		}
 		p.elections, err = election.New(election.Config{
 			ID: p.Forward.id, Root: p.Forward.root + "/elections", Groups: cfg.Elections, Source: side(cfg.Source), Target: side(cfg.Target),
@@ -155,7 +157,7 @@ func (p *Pair) Homes() map[string]Home {
 
 // Run runs both directions until ctx ends or one cannot go on.
 func (p *Pair) Run(ctx context.Context) error {
-	c, err := zk.New(zk.Config{Servers: p.Forward.cfg.Target.Servers, Auth: p.Forward.cfg.Target.Auth, SASL: p.Forward.cfg.Target.SASL, Renew: true}, p.Forward.deps.ZK)
+	c, err := zk.New(p.Forward.cfg.Target.client(), p.Forward.deps.ZK)
 	if err != nil {
 		return err
 	}

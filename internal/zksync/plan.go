@@ -117,7 +117,7 @@ func (e *Engine) reconcileAll(ctx context.Context) error {
 			return err
 		}
 		began := time.Now()
-		view, err := Side{Client: e.c, Quorum: e.cfg.Target.Quorum, Learner: e.deps.Learner}.Read(ctx, e.cfg.Scope.Target)
+		view, err := Side{Client: e.c, Quorum: e.cfg.Target.Quorum, Learner: e.cfg.Target.learner(e.deps.Learner)}.Read(ctx, e.cfg.Scope.Target)
 		if err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

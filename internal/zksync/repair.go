@@ -63,7 +63,7 @@ func Repair(ctx context.Context, cfg Config, deps Deps) error {
 	if err != nil {
 		return err
 	}
-	c, err := zk.New(zk.Config{Servers: cfg.Target.Servers, Auth: cfg.Target.Auth, SASL: cfg.Target.SASL}, deps.ZK)
+	c, err := zk.New(cfg.Target.client(), deps.ZK)
 	if err != nil {
 		return err
 	}

@@ -58,13 +58,14 @@ type Config struct {
 	Last int64
 	// Silence is how long the leader may say nothing (it pings twice a tick). Default 20s.
 	Silence time.Duration
-	TLS     *tls.Config // quorum TLS
 }
 
 // Deps are the learner's effects; the zero value is the real world.
 type Deps struct {
 	Log  *slog.Logger
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// TLS, when set, is spoken on quorum ports (sslQuorum). Without a ServerName the address's host is expected in the certificate.
+	TLS *tls.Config
 }
 
 // Handler takes what the ensemble sends. Calls come one after another; an error ends the connection.
@@ -104,8 +105,13 @@ func Run(ctx context.Context, cfg Config, deps Deps, h Handler) error {
 			errs = append(errs, err)
 			continue
 		}
-		if cfg.TLS != nil {
-			conn = tls.Client(conn, cfg.TLS)
+		if deps.TLS != nil {
+			c := deps.TLS
+			if c.ServerName == "" && !c.InsecureSkipVerify {
+				c = c.Clone()
+				c.ServerName, _, _ = net.SplitHostPort(addr)
+			}
+			conn = tls.Client(conn, c)
 		}
 		unhook := context.AfterFunc(ctx, func() { conn.Close() })
 		l := &learner{cfg: cfg, conn: conn, in: jute.NewStream(&patient{conn, cfg.Silence}, maxPacket), h: h, last: cfg.Last}

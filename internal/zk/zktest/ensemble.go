@@ -22,6 +22,8 @@ const (
 	// Jar is ZooKeeper as Debian installs it; its manifest names the rest.
 	Jar    = "/usr/share/java/zookeeper.jar"
 	logJar = "/usr/share/java/slf4j-simple.jar"
+	// What Debian's manifest forgets; TLS needs it.
+	nettyJars = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:/usr/share/java/netty-transport-native-unix-common.jar"
 )
 
 // SuperPassword is the password of the digest user "super", whom ACLs do not bind.
@@ -36,6 +38,8 @@ type Options struct {
 	Config []string
 	// HeapMB is each server's -Xmx. Default 192.
 	HeapMB int
+	// Secure gives every server a client port that speaks TLS; Config has to name the certificates (TLSServer does).
+	Secure bool
 	// FirstID numbers the servers from here on. Default 1.
 	FirstID int
 }
@@ -49,6 +53,7 @@ type Ensemble struct {
 type Node struct {
 	ID                       int
 	Client, Quorum, Election string // host:port
+	Secure                   string // host:port of the client port that speaks TLS; "" without Options.Secure
 	Dir                      string // its directory: conf, data/version-2, log.txt
 	opts                     Options
 	members                  string
@@ -143,15 +148,18 @@ func launch(dir string, opts Options) (*Ensemble, error) {
 	if opts.FirstID == 0 {
 		opts.FirstID = 1
 	}
-	ports, err := freePorts(3 * opts.Servers)
+	ports, err := freePorts(4 * opts.Servers)
 	if err != nil {
 		return nil, err
 	}
 	e := &Ensemble{}
 	var members strings.Builder
 	for i := range opts.Servers {
-		addr := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", ports[3*i+j]) }
+		addr := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", ports[4*i+j]) }
 		n := &Node{ID: opts.FirstID + i, Client: addr(0), Quorum: addr(1), Election: addr(2), Dir: filepath.Join(dir, fmt.Sprint(opts.FirstID+i)), opts: opts}
+		if opts.Secure {
+			n.Secure = addr(3)
+		}
 		members.WriteString(n.Member() + "\n")
 		e.Nodes = append(e.Nodes, n)
 	}
@@ -217,6 +225,9 @@ reconfigEnabled=true
 admin.enableServer=false
 4lw.commands.whitelist=*
 `
+	if _, port, ok := strings.Cut(n.Secure, ":"); ok {
+		conf += "secureClientPort=" + port + "\nsecureClientPortAddress=127.0.0.1\n"
+	}
 	for _, line := range n.opts.Config {
 		conf += line + "\n"
 	}
@@ -244,7 +255,7 @@ func (n *Node) Start() error {
 		"-Dzookeeper.authProvider.1=org.apache.zookeeper.server.auth.SASLAuthenticationProvider",
 	}
 	args = append(args, n.opts.JVM...)
-	args = append(args, "-cp", Jar+":"+logJar, "org.apache.zookeeper.server.quorum.QuorumPeerMain", filepath.Join(n.Dir, "zoo.cfg"))
+	args = append(args, "-cp", Jar+":"+logJar+":"+nettyJars, "org.apache.zookeeper.server.quorum.QuorumPeerMain", filepath.Join(n.Dir, "zoo.cfg"))
 	cmd := exec.Command("java", args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
