@@ -121,6 +121,14 @@ func newZKImportCommand(o *zkOptions) *cobra.Command {
 			if err := c.MakePath(cmd.Context(), zk.Parent(root), zk.OpenACL()); err != nil {
 				return err
 			}
+			if !replace && root != "/" { // before anything is written
+				switch ok, _, err := c.Exists(cmd.Context(), root); {
+				case err != nil:
+					return err
+				case ok:
+					return fmt.Errorf("%s is there already, nothing was written: --replace keeps what is there and sets the data", root)
+				}
+			}
 			p := newProgress(cmd, "writing")
 			defer p.end()
 			dec := json.NewDecoder(bufio.NewReaderSize(in, 1<<20))

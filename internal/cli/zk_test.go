@@ -61,7 +61,7 @@ func TestZKTools(t *testing.T) {
 		{"", "du --depth 0", 0, "~7     13 /\n", ""},
 		{"", "export /x --file " + dir + "/x.jsonl", 0, "", ""},
 		{"", "import /copy --file " + dir + "/x.jsonl", 0, "", "3 nodes written"},
-		{"", "import /copy --file " + dir + "/x.jsonl", 1, "", "--replace"},
+		{"", "import /copy --file " + dir + "/x.jsonl", 1, "", "nothing was written: --replace"},
 		{"", "import /copy --replace --file " + dir + "/x.jsonl", 0, "", "3 of them were there"},
 		{"", "get /copy/y", 0, "z\n", ""},
 		{"", "rm /copy", 1, "", "-r deletes"},
