@@ -176,7 +176,17 @@ func (p *Pair) Run(ctx context.Context) error {
 	g.Go(func() error { return p.Back.Run(gctx) })
 	g.Go(func() error { return p.decide(gctx) })
 	if p.elections != nil {
-		g.Go(func() error { return p.elections.Run(gctx) })
+		g.Go(func() error {
+			// What it makes in the target must not be taken for a stranger's by the first look at it.
+			for _, e := range []*Engine{p.Forward, p.Back} {
+				select {
+				case <-e.Ready():
+				case <-gctx.Done():
+					return nil
+				}
+			}
+			return p.elections.Run(gctx)
+		})
 	}
 	err = g.Wait()
 	if ctx.Err() != nil {

@@ -248,7 +248,7 @@ func TestKazooElection(t *testing.T) {
 		case "engine stopped":
 			stop()
 			c.kill(c.leader())
-			e, stop = s.run(t, fmt.Sprint("engine", i))
+			_, stop = s.run(t, fmt.Sprint("engine", i))
 		case "server killed":
 			n := s.e[side].Nodes[0]
 			n.Kill()
@@ -396,7 +396,7 @@ func TestCuratorElection(t *testing.T) {
 		case "engine stopped":
 			stop()
 			leave(now())
-			e, stop = s.run(t, fmt.Sprint("engine", i))
+			_, stop = s.run(t, fmt.Sprint("engine", i))
 		case "server killed":
 			node := s.e[side].Nodes[0]
 			node.Kill()
