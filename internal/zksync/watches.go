@@ -229,7 +229,7 @@ func (w *watcher) read(ctx context.Context, dirty map[string]bool, fresh bool) (
 		}
 	}
 	slices.Sort(level)
-	seen := map[string]bool{}
+	seen, listedNew := map[string]bool{}, map[string]bool{w.root: true}
 	for len(level) > 0 {
 		nodes, err := w.ask(ctx, level)
 		if err != nil {
@@ -247,15 +247,18 @@ func (w *watcher) read(ctx context.Context, dirty map[string]bool, fresh bool) (
 			if parent == nil {
 				continue // went with what is above it
 			}
+			have := w.t.Get(n.path)
+			if have == nil && !listedNew[n.path] {
+				continue // its parent's list did not have it: it was made anew since, and the next reading counts it
+			}
 			listed := map[string]bool{}
 			for _, name := range n.children {
 				p := zk.Join(n.path, name)
 				listed[name] = true
 				if w.t.Get(p) == nil && !seen[p] && !zk.Within(p, "/zookeeper") {
-					level = append(level, p)
+					level, listedNew[p] = append(level, p), true
 				}
 			}
-			have := w.t.Get(n.path)
 			if have != nil {
 				var lost []string
 				for c := range have.Children() {

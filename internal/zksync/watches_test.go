@@ -105,6 +105,8 @@ func sameForClients(t *testing.T, a, b *zktest.Ensemble, acls bool) {
 		if !acls {
 			proof.Differences = slices.DeleteFunc(proof.Differences, func(d tree.Difference) bool { return d.What == "acl" || d.What == "aversion" })
 		}
+		// A node with children that was deleted and made anew between two readings is seen as changed: its version may be ahead then.
+		proof.Differences = slices.DeleteFunc(proof.Differences, func(d tree.Difference) bool { return d.What == "version" && d.B > d.A })
 		if len(proof.Differences) == 0 {
 			return
 		}
