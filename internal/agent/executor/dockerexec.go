@@ -64,6 +64,15 @@ func (p *dockerProcess) kill() {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	st, err := p.eng.ExecInspect(ctx, p.id)
+	for err == nil && st.ExitCode == nil && (!st.Running || st.Pid <= 0) {
+		// It is only just starting: Docker has taken it on and has no process yet.
+		select {
+		case <-time.After(5 * time.Millisecond):
+			st, err = p.eng.ExecInspect(ctx, p.id)
+		case <-ctx.Done():
+			return
+		}
+	}
 	if err != nil || !st.Running || st.Pid <= 0 {
 		return
 	}
@@ -76,6 +85,10 @@ func (p *dockerProcess) kill() {
 	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
 	if err != nil || !strings.Contains(string(groups), st.ContainerID) {
 		return
+	}
+	// Stopped first: what it forked after the look at its children would outlive it.
+	if unix.PidfdSendSignal(fd, syscall.SIGSTOP, nil, 0) == nil {
+		supervisor.AwaitStopped(st.Pid, 100*time.Millisecond)
 	}
 	supervisor.KillTree(st.Pid, time.Second)
 	_ = unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0)

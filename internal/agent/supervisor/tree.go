@@ -15,6 +15,7 @@ import (
 type stat struct {
 	pid, ppid int
 	zombie    bool
+	stopped   bool
 }
 
 // parseStat reads "pid (comm) state ppid …"; comm may hold anything, parentheses and newlines included.
@@ -35,7 +36,7 @@ func parseStat(b []byte) (stat, bool) {
 	if err != nil {
 		return stat{}, false
 	}
-	return stat{pid: pid, ppid: ppid, zombie: f[0][0] == 'Z' || f[0][0] == 'X'}, true
+	return stat{pid: pid, ppid: ppid, zombie: f[0][0] == 'Z' || f[0][0] == 'X', stopped: f[0][0] == 'T' || f[0][0] == 't'}, true
 }
 
 // Descendants lists the living processes below root, parents before children, without those in the trees of except.
@@ -89,6 +90,16 @@ func SignalTree(sig syscall.Signal, except ...int) {
 // orphans it then has no descendants either. It saves a walk through all the host's processes.
 func childless() bool {
 	return unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == unix.ECHILD
+}
+
+// AwaitStopped returns when a process that was sent SIGSTOP has stopped or gone, or after limit.
+func AwaitStopped(pid int, limit time.Duration) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if s, ok := parseStat(b); err != nil || ok && (s.stopped || s.zombie) {
+			return
+		}
+	}
 }
 
 // KillTree kills everything below root (root itself excluded), also what forks without end: whatever is seen is stopped

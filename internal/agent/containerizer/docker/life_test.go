@@ -236,7 +236,7 @@ func TestSession(t *testing.T) {
 	if out, end := run("up.b", false, "hello", "sh", "-c", "cat; echo; echo err >&2; exit 3"); !strings.Contains(out, "hello") || !strings.Contains(out, "err\n") || syscall.WaitStatus(*end.WaitStatus).ExitStatus() != 3 {
 		t.Errorf("%q %v", out, end)
 	}
-	if out, _ := run("up.c", true, "", "sh", "-c", "while ! stty size 2>/dev/null; do sleep 0.05; done; test -t 0 && echo terminal"); out != "33 77\r\nterminal\r\n" {
+	if out, _ := run("up.c", true, "", "sh", "-c", `until [ "$(stty size 2>/dev/null)" = "33 77" ]; do sleep 0.05; done; stty size; test -t 0 && echo terminal`); out != "33 77\r\nterminal\r\n" {
 		t.Errorf("%q", out)
 	}
 	// A session that nobody holds any more ends, with what it started.
