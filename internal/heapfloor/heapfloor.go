@@ -22,9 +22,9 @@ import (
 )
 
 // most is the highest floor that ForHost gives, in bytes.
-const most = 256 << 20
+const most = 512 << 20
 
-// ForHost is a floor in bytes that suits this host: a sixteenth of the memory that the process may use, 256 MB at most. It
+// ForHost is a floor in bytes that suits this host: a sixteenth of the memory that the process may use, 512 MB at most. It
 // becomes resident memory only when that much has been allocated between two collections.
 func ForHost() int64 { return floorOf(memory(os.DirFS("/"))) }
 

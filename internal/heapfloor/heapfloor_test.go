@@ -32,11 +32,11 @@ func TestForHost(t *testing.T) {
 		files fstest.MapFS
 		want  int64
 	}{
-		"large host":      {fstest.MapFS{"proc/meminfo": file("MemTotal:       24000000 kB\nMemFree: 1 kB\n")}, 256 << 20},
+		"large host":      {fstest.MapFS{"proc/meminfo": file("MemTotal:       24000000 kB\nMemFree: 1 kB\n")}, 512 << 20},
 		"small host":      {fstest.MapFS{"proc/meminfo": file("MemTotal:        1048576 kB\n")}, 64 << 20},
 		"limit, v2":       {fstest.MapFS{"proc/meminfo": file("MemTotal: 24000000 kB\n"), "sys/fs/cgroup/memory.max": file("536870912\n")}, 32 << 20},
-		"no limit, v2":    {fstest.MapFS{"proc/meminfo": file("MemTotal: 24000000 kB\n"), "sys/fs/cgroup/memory.max": file("max\n")}, 256 << 20},
-		"no limit, v1":    {fstest.MapFS{"proc/meminfo": file("MemTotal: 24000000 kB\n"), "sys/fs/cgroup/memory/memory.limit_in_bytes": file("9223372036854771712\n")}, 256 << 20},
+		"no limit, v2":    {fstest.MapFS{"proc/meminfo": file("MemTotal: 24000000 kB\n"), "sys/fs/cgroup/memory.max": file("max\n")}, 512 << 20},
+		"no limit, v1":    {fstest.MapFS{"proc/meminfo": file("MemTotal: 24000000 kB\n"), "sys/fs/cgroup/memory/memory.limit_in_bytes": file("9223372036854771712\n")}, 512 << 20},
 		"nothing is told": {fstest.MapFS{}, 0},
 	} {
 		if got := floorOf(memory(c.files)); got != c.want {
