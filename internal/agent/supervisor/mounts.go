@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -72,7 +73,7 @@ func openSecrets(s *spec.Spec) (drop func() error, err error) {
 	}
 	dir := filepath.Join(s.Dir, spec.SecretsDir)
 	err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,noswap")
-	if err == unix.EINVAL { // before Linux 6.4
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.4
 		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700")
 	}
 	if err != nil {
