@@ -32,7 +32,9 @@ type probeSettings struct {
 	Conntrack    string        `flag:"conntrack" default:"auto" help:"Read the kernel's NAT table: auto, on, off."`
 	DockerSocket config.Path   `flag:"docker_socket" default:"/var/run/docker.sock" help:"Socket of the Docker Engine; off for none."`
 	MesosAgents  []string      `flag:"mesos_agent" default:"" help:"URLs of this host's Mesos agents, to join containers with tasks."`
-	Policy       []string      `flag:"policy" default:"lifecycle,logs,exec" help:"What monitors may have this probe do: lifecycle, logs, exec, host-exec; none for nothing."`
+	PluginsDir   config.Path   `flag:"plugins_dir" default:"/var/run/scope/plugins" help:"Where the sockets of plugins are (Weave Scope's plugin interface); off for none."`
+	PluginsWait  time.Duration `flag:"plugins_timeout" default:"2secs" help:"How long a plugin may take for a report."`
+	Policy       []string      `flag:"policy" default:"lifecycle,logs,exec,plugins" help:"What monitors may have this probe do: lifecycle, logs, exec, host-exec, plugins; none for nothing."`
 	ProcRoot     config.Path   `flag:"proc_root" default:"/proc" help:"Where the host's /proc is."`
 	SysRoot      config.Path   `flag:"sys_root" default:"/sys" help:"Where the host's /sys is."`
 	CPULimit     float64       `flag:"cpu_limit" default:"3" help:"Percent of a core above which the probe slows itself down."`
@@ -58,6 +60,7 @@ func newProbeCommand() *cobra.Command {
 		cfg := probe.Config{
 			Monitors: in.Monitors, Token: in.Token, TokenFile: string(in.TokenFile), ID: in.ID, Hostname: in.Hostname, Tick: in.Tick,
 			MaxProcesses: in.MaxProcesses, NetSource: in.NetSource, Conntrack: in.Conntrack, DockerSocket: string(in.DockerSocket),
+			PluginsDir: string(in.PluginsDir), PluginsTimeout: in.PluginsWait,
 			MesosAgents: in.MesosAgents, Policy: in.Policy, ProcRoot: string(in.ProcRoot), SysRoot: string(in.SysRoot), CPULimit: in.CPULimit,
 		}
 		if len(in.Policy) == 1 && in.Policy[0] == "none" {

@@ -35,6 +35,7 @@ func (m *Monitor) table() []route {
 		{"POST", "/api/v1/logout", RoleNone, m.logout, "End the session", ""},
 		{"GET", "/api/v1/status", RoleViewer, m.status, "The monitor itself", ""},
 		{"GET", "/api/v1/probes", RoleViewer, m.listProbes, "Probes and their collectors", ""},
+		{"GET", "/api/v1/plugins", RoleViewer, m.listPlugins, "Plugins of the probes", ""},
 		{"GET", "/api/v1/views", RoleViewer, m.listViews, "Kinds of views", ""},
 		{"GET", "/api/v1/topology", RoleViewer, m.topology, "One picture", ""},
 		{"GET", "/api/v1/live", RoleViewer, m.live, "Live pictures, events and series (WebSocket)", ""},

@@ -196,6 +196,7 @@ func (m *Monitor) node(w http.ResponseWriter, r *http.Request, who identity) err
 func (m *Monitor) describe(rd *estate.Reader, e *estate.Entity, who identity) map[string]any {
 	metadata, labels := []datum{}, map[string]string{}
 	var ports [][]string
+	brought, inTable := broughtTables(e)
 	if e.StartedMs > 1 {
 		metadata = append(metadata, datum{"started", "Started", strconv.FormatInt(e.StartedMs, 10), "time"})
 	}
@@ -214,16 +215,23 @@ func (m *Monitor) describe(rd *estate.Reader, e *estate.Entity, who identity) ma
 		case topology.AttrSystem, topology.AttrHostNetwork:
 			continue
 		}
+		if inTable[a.Key] {
+			continue
+		}
 		k, ok := known[a.Key]
-		if !ok {
+		if t := e.AttrTemplate(a.Key); !ok && t != nil {
+			k.label, k.format = t.Label, t.Format
+		} else if !ok {
 			k.label, k.format = a.Key, "text"
 		}
 		metadata = append(metadata, datum{a.Key, k.label, a.Value, k.format})
 	}
+	sortBrought(e, metadata)
 	tables := []map[string]any{}
 	if len(ports) > 0 {
 		tables = append(tables, map[string]any{"id": "ports", "label": "Ports", "columns": []string{"host", "container"}, "rows": ports})
 	}
+	tables = append(tables, brought...)
 	var parents []map[string]any
 	for _, id := range e.Parents {
 		_, label, _ := strings.Cut(id, ";")
@@ -432,6 +440,9 @@ func (m *Monitor) controlsOf(e *estate.Entity, who identity) []nodeControl {
 	out := []nodeControl{}
 	for _, id := range e.Controls {
 		d := m.controlOf(id)
+		if label := e.ControlLabel(id); label != "" && d.group == "plugin" {
+			d.label = label
+		}
 		c := nodeControl{ID: id, Label: d.label, Group: d.group, Role: d.role.String(), Danger: d.danger, Allowed: true}
 		switch {
 		case who.role < d.role:

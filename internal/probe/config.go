@@ -19,6 +19,7 @@ const (
 	PolicyLogs      = "logs"
 	PolicyExec      = "exec"      // a shell in a container, its files, environment and inspection
 	PolicyHostExec  = "host-exec" // a shell on the host itself
+	PolicyPlugins   = "plugins"   // what plugins offer
 )
 
 // Config is all that a probe is told.
@@ -43,7 +44,11 @@ type Config struct {
 	DockerSocket string
 	// MesosAgents are the URLs of this host's Mesos agents.
 	MesosAgents []string
-	// Policy is what monitors may have this probe do. Default: lifecycle, logs, exec; not host-exec.
+	// PluginsDir is where plugins' sockets are; "" means /var/run/scope/plugins, "off" none.
+	PluginsDir string
+	// PluginsTimeout is how long a plugin may take for a report. Default 2 s.
+	PluginsTimeout time.Duration
+	// Policy is what monitors may have this probe do. Default: lifecycle, logs, exec, plugins; not host-exec.
 	Policy []string
 	// ProcRoot and SysRoot are /proc and /sys, elsewhere when the probe runs in a container of its own.
 	ProcRoot, SysRoot string
@@ -85,8 +90,17 @@ func (c *Config) defaults() {
 	case "off":
 		c.DockerSocket = ""
 	}
+	switch c.PluginsDir {
+	case "":
+		c.PluginsDir = "/var/run/scope/plugins"
+	case "off":
+		c.PluginsDir = ""
+	}
+	if c.PluginsTimeout == 0 {
+		c.PluginsTimeout = 2 * time.Second
+	}
 	if c.Policy == nil {
-		c.Policy = []string{PolicyLifecycle, PolicyLogs, PolicyExec}
+		c.Policy = []string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyPlugins}
 	}
 	if c.ProcRoot == "" {
 		c.ProcRoot = "/proc"
@@ -120,9 +134,12 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("conntrack: %q is none of auto, on, off", c.Conntrack))
 	}
 	for _, p := range c.Policy {
-		if !slices.Contains([]string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyHostExec}, p) {
-			errs = append(errs, fmt.Errorf("policy: %q is none of lifecycle, logs, exec, host-exec", p))
+		if !slices.Contains([]string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyHostExec, PolicyPlugins}, p) {
+			errs = append(errs, fmt.Errorf("policy: %q is none of lifecycle, logs, exec, host-exec, plugins", p))
 		}
+	}
+	if c.PluginsTimeout < 10*time.Millisecond || c.PluginsTimeout > time.Minute {
+		errs = append(errs, fmt.Errorf("plugins-timeout: %v is not between 10ms and 1m", c.PluginsTimeout))
 	}
 	if c.MaxProcesses < 0 || c.MaxProcesses > 32768 {
 		errs = append(errs, fmt.Errorf("max-processes: %d is not between 0 and 32768", c.MaxProcesses))

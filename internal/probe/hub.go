@@ -2,6 +2,7 @@ package probe
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
@@ -134,7 +135,7 @@ func (h *hub) apply(r *round) error {
 		}
 		held.seen = false
 	}
-	if len(r.templates) > len(h.templates) {
+	if !slices.EqualFunc(r.templates, h.templates, (*probev1.Template).EqualVT) {
 		h.templates = r.templates
 		d.Templates = r.templates
 	}

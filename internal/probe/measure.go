@@ -3,6 +3,7 @@ package probe
 import (
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
@@ -91,6 +92,19 @@ func (p *Probe) sendMetrics(now time.Time, steady bool) error {
 		if ref := wanted(p.processID(proc)); ref != 0 {
 			p.measureProcess(b, ref, proc)
 		}
+	}
+	if p.plugins != nil {
+		p.plugins.measure(b, now, func(key string) uint32 {
+			if kind, pid := topology.KindOf(key), key[strings.LastIndexByte(key, ';')+1:]; kind == topology.KindProcess {
+				n, _ := strconv.Atoi(pid)
+				proc := p.table.byPid[n]
+				if proc == nil {
+					return 0
+				}
+				key = p.processID(proc)
+			}
+			return wanted(key)
+		})
 	}
 	if len(b.m.Refs) == 0 {
 		return nil

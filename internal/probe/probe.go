@@ -71,8 +71,9 @@ type Probe struct {
 	governor governor
 	budget   time.Duration // of one round's search for sockets' owners
 
-	docker *dockerWatch
-	mesos  *mesosWatch
+	docker  *dockerWatch
+	mesos   *mesosWatch
+	plugins *pluginWatch
 
 	metricsMs atomic.Uint32
 	mu        sync.Mutex
@@ -172,6 +173,9 @@ func (p *Probe) prepare() error {
 	if len(p.cfg.MesosAgents) > 0 {
 		p.mesos = newMesosWatch(p.cfg.MesosAgents, p.wake)
 	}
+	if p.cfg.PluginsDir != "" {
+		p.plugins = newPluginWatch(p.cfg.PluginsDir, p.cfg.ID, p.cfg.Hostname, p.cfg.PluginsTimeout, p.wake)
+	}
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
 		p.kernel = unix.ByteSliceToString(uts.Release[:])
@@ -217,6 +221,9 @@ func (p *Probe) Run(ctx context.Context) error {
 	}
 	if p.mesos != nil {
 		g.Go(func() error { p.mesos.run(ctx); return nil })
+	}
+	if p.plugins != nil {
+		g.Go(func() error { p.plugins.run(ctx); return nil })
 	}
 	g.Go(func() error { return p.loop(ctx) })
 	return g.Wait()
@@ -481,6 +488,10 @@ func (p *Probe) status() *probev1.Status {
 	}
 	if p.mesos != nil {
 		states["mesos"] = *p.mesos.state.Load()
+	}
+	if p.plugins != nil {
+		states["plugins"] = *p.plugins.state.Load()
+		s.Plugins = p.plugins.status()
 	}
 	if began := p.stuck.Load(); began > 0 && time.Now().UnixMilli()-began > stuckAfter.Milliseconds() {
 		states["assemble"] = collectorState{"failed", fmt.Sprintf("a round has been running for %d s: the kernel does not answer", (time.Now().UnixMilli()-began)/1000)}

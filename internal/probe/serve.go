@@ -33,10 +33,10 @@ func refuse(code, format string, args ...any) error {
 }
 
 // verb is one thing that a monitor may ask for: which part of the policy it needs, on which kinds, and how it is done. The
-// table is complete: what is not in it is refused.
+// table is complete but for plugins' own: what is not in it is refused.
 type verb struct {
-	policy string // "": reading what is shown anyway
-	kinds  []string
+	policy string   // "": reading what is shown anyway
+	kinds  []string // nil: any
 	run    func(p *Probe, ctx context.Context, req *probev1.Request, e *probev1.Entity, s *pipe.Pipe) (any, error)
 }
 
@@ -115,6 +115,9 @@ func failure(err error) *probev1.Response {
 
 func (p *Probe) perform(ctx context.Context, req *probev1.Request, s *pipe.Pipe) (any, error) {
 	v, ok := verbs()[req.Verb]
+	if strings.Contains(req.Verb, "~") {
+		v, ok = verb{PolicyPlugins, nil, pluginControlVerb}, true
+	}
 	if !ok {
 		return nil, refuse("not_found", "this probe knows no control %q", topology.Clean(req.Verb, 64))
 	}
@@ -128,7 +131,7 @@ func (p *Probe) perform(ctx context.Context, req *probev1.Request, s *pipe.Pipe)
 	if e == nil {
 		return nil, refuse("not_found", "%s is not on %s any more", topology.Clean(req.Node, 200), p.cfg.Hostname)
 	}
-	if !slices.Contains(v.kinds, e.Kind) {
+	if v.kinds != nil && !slices.Contains(v.kinds, e.Kind) {
 		return nil, refuse("bad_request", "%s is not for a %s", req.Verb, e.Kind)
 	}
 	return v.run(p, ctx, req, e, s)

@@ -24,7 +24,10 @@ const (
 	MaxAttrKey   = 256
 	MaxAttrValue = 4096
 	MaxParents   = 32
-	MaxPipeData  = 1 << 20
+	MaxControls  = 64
+
+	MaxMetricNames = 1000
+	MaxPipeData    = 1 << 20
 )
 
 // compressAbove is the size from which compression pays: smaller frames are mostly numbers and cost more CPU than they save.
@@ -114,7 +117,7 @@ func check(f *probev1.Frame) error {
 		}
 	}
 	if m := f.Metrics; m != nil {
-		if len(m.Refs) > MaxSamples || len(m.Refs) != len(m.Values) || len(m.Refs) != len(m.NameIndex) || len(m.Names) > 1000 {
+		if len(m.Refs) > MaxSamples || len(m.Refs) != len(m.Values) || len(m.Refs) != len(m.NameIndex) || len(m.Names) > MaxMetricNames {
 			return fmt.Errorf("metrics: %d refs, %d names, %d values", len(m.Refs), len(m.NameIndex), len(m.Values))
 		}
 		for i, n := range m.NameIndex {
@@ -138,6 +141,11 @@ func check(f *probev1.Frame) error {
 		}
 		for _, c := range append(s.Collectors[:len(s.Collectors):len(s.Collectors)], s.Plugins...) {
 			c.Name, c.State, c.Message, c.Label = Clean(c.Name, MaxLabel), Clean(c.State, 32), Clean(c.Message, MaxLabel), Clean(c.Label, MaxLabel)
+			c.Description = Clean(c.Description, MaxLabel)
+			c.Interfaces = c.Interfaces[:min(len(c.Interfaces), 10)]
+			for i, v := range c.Interfaces {
+				c.Interfaces[i] = Clean(v, 32)
+			}
 		}
 	}
 	for _, r := range f.Responses {
@@ -187,6 +195,12 @@ func checkDelta(d *probev1.Delta) error {
 	}
 	for _, t := range d.Templates {
 		t.Id, t.Label, t.Format = Clean(t.Id, MaxAttrKey), Clean(t.Label, MaxLabel), Clean(t.Format, 32)
+		if t.Id == "" || len(t.Columns) > 64 {
+			return fmt.Errorf("template %q with %d columns", t.Id, len(t.Columns))
+		}
+		for _, c := range t.Columns {
+			c.Id, c.Label = Clean(c.Id, MaxAttrKey), Clean(c.Label, MaxLabel)
+		}
 	}
 	return nil
 }
@@ -196,7 +210,7 @@ func checkEntity(e *probev1.Entity) error {
 	if e.Ref == 0 || e.Id == "" || e.Kind == "" || KindOf(e.Id) != e.Kind {
 		return fmt.Errorf("entity %d: id %q is not of kind %q", e.Ref, e.Id, e.Kind)
 	}
-	if len(e.Parents) > MaxParents || len(e.Attrs) > MaxAttrs || len(e.Controls) > 64 || len(e.Reasons) > 32 {
+	if len(e.Parents) > MaxParents || len(e.Attrs) > MaxAttrs || len(e.Controls) > MaxControls || len(e.Reasons) > 32 {
 		return fmt.Errorf("entity %s: %d parents, %d attributes, %d controls", e.Id, len(e.Parents), len(e.Attrs), len(e.Controls))
 	}
 	e.Label, e.State = Clean(e.Label, MaxLabel), Clean(e.State, 32)

@@ -912,14 +912,20 @@ func (x *Listener) GetUdp() bool {
 	return false
 }
 
+// Template says how something that a plugin brought is shown: a metric, a control, a table, or (none of these) an attribute.
 type Template struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Label         string                 `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
-	Format        string                 `protobuf:"bytes,3,opt,name=format,proto3" json:"format,omitempty"`
-	Metric        bool                   `protobuf:"varint,4,opt,name=metric,proto3" json:"metric,omitempty"`
-	Max           float64                `protobuf:"fixed64,5,opt,name=max,proto3" json:"max,omitempty"`
-	Priority      float64                `protobuf:"fixed64,6,opt,name=priority,proto3" json:"priority,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id is that of the metric or control or the key of the attribute; of a table, what its attributes' keys begin with.
+	Id       string  `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Label    string  `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
+	Format   string  `protobuf:"bytes,3,opt,name=format,proto3" json:"format,omitempty"`
+	Metric   bool    `protobuf:"varint,4,opt,name=metric,proto3" json:"metric,omitempty"`
+	Max      float64 `protobuf:"fixed64,5,opt,name=max,proto3" json:"max,omitempty"`
+	Priority float64 `protobuf:"fixed64,6,opt,name=priority,proto3" json:"priority,omitempty"`
+	Control  bool    `protobuf:"varint,7,opt,name=control,proto3" json:"control,omitempty"`
+	Table    bool    `protobuf:"varint,8,opt,name=table,proto3" json:"table,omitempty"`
+	// Columns of a table whose keys go on with "<row>___<column id>". A table without them has a row a key: name and value.
+	Columns       []*Column `protobuf:"bytes,9,rep,name=columns,proto3" json:"columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -996,6 +1002,79 @@ func (x *Template) GetPriority() float64 {
 	return 0
 }
 
+func (x *Template) GetControl() bool {
+	if x != nil {
+		return x.Control
+	}
+	return false
+}
+
+func (x *Template) GetTable() bool {
+	if x != nil {
+		return x.Table
+	}
+	return false
+}
+
+func (x *Template) GetColumns() []*Column {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+type Column struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Label         string                 `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Column) Reset() {
+	*x = Column{}
+	mi := &file_probe_v1_probe_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Column) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Column) ProtoMessage() {}
+
+func (x *Column) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_v1_probe_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Column.ProtoReflect.Descriptor instead.
+func (*Column) Descriptor() ([]byte, []int) {
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Column) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Column) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
 // Metrics carries samples: values[i] belongs to refs[i] and names[name_index[i]].
 type Metrics struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1012,7 +1091,7 @@ type Metrics struct {
 
 func (x *Metrics) Reset() {
 	*x = Metrics{}
-	mi := &file_probe_v1_probe_proto_msgTypes[10]
+	mi := &file_probe_v1_probe_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1103,7 @@ func (x *Metrics) String() string {
 func (*Metrics) ProtoMessage() {}
 
 func (x *Metrics) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[10]
+	mi := &file_probe_v1_probe_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1116,7 @@ func (x *Metrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
 func (*Metrics) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{10}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Metrics) GetAtMs() int64 {
@@ -1097,7 +1176,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_probe_v1_probe_proto_msgTypes[11]
+	mi := &file_probe_v1_probe_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1188,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[11]
+	mi := &file_probe_v1_probe_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1201,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{11}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Status) GetCpuPercent() float32 {
@@ -1168,18 +1247,21 @@ func (x *Status) GetPlugins() []*Collector {
 }
 
 type Collector struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Label         string                 `protobuf:"bytes,4,opt,name=label,proto3" json:"label,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State   string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Message string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Label   string                 `protobuf:"bytes,4,opt,name=label,proto3" json:"label,omitempty"`
+	// Of plugins.
+	Description   string   `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	Interfaces    []string `protobuf:"bytes,6,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Collector) Reset() {
 	*x = Collector{}
-	mi := &file_probe_v1_probe_proto_msgTypes[12]
+	mi := &file_probe_v1_probe_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1273,7 @@ func (x *Collector) String() string {
 func (*Collector) ProtoMessage() {}
 
 func (x *Collector) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[12]
+	mi := &file_probe_v1_probe_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1286,7 @@ func (x *Collector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collector.ProtoReflect.Descriptor instead.
 func (*Collector) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{12}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Collector) GetName() string {
@@ -1235,6 +1317,20 @@ func (x *Collector) GetLabel() string {
 	return ""
 }
 
+func (x *Collector) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Collector) GetInterfaces() []string {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
@@ -1244,7 +1340,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_probe_v1_probe_proto_msgTypes[13]
+	mi := &file_probe_v1_probe_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1352,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[13]
+	mi := &file_probe_v1_probe_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1365,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{13}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -1289,7 +1385,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_probe_v1_probe_proto_msgTypes[14]
+	mi := &file_probe_v1_probe_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1397,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[14]
+	mi := &file_probe_v1_probe_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1410,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{14}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Want) GetReason() string {
@@ -1334,7 +1430,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_probe_v1_probe_proto_msgTypes[15]
+	mi := &file_probe_v1_probe_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1442,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[15]
+	mi := &file_probe_v1_probe_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1455,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{15}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Watch) GetIds() []string {
@@ -1390,7 +1486,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_probe_v1_probe_proto_msgTypes[16]
+	mi := &file_probe_v1_probe_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1498,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[16]
+	mi := &file_probe_v1_probe_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1511,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{16}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Request) GetId() uint64 {
@@ -1502,7 +1598,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_probe_v1_probe_proto_msgTypes[17]
+	mi := &file_probe_v1_probe_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1610,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[17]
+	mi := &file_probe_v1_probe_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1623,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{17}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Response) GetId() uint64 {
@@ -1579,7 +1675,7 @@ type Pipe struct {
 
 func (x *Pipe) Reset() {
 	*x = Pipe{}
-	mi := &file_probe_v1_probe_proto_msgTypes[18]
+	mi := &file_probe_v1_probe_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1687,7 @@ func (x *Pipe) String() string {
 func (*Pipe) ProtoMessage() {}
 
 func (x *Pipe) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_probe_proto_msgTypes[18]
+	mi := &file_probe_v1_probe_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1700,7 @@ func (x *Pipe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipe.ProtoReflect.Descriptor instead.
 func (*Pipe) Descriptor() ([]byte, []int) {
-	return file_probe_v1_probe_proto_rawDescGZIP(), []int{18}
+	return file_probe_v1_probe_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pipe) GetId() uint64 {
@@ -1732,14 +1828,20 @@ const file_probe_v1_probe_proto_rawDesc = "" +
 	"\x06entity\x18\x02 \x01(\rR\x06entity\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x12\x10\n" +
-	"\x03udp\x18\x05 \x01(\bR\x03udp\"\x8e\x01\n" +
+	"\x03udp\x18\x05 \x01(\bR\x03udp\"\xf7\x01\n" +
 	"\bTemplate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\tR\x06format\x12\x16\n" +
 	"\x06metric\x18\x04 \x01(\bR\x06metric\x12\x10\n" +
 	"\x03max\x18\x05 \x01(\x01R\x03max\x12\x1a\n" +
-	"\bpriority\x18\x06 \x01(\x01R\bpriority\"\x93\x01\n" +
+	"\bpriority\x18\x06 \x01(\x01R\bpriority\x12\x18\n" +
+	"\acontrol\x18\a \x01(\bR\acontrol\x12\x14\n" +
+	"\x05table\x18\b \x01(\bR\x05table\x127\n" +
+	"\acolumns\x18\t \x03(\v2\x1d.orchestrator.probe.v1.ColumnR\acolumns\".\n" +
+	"\x06Column\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\tR\x05label\"\x93\x01\n" +
 	"\aMetrics\x12\x13\n" +
 	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12\x12\n" +
@@ -1758,12 +1860,16 @@ const file_probe_v1_probe_proto_rawDesc = "" +
 	"\n" +
 	"collectors\x18\x05 \x03(\v2 .orchestrator.probe.v1.CollectorR\n" +
 	"collectors\x12:\n" +
-	"\aplugins\x18\x06 \x03(\v2 .orchestrator.probe.v1.CollectorR\aplugins\"e\n" +
+	"\aplugins\x18\x06 \x03(\v2 .orchestrator.probe.v1.CollectorR\aplugins\"\xa7\x01\n" +
 	"\tCollector\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
-	"\x05label\x18\x04 \x01(\tR\x05label\"\x17\n" +
+	"\x05label\x18\x04 \x01(\tR\x05label\x12 \n" +
+	"\vdescription\x18\x05 \x01(\tR\vdescription\x12\x1e\n" +
+	"\n" +
+	"interfaces\x18\x06 \x03(\tR\n" +
+	"interfaces\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\x1e\n" +
 	"\x04Want\x12\x16\n" +
@@ -1808,7 +1914,7 @@ func file_probe_v1_probe_proto_rawDescGZIP() []byte {
 	return file_probe_v1_probe_proto_rawDescData
 }
 
-var file_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_probe_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_probe_v1_probe_proto_goTypes = []any{
 	(*Frame)(nil),     // 0: orchestrator.probe.v1.Frame
 	(*Hello)(nil),     // 1: orchestrator.probe.v1.Hello
@@ -1820,42 +1926,44 @@ var file_probe_v1_probe_proto_goTypes = []any{
 	(*Edge)(nil),      // 7: orchestrator.probe.v1.Edge
 	(*Listener)(nil),  // 8: orchestrator.probe.v1.Listener
 	(*Template)(nil),  // 9: orchestrator.probe.v1.Template
-	(*Metrics)(nil),   // 10: orchestrator.probe.v1.Metrics
-	(*Status)(nil),    // 11: orchestrator.probe.v1.Status
-	(*Collector)(nil), // 12: orchestrator.probe.v1.Collector
-	(*Ack)(nil),       // 13: orchestrator.probe.v1.Ack
-	(*Want)(nil),      // 14: orchestrator.probe.v1.Want
-	(*Watch)(nil),     // 15: orchestrator.probe.v1.Watch
-	(*Request)(nil),   // 16: orchestrator.probe.v1.Request
-	(*Response)(nil),  // 17: orchestrator.probe.v1.Response
-	(*Pipe)(nil),      // 18: orchestrator.probe.v1.Pipe
+	(*Column)(nil),    // 10: orchestrator.probe.v1.Column
+	(*Metrics)(nil),   // 11: orchestrator.probe.v1.Metrics
+	(*Status)(nil),    // 12: orchestrator.probe.v1.Status
+	(*Collector)(nil), // 13: orchestrator.probe.v1.Collector
+	(*Ack)(nil),       // 14: orchestrator.probe.v1.Ack
+	(*Want)(nil),      // 15: orchestrator.probe.v1.Want
+	(*Watch)(nil),     // 16: orchestrator.probe.v1.Watch
+	(*Request)(nil),   // 17: orchestrator.probe.v1.Request
+	(*Response)(nil),  // 18: orchestrator.probe.v1.Response
+	(*Pipe)(nil),      // 19: orchestrator.probe.v1.Pipe
 }
 var file_probe_v1_probe_proto_depIdxs = []int32{
 	1,  // 0: orchestrator.probe.v1.Frame.hello:type_name -> orchestrator.probe.v1.Hello
 	3,  // 1: orchestrator.probe.v1.Frame.delta:type_name -> orchestrator.probe.v1.Delta
-	10, // 2: orchestrator.probe.v1.Frame.metrics:type_name -> orchestrator.probe.v1.Metrics
-	11, // 3: orchestrator.probe.v1.Frame.status:type_name -> orchestrator.probe.v1.Status
-	17, // 4: orchestrator.probe.v1.Frame.responses:type_name -> orchestrator.probe.v1.Response
+	11, // 2: orchestrator.probe.v1.Frame.metrics:type_name -> orchestrator.probe.v1.Metrics
+	12, // 3: orchestrator.probe.v1.Frame.status:type_name -> orchestrator.probe.v1.Status
+	18, // 4: orchestrator.probe.v1.Frame.responses:type_name -> orchestrator.probe.v1.Response
 	2,  // 5: orchestrator.probe.v1.Frame.welcome:type_name -> orchestrator.probe.v1.Welcome
-	13, // 6: orchestrator.probe.v1.Frame.ack:type_name -> orchestrator.probe.v1.Ack
-	14, // 7: orchestrator.probe.v1.Frame.want:type_name -> orchestrator.probe.v1.Want
-	15, // 8: orchestrator.probe.v1.Frame.watch:type_name -> orchestrator.probe.v1.Watch
-	16, // 9: orchestrator.probe.v1.Frame.requests:type_name -> orchestrator.probe.v1.Request
-	18, // 10: orchestrator.probe.v1.Frame.pipes:type_name -> orchestrator.probe.v1.Pipe
+	14, // 6: orchestrator.probe.v1.Frame.ack:type_name -> orchestrator.probe.v1.Ack
+	15, // 7: orchestrator.probe.v1.Frame.want:type_name -> orchestrator.probe.v1.Want
+	16, // 8: orchestrator.probe.v1.Frame.watch:type_name -> orchestrator.probe.v1.Watch
+	17, // 9: orchestrator.probe.v1.Frame.requests:type_name -> orchestrator.probe.v1.Request
+	19, // 10: orchestrator.probe.v1.Frame.pipes:type_name -> orchestrator.probe.v1.Pipe
 	4,  // 11: orchestrator.probe.v1.Delta.entities:type_name -> orchestrator.probe.v1.Entity
 	7,  // 12: orchestrator.probe.v1.Delta.edges:type_name -> orchestrator.probe.v1.Edge
 	8,  // 13: orchestrator.probe.v1.Delta.listeners:type_name -> orchestrator.probe.v1.Listener
 	9,  // 14: orchestrator.probe.v1.Delta.templates:type_name -> orchestrator.probe.v1.Template
 	5,  // 15: orchestrator.probe.v1.Entity.attrs:type_name -> orchestrator.probe.v1.Attr
 	6,  // 16: orchestrator.probe.v1.Entity.reasons:type_name -> orchestrator.probe.v1.Reason
-	12, // 17: orchestrator.probe.v1.Status.collectors:type_name -> orchestrator.probe.v1.Collector
-	12, // 18: orchestrator.probe.v1.Status.plugins:type_name -> orchestrator.probe.v1.Collector
-	5,  // 19: orchestrator.probe.v1.Request.args:type_name -> orchestrator.probe.v1.Attr
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	10, // 17: orchestrator.probe.v1.Template.columns:type_name -> orchestrator.probe.v1.Column
+	13, // 18: orchestrator.probe.v1.Status.collectors:type_name -> orchestrator.probe.v1.Collector
+	13, // 19: orchestrator.probe.v1.Status.plugins:type_name -> orchestrator.probe.v1.Collector
+	5,  // 20: orchestrator.probe.v1.Request.args:type_name -> orchestrator.probe.v1.Attr
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_probe_proto_init() }
@@ -1869,7 +1977,7 @@ func file_probe_v1_probe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_probe_v1_probe_proto_rawDesc), len(file_probe_v1_probe_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -29,6 +29,7 @@ type Probe struct {
 	entities  map[uint32]*Entity
 	halves    map[uint32]*half
 	listeners map[uint32]*listener
+	shown     shown
 }
 
 // Estate is the picture. See the package's comment.
@@ -121,10 +122,8 @@ func (s *Estate) Apply(id string, d *probev1.Delta, nowMs int64) (ok bool) {
 		return false
 	}
 	p.Seq = d.Seq
-	for _, t := range d.Templates {
-		if t.Metric && len(s.templates) < 1000 {
-			s.templates[t.Id] = topology.Metric{ID: t.Id, Label: t.Label, Format: t.Format, Max: t.Max}
-		}
+	if d.Snapshot || len(d.Templates) > 0 {
+		s.takeTemplates(p, d.Templates)
 	}
 	for _, e := range d.Entities {
 		s.putEntity(p, e, d.Snapshot)
