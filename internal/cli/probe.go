@@ -34,6 +34,9 @@ type probeSettings struct {
 	MesosAgents  []string      `flag:"mesos_agent" default:"" help:"URLs of this host's Mesos agents, to join containers with tasks."`
 	PluginsDir   config.Path   `flag:"plugins_dir" default:"/var/run/scope/plugins" help:"Where the sockets of plugins are (Weave Scope's plugin interface); off for none."`
 	PluginsWait  time.Duration `flag:"plugins_timeout" default:"2secs" help:"How long a plugin may take for a report."`
+	Kubernetes   string        `flag:"kubernetes" default:"off" help:"Watch the Kubernetes cluster: off, on (by this probe), lease (by the one of all probes that holds the lease)."`
+	KubeConfig   config.Path   `flag:"kubeconfig" default:"" help:"How to reach Kubernetes' API server; empty: as a pod does."`
+	KubeLease    string        `flag:"kubernetes_lease" default:"orchestrator-probe" help:"The lease with which probes choose one, [namespace/]name."`
 	Policy       []string      `flag:"policy" default:"lifecycle,logs,exec,plugins" help:"What monitors may have this probe do: lifecycle, logs, exec, host-exec, plugins; none for nothing."`
 	ProcRoot     config.Path   `flag:"proc_root" default:"/proc" help:"Where the host's /proc is."`
 	SysRoot      config.Path   `flag:"sys_root" default:"/sys" help:"Where the host's /sys is."`
@@ -60,6 +63,7 @@ func newProbeCommand() *cobra.Command {
 		cfg := probe.Config{
 			Monitors: in.Monitors, Token: in.Token, TokenFile: string(in.TokenFile), ID: in.ID, Hostname: in.Hostname, Tick: in.Tick,
 			MaxProcesses: in.MaxProcesses, NetSource: in.NetSource, Conntrack: in.Conntrack, DockerSocket: string(in.DockerSocket),
+			Kubernetes: in.Kubernetes, KubeConfig: string(in.KubeConfig), KubeLease: in.KubeLease,
 			PluginsDir: string(in.PluginsDir), PluginsTimeout: in.PluginsWait,
 			MesosAgents: in.MesosAgents, Policy: in.Policy, ProcRoot: string(in.ProcRoot), SysRoot: string(in.SysRoot), CPULimit: in.CPULimit,
 		}

@@ -419,6 +419,9 @@ func (p *Probe) assemble(now time.Time, pic *picture, edges []edge, listeners []
 	for _, proc := range p.choose(pic, edges, listeners) {
 		r.entities = append(r.entities, p.processEntity(pic, proc))
 	}
+	if p.kube != nil {
+		r.entities = append(r.entities, *p.kube.entities.Load()...)
+	}
 	if p.plugins != nil {
 		p.plugins.decorate(r, now, p.cfg.allowed(PolicyPlugins))
 	}

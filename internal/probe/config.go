@@ -48,6 +48,12 @@ type Config struct {
 	PluginsDir string
 	// PluginsTimeout is how long a plugin may take for a report. Default 2 s.
 	PluginsTimeout time.Duration
+	// Kubernetes says whether this probe watches the cluster: off (default), on, lease.
+	Kubernetes string
+	// KubeConfig is the file that says how to reach the API server; "" means as a pod does.
+	KubeConfig string
+	// KubeLease names the lease, [namespace/]name. Default orchestrator-probe, in the probe's own namespace.
+	KubeLease string
 	// Policy is what monitors may have this probe do. Default: lifecycle, logs, exec, plugins; not host-exec.
 	Policy []string
 	// ProcRoot and SysRoot are /proc and /sys, elsewhere when the probe runs in a container of its own.
@@ -96,6 +102,12 @@ func (c *Config) defaults() {
 	case "off":
 		c.PluginsDir = ""
 	}
+	if c.Kubernetes == "" {
+		c.Kubernetes = KubernetesOff
+	}
+	if c.KubeLease == "" {
+		c.KubeLease = "orchestrator-probe"
+	}
 	if c.PluginsTimeout == 0 {
 		c.PluginsTimeout = 2 * time.Second
 	}
@@ -132,6 +144,9 @@ func (c *Config) Validate() error {
 	}
 	if !slices.Contains([]string{"auto", "on", "off"}, c.Conntrack) {
 		errs = append(errs, fmt.Errorf("conntrack: %q is none of auto, on, off", c.Conntrack))
+	}
+	if !slices.Contains([]string{KubernetesOff, KubernetesOn, KubernetesLease}, c.Kubernetes) {
+		errs = append(errs, fmt.Errorf("kubernetes: %q is none of off, on, lease", c.Kubernetes))
 	}
 	for _, p := range c.Policy {
 		if !slices.Contains([]string{PolicyLifecycle, PolicyLogs, PolicyExec, PolicyHostExec, PolicyPlugins}, p) {

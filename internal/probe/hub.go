@@ -165,6 +165,10 @@ func (h *hub) applyEntity(e *probev1.Entity, d *probev1.Delta) {
 	if held != nil && held.seen {
 		return // found twice in one round: the first one counts
 	}
+	if held != nil && held.pb == e {
+		held.seen = true // what has not changed may be given again as it is
+		return
+	}
 	e.Ref = 0
 	raw, err := e.MarshalVT()
 	if err != nil {

@@ -408,12 +408,16 @@ func (w *pluginWatch) decorate(r *round, now time.Time, controls bool) {
 	if len(all) == 0 {
 		return
 	}
-	for _, e := range r.entities {
-		key := decorationKey(e)
+	for i, e := range r.entities {
+		key, own := decorationKey(e), e.Kind != topology.KindPod
 		for _, f := range all {
 			n := f.nodes[key]
 			if n == nil {
 				continue
+			}
+			if !own { // what Kubernetes told is shared from round to round
+				e, own = e.CloneVT(), true
+				r.entities[i] = e
 			}
 			e.Attrs = append(e.Attrs, n.attrs[:max(0, min(len(n.attrs), topology.MaxAttrs-len(e.Attrs)))]...)
 			if controls {

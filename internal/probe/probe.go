@@ -74,6 +74,7 @@ type Probe struct {
 	docker  *dockerWatch
 	mesos   *mesosWatch
 	plugins *pluginWatch
+	kube    *kubeWatch
 
 	metricsMs atomic.Uint32
 	mu        sync.Mutex
@@ -176,6 +177,11 @@ func (p *Probe) prepare() error {
 	if p.cfg.PluginsDir != "" {
 		p.plugins = newPluginWatch(p.cfg.PluginsDir, p.cfg.ID, p.cfg.Hostname, p.cfg.PluginsTimeout, p.wake)
 	}
+	if p.cfg.Kubernetes != KubernetesOff {
+		if p.kube, err = newKubeWatch(&p.cfg, p.wake); err != nil {
+			return err
+		}
+	}
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
 		p.kernel = unix.ByteSliceToString(uts.Release[:])
@@ -221,6 +227,9 @@ func (p *Probe) Run(ctx context.Context) error {
 	}
 	if p.mesos != nil {
 		g.Go(func() error { p.mesos.run(ctx); return nil })
+	}
+	if p.kube != nil {
+		g.Go(func() error { p.kube.run(ctx); return nil })
 	}
 	if p.plugins != nil {
 		g.Go(func() error { p.plugins.run(ctx); return nil })
@@ -488,6 +497,9 @@ func (p *Probe) status() *probev1.Status {
 	}
 	if p.mesos != nil {
 		states["mesos"] = *p.mesos.state.Load()
+	}
+	if p.kube != nil {
+		states["kubernetes"] = *p.kube.state.Load()
 	}
 	if p.plugins != nil {
 		states["plugins"] = *p.plugins.state.Load()

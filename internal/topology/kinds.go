@@ -12,6 +12,7 @@ const (
 	KindProcess    = "process"
 	KindImage      = "image"
 	KindPod        = "pod"
+	KindNode       = "node" // Kubernetes' word for a host
 	KindController = "controller"
 	KindService    = "service"
 	KindNamespace  = "namespace"
@@ -57,7 +58,7 @@ const (
 )
 
 var shapes = map[string]string{
-	KindHost: "circle", KindContainer: "hexagon", KindProcess: "square", KindImage: "hexagon", KindPod: "heptagon",
+	KindHost: "circle", KindContainer: "hexagon", KindProcess: "square", KindImage: "hexagon", KindPod: "heptagon", KindNode: "circle",
 	KindController: "pentagon", KindService: "heptagon", KindNamespace: "sheet", KindTask: "hexagon", KindApp: "octagon",
 	KindFramework: "triangle", KindAgent: "circle", KindLabel: "sheet", KindGroup: "hexagon", KindInternet: "cloud",
 	KindUnmanaged: "circle", KindUncontain: "square", KindUnknown: "circle",

@@ -507,8 +507,10 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 		"failing":  {"the plugin answers 500", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "out of \x1b[31mluck", 500) }},
 		"wander":   {"answers 302", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", 302) }},
 		"impostor": {`calls itself "root"`, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{"+spec("root")+"}") }},
-		"old":      {"version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Replace("{"+spec("old")+"}", `"1"`, `"0"`, 1)) }},
-		"nobody":   {"exactly one plugin", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }},
+		"old": {"version", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, strings.Replace("{"+spec("old")+"}", `"1"`, `"0"`, 1))
+		}},
+		"nobody": {"exactly one plugin", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }},
 		"greedy": {"", func(w http.ResponseWriter, _ *http.Request) {
 			var b strings.Builder
 			for i := range 5000 {
@@ -553,7 +555,7 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 		r.eventually(name+" found out", func() bool {
 			s := state(name)
 			// On a busy machine a reply may also be too late before it is too large.
-			return strings.HasPrefix(s, want) && (strings.Contains(s, x.says))
+			return strings.HasPrefix(s, want) && strings.Contains(s, x.says)
 		})
 	}
 	for at, want := range map[string]string{
@@ -565,7 +567,10 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 		}
 	}
 	// The one that behaves is as if it were alone, and so is the host.
-	r.eventually("the plugin that behaves", func() bool { n, _ := r.nodeDoc(id); return n.value("fine.mood") != "" && r.plugin("fine").State == "ok" })
+	r.eventually("the plugin that behaves", func() bool {
+		n, _ := r.nodeDoc(id)
+		return n.value("fine.mood") != "" && r.plugin("fine").State == "ok"
+	})
 	n, _ := r.nodeDoc(id)
 	brought := 0
 	for _, m := range n.Metadata {
@@ -620,7 +625,9 @@ func TestThousandsOfSockets(t *testing.T) {
 		t.Errorf("%d plugins", n)
 	}
 	var probes struct {
-		Probes []struct{ Collectors []struct{ Name, State, Message string } }
+		Probes []struct {
+			Collectors []struct{ Name, State, Message string }
+		}
 	}
 	r.get("/api/v1/probes", &probes)
 	if !slices.ContainsFunc(probes.Probes[0].Collectors, func(c struct{ Name, State, Message string }) bool {

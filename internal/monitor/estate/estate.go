@@ -149,7 +149,9 @@ func (s *Estate) Apply(id string, d *probev1.Delta, nowMs int64) (ok bool) {
 	for _, ref := range d.GoneEntities {
 		if e := p.entities[ref]; e != nil {
 			delete(p.entities, ref)
-			s.removeEntity(e)
+			if e.probe == p && e.ref == ref { // else another probe has taken it over
+				s.removeEntity(e)
+			}
 		}
 	}
 	if d.Snapshot {
@@ -188,6 +190,7 @@ func (s *Estate) putEntity(p *Probe, in *probev1.Entity, snapshot bool) {
 		s.byID[e.ID] = e
 		s.counts[e.Kind]++
 	}
+	taken := !fresh && e.probe != p // from a probe that told of it before, and may be lost
 	e.probe, e.ref = p, in.Ref
 	p.entities[in.Ref] = e
 	was := e.State
@@ -195,7 +198,7 @@ func (s *Estate) putEntity(p *Probe, in *probev1.Entity, snapshot bool) {
 	if was != e.State {
 		e.SinceMs = s.now
 	}
-	if snapshot && !fresh && e.Stale {
+	if (snapshot || taken) && e.Stale {
 		e.Stale = false
 	}
 	e.Controls = make([]string, len(in.Controls))
@@ -218,6 +221,9 @@ func (s *Estate) putEntity(p *Probe, in *probev1.Entity, snapshot bool) {
 	if fresh || !slices.Equal(e.Parents, in.Parents) {
 		s.setParents(e, in.Parents)
 		s.touch(e, ChangedPlace)
+		for c := range e.children {
+			s.touch(c, ChangedPlace) // they belong to what their parents belong to
+		}
 	}
 	s.touch(e, ChangedBody)
 	if fresh {
@@ -446,7 +452,7 @@ func (s *Estate) dropHalf(h *half) {
 // setStale greys a probe's entities, or not any more.
 func (s *Estate) setStale(p *Probe, stale bool) {
 	for _, e := range p.entities {
-		if e.Stale != stale {
+		if e.probe == p && e.Stale != stale {
 			e.Stale = stale
 			s.touch(e, ChangedBody)
 		}
