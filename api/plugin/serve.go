@@ -88,7 +88,9 @@ func (p *Plugin) Run(ctx context.Context, dir string) error {
 	case <-ctx.Done():
 	}
 	_ = srv.Close()
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
 	return nil
 }
 

@@ -185,9 +185,9 @@ func (h *hub) applyEntity(e *probev1.Entity, d *probev1.Delta) {
 	}
 	held.seen = true
 	if held.pb == nil || held.hash != sum {
-		held.pb, held.hash = e, sum
 		d.Entities = append(d.Entities, e)
 	}
+	held.pb, held.hash = e, sum
 }
 
 // rateMillis is how often an edge is sent again only because its rates have moved.
