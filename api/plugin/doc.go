@@ -1,6 +1,6 @@
 // Package plugin is for writing plugins of `orchestrator probe`: programs that bring metrics, attributes, tables and controls of
-// their own to the hosts, containers and processes on the map. It speaks version 1 of Weave Scope's plugin interface, so that a
-// plugin written with it also runs under Scope's probe, and one written for Scope runs here.
+// their own to the hosts, containers and processes on the map. It speaks version 1 of Weave Scope's plugin interface, and a
+// plugin that was written for Scope runs here.
 //
 // A plugin listens on a unix socket, <dir>/<id>/<id>.sock, and answers two HTTP requests with JSON: GET /report with all that it
 // knows (Report), and, when it has controls, POST /control (Request, Response). A probe asks for the report every few seconds and

@@ -504,8 +504,10 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 				}
 			}
 		}},
-		"failing":  {"the plugin answers 500", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "out of \x1b[31mluck", 500) }},
-		"wander":   {"answers 302", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound) }},
+		"failing": {"the plugin answers 500", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "out of \x1b[31mluck", 500) }},
+		"wander": {"answers 302", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		}},
 		"impostor": {`calls itself "root"`, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{"+spec("root")+"}") }},
 		"old": {"version", func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, strings.Replace("{"+spec("old")+"}", `"1"`, `"0"`, 1))
