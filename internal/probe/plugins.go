@@ -464,6 +464,14 @@ func (w *pluginWatch) status() []*probev1.Collector {
 	return append(out, w.wrong...)
 }
 
+// pluginRequest is the body of POST /control.
+type pluginRequest struct {
+	AppID       string            `json:"AppID"`
+	NodeID      string            `json:"NodeID"`
+	Control     string            `json:"Control"`
+	ControlArgs map[string]string `json:"ControlArgs,omitempty"`
+}
+
 // control has a plugin do what it offers on an entity.
 func (w *pluginWatch) control(ctx context.Context, e *probev1.Entity, verb string, args map[string]string) (any, error) {
 	id, control, _ := strings.Cut(verb, "~")
@@ -482,13 +490,15 @@ func (w *pluginWatch) control(ctx context.Context, e *probev1.Entity, verb strin
 	if node == "" {
 		return nil, refuse("conflict", "%s does not offer %s on %s now", label, control, e.Label)
 	}
-	body, err := json.Marshal(map[string]any{"AppID": "orchestrator", "NodeID": node, "Control": control, "ControlArgs": args})
-	if err != nil {
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false) // ids hold < and >, and not every plugin reads its JSON with a parser
+	if err := enc.Encode(pluginRequest{"orchestrator", node, control, args}); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithTimeout(ctx, pluginControlMax)
 	defer stop()
-	b, err := w.do(ctx, p, http.MethodPost, "/control", body)
+	b, err := w.do(ctx, p, http.MethodPost, "/control", body.Bytes())
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil, &refusal{"timeout", fmt.Sprintf("%s did not answer within %v", label, pluginControlMax), "look at the node: it may have been done"}
 	}
