@@ -23,7 +23,7 @@ import (
 )
 
 // kubeAPI is a lean client of Kubernetes' API: lists in pages, watches with bookmarks, and one object at a time for the lease.
-// client-go would do the same for more than twice the size of the rest of this program (docs/dependencies.md).
+// client-go would do the same for close to the size of the rest of this program (docs/dependencies.md).
 type kubeAPI struct {
 	base  *url.URL
 	http  *http.Client
