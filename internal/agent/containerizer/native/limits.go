@@ -2,7 +2,9 @@ package native
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"strconv"
 	"strings"
@@ -77,7 +79,7 @@ func (c *Containerizer) watchMemory(ct *container) {
 		}
 	}()
 	if err := ct.group.WaitOOM(ctx); err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) { // a container that is over already has no group
 			c.log.Warn("memory exhaustion can't be watched for", "container_id", ct.cfg.ID, "error", err)
 		}
 		return
