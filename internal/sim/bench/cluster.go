@@ -53,7 +53,7 @@ func (b *Bench) fullCluster(ctx context.Context) error {
 			return err
 		}
 	}
-	load, err := b.startLoad(ctx, sim.LoadConfig{Master: address, Frameworks: clusterFrameworks, TaskCPUs: 1, TaskMem: 100, Hold: max(b.cfg.Agents/clusterFrameworks, 1)})
+	load, err := b.startLoad(ctx, sim.LoadConfig{Master: address, Frameworks: clusterFrameworks, TaskCPUs: 1, TaskMem: 100, Hold: 2 * max(b.cfg.Agents/clusterFrameworks, 1)})
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (b *Bench) fullCluster(ctx context.Context) error {
 
 func (b *Bench) offerLatency(ctx context.Context, load *running, pid int) (sim.Summary, error) {
 	load.Stats.Reset()
-	ended := load.Stats.Ended.Load()
+	ended, offers := load.Stats.Ended.Load(), load.Stats.Offers.Load()
 	before, err := cpu(pid)
 	if err != nil {
 		return sim.Summary{}, err
@@ -122,7 +122,7 @@ func (b *Bench) offerLatency(ctx context.Context, load *running, pid int) (sim.S
 		return sim.Summary{}, err
 	}
 	sum := load.Stats.Offer.Summary()
-	b.cfg.Log.Info("offers", "latency", sum, "tasks_ended", load.Stats.Ended.Load()-ended, "master_cpu", after-before)
+	b.cfg.Log.Info("offers", "latency", sum, "offers", load.Stats.Offers.Load()-offers, "tasks_ended", load.Stats.Ended.Load()-ended, "master_cpu", after-before)
 	if sum.Count == 0 {
 		return sum, errors.New("no agent was offered after a task had ended")
 	}
