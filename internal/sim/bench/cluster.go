@@ -14,7 +14,7 @@ import (
 )
 
 // A full cluster: agents with room for 20 tasks of one cpu, half full, 100 frameworks, tasks that end and are replaced at
-// about clusterChurn a second. An agent is offered whenever one of its tasks has ended. Each framework keeps its share of the
+// about clusterChurn a second. An agent is offered whenever one of its tasks has ended. Each framework keeps twice its share of the
 // offers, and declines what is more.
 const (
 	clusterRoom       = 20
