@@ -14,6 +14,7 @@ up: build
 	$(BIN)/orchestrator up
 
 # Installs what the tests need from Debian's packages, then runs every test. CI=true makes a missing real part a failure.
+# Not from go's cache: it does not see that a test starts a binary which has changed.
 test: deps test-go test-clients
 
 deps:
@@ -21,13 +22,13 @@ deps:
 
 test-go:
 	$(GO) vet ./...
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -count=1 -race -timeout 20m ./...
 
 # Programs that nobody here wrote, in Go modules of their own.
 test-clients: build
 	@for d in test/*/go.mod; do [ -e "$$d" ] || continue; \
 		echo "== $$(dirname $$d)"; \
-		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(GO) test -timeout 15m ./...) || exit 1; done
+		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(GO) test -count=1 -timeout 15m ./...) || exit 1; done
 
 # The console's files, which are committed where Go embeds them. Needs Node 20 or later; a test compares.
 console:
