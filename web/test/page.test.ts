@@ -3,7 +3,7 @@ import { parseAnsi, plain } from "../src/ansi";
 import { bytes, duration, metric } from "../src/format";
 import { fit, zoomAt } from "../src/graph/camera";
 import { Density } from "../src/graph/density";
-import { csv, sorted, type Column } from "../src/ui/table";
+import { csv, follow, sorted, type Column } from "../src/ui/table";
 
 test("colours of a log line, and nothing else that a terminal would act on", () => {
   expect(parseAnsi("plain")).toEqual([{ text: "plain", colour: -1, bold: false, dim: false }]);
@@ -64,4 +64,14 @@ test("the density of lines is clipped and adds up", () => {
   expect(at(19, 5)[3]).toBe(51);
   expect(at(3, 5)[3]).toBeGreaterThan(51);
   expect(at(10, 2)).toEqual([0, 0, 0, 0]);
+});
+
+test("the active row stays the same one when rows move, and its place stays when it goes", () => {
+  const id = (r: string) => r;
+  expect(follow(["a", "b", "c"], id, "b", 1)).toBe(1);
+  expect(follow(["b", "c", "a"], id, "b", 1)).toBe(0);
+  expect(follow(["a", "c", "d"], id, "b", 1)).toBe(1);
+  expect(follow(["a"], id, "b", 1)).toBe(0);
+  expect(follow(["a", "b"], id, undefined, 0)).toBe(0);
+  expect(follow([], id, "b", 1)).toBe(0);
 });

@@ -49,6 +49,13 @@ export function sorted<R>(rows: R[], columns: Column<R>[], sort: { id: string; d
   return index.map((i) => rows[i]);
 }
 
+/** Where the chosen row is now; when it has gone, or none was chosen, the place it had last. */
+export function follow<R>(list: R[], id: (r: R) => string, chosen: string | undefined, last: number): number {
+  if (list[last] && id(list[last]) === chosen) return last;
+  const at = chosen === undefined ? -1 : list.findIndex((r) => id(r) === chosen);
+  return at >= 0 ? at : Math.max(0, Math.min(last, list.length - 1));
+}
+
 const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
 export function csv<R>(columns: Column<R>[], rows: R[]): string {
@@ -66,9 +73,14 @@ export function Table<R>({ label, columns, rows, id, onOpen, current, selected, 
   const box = useRef<HTMLDivElement>(null);
   const [top, setTop] = useState(0);
   const [height, setHeight] = useState(600);
-  const [active, setActive] = useState(0);
   const list = useMemo(() => sorted(rows, columns, sort), [rows, columns, sort]);
-  const anchor = useRef(-1);
+  // Rows move while somebody looks at them: what is active is a row, not a place. A key must never act on another one.
+  const [chosen, setChosen] = useState<string>();
+  const anchor = useRef<string>(undefined);
+  const last = useRef(0);
+  const active = follow(list, id, chosen, last.current);
+  last.current = active;
+  const setActive = (i: number) => setChosen(list[i] && id(list[i]));
 
   useLayoutEffect(() => {
     const el = box.current!;
@@ -79,9 +91,6 @@ export function Table<R>({ label, columns, rows, id, onOpen, current, selected, 
   useEffect(() => {
     if (autoFocus) box.current?.focus();
   }, [autoFocus]);
-  useEffect(() => {
-    if (active >= list.length) setActive(Math.max(0, list.length - 1));
-  }, [list.length, active]);
 
   const from = Math.max(0, Math.floor(top / rowHeight) - 6);
   const to = Math.min(list.length, Math.ceil((top + height) / rowHeight) + 6);
@@ -102,10 +111,11 @@ export function Table<R>({ label, columns, rows, id, onOpen, current, selected, 
   const toggle = (i: number, range: boolean) => {
     if (!onSelect) return;
     const next = new Set(selected);
-    if (range && anchor.current >= 0) for (let k = Math.min(anchor.current, i); k <= Math.max(anchor.current, i); k++) next.add(id(list[k]));
+    const from = range ? list.findIndex((r) => id(r) === anchor.current) : -1;
+    if (from >= 0) for (let k = Math.min(from, i); k <= Math.max(from, i); k++) next.add(id(list[k]));
     else if (next.has(id(list[i]))) next.delete(id(list[i]));
     else next.add(id(list[i]));
-    anchor.current = i;
+    anchor.current = id(list[i]);
     onSelect(next);
   };
 

@@ -154,6 +154,10 @@ const journeys = {
     await page.waitForFunction(() => document.querySelector("[role=grid]")?.getAttribute("aria-rowcount") === "11");
     await page.keyboard.press("Escape");
     await page.keyboard.press("Escape");
+    // By name: the health of containers, and so their order, changes while this goes on.
+    await table.getByRole("columnheader", { name: "Name" }).getByRole("button").focus();
+    await page.keyboard.press("Enter");
+    await table.getByRole("columnheader", { name: "Name" }).and(page.locator("[aria-sort]")).waitFor();
     await table.focus();
     await page.keyboard.press("End");
     await page.keyboard.press("Home");

@@ -352,7 +352,10 @@ func TestFields(t *testing.T) {
 				if err := d.Launch(t.Context(), cfg); err != nil {
 					t.Fatal(err)
 				}
-				r.see(&seen{t, h, d, cfg, d.inspect(id)})
+				s := &seen{t, h, d, cfg, d.inspect(id)}
+				// Docker says that it runs when its runtime is still about to become the command.
+				eventually(t, "the command has been executed", func() bool { return !strings.Contains(s.proc("environ"), "_LIBCONTAINER_") })
+				r.see(s)
 				_ = d.Destroy(t.Context(), id)
 				d.wait(id)
 			})
