@@ -167,6 +167,8 @@ func TestKillAtAnyMoment(t *testing.T) {
 		}
 	}
 	t.Logf("%d containers were tried, %d have lived through it", len(ks), alive)
+	// Also what the Engine was still making when its asker was killed.
+	eventually(t, "what does not run is removed", func() bool { return len(strings.Fields(h.e.Docker("ps", "-aq"))) == alive })
 	d.end()
 	eventually(t, "no helper is left", func() bool { return len(helpers(h.dir)) == 0 })
 	if left := h.e.Docker("ps", "-aq"); left != "" {

@@ -66,6 +66,8 @@ type Config struct {
 	MaxLaunches int
 	// Images says when images are removed.
 	Images ImageGC
+	// LateLook is when, after Recover, the Engine is searched once more for what an earlier process had asked of it; 0: 1 min.
+	LateLook time.Duration
 }
 
 // Fetcher brings a command's URIs into the sandbox.
@@ -130,6 +132,7 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	def(&cfg.RecoveryTimeout, 15*time.Minute)
 	def(&cfg.ShutdownGrace, 5*time.Second)
 	def(&cfg.PullStall, time.Minute)
+	def(&cfg.LateLook, time.Minute)
 	if cfg.LogMaxBytes == 0 {
 		cfg.LogMaxBytes = 10 << 20
 	}

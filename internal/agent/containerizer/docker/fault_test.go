@@ -200,6 +200,22 @@ func TestRemoveDelay(t *testing.T) {
 	d.end()
 }
 
+// TestEngineIsStillMakingOne: what an agent that was killed had asked for may be there only after its successor has looked. It
+// goes, and a stranger's stays.
+func TestEngineIsStillMakingOne(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{})
+	d := h.start(nil)
+	defer d.end()
+	late := h.e.Docker("create", "--label", labelAgent+"="+d.mark, "--label", labelContainer+"=late", "--name", namePrefix+"late", box, "sleep", "1000")
+	stranger := h.e.Docker("create", "--label", labelAgent+"=another", "--name", namePrefix+"stranger", box, "sleep", "1000")
+	eventually(t, "the late one is gone", func() bool { return !strings.Contains(h.e.Docker("ps", "-aq", "--no-trunc"), late) })
+	if !strings.Contains(h.e.Docker("ps", "-aq", "--no-trunc"), stranger) {
+		t.Error("another agent's container was removed")
+	}
+	h.e.Docker("rm", stranger)
+}
+
 // TestEngineComesLater: the agent starts without an Engine and uses it when it comes; orphans go then.
 func TestEngineComesLater(t *testing.T) {
 	t.Parallel()

@@ -116,7 +116,7 @@ func hostOn(t testing.TB, e *dockertest.Engine) *host {
 func (h *host) config(change ...func(*Config)) Config {
 	cfg := Config{
 		Socket: h.e.Socket, WorkDir: filepath.Join(h.dir, "work"), RuntimeDir: filepath.Join(h.dir, "run"), LinkSocket: filepath.Join(h.dir, "run", "exec.sock"),
-		Helper: helperPath, Cgroups: cgroup.Config{Root: h.cg}, PullStall: 30 * time.Second,
+		Helper: helperPath, Cgroups: cgroup.Config{Root: h.cg}, PullStall: 30 * time.Second, LateLook: time.Second,
 	}
 	for _, f := range change {
 		f(&cfg)

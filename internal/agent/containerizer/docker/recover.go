@@ -117,9 +117,15 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 	look, cancel := context.WithTimeout(ctx, firstLook)
 	defer cancel()
 	found, err := c.sweep(look)
-	if err != nil {
+	if err == nil {
+		c.wg.Go(c.lookAgain)
+	} else {
 		c.log.Warn("Docker does not answer; its containers are looked through when it does, and tasks that need it fail until then", "socket", c.cfg.Socket, "error", err)
-		c.wg.Go(c.sweepLater)
+		c.wg.Go(func() {
+			if c.sweepLater(); c.ctx.Err() == nil {
+				c.log.Info("Docker answers", "socket", c.cfg.Socket)
+			}
+		})
 	}
 	return append(gone, found...), nil
 }
@@ -134,25 +140,35 @@ func (c *Containerizer) drop(ct *container) {
 	}
 }
 
+// sweepLater sweeps as soon as the Engine answers.
 func (c *Containerizer) sweepLater() {
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+		ctx, cancel := context.WithTimeout(c.ctx, firstLook)
+		found, err := c.sweep(ctx)
+		cancel()
+		if err == nil {
+			for _, id := range found {
+				c.log.Warn("destroyed a docker container that no checkpoint speaks of", "container_id", id)
+			}
+			return
+		}
 		select {
 		case <-c.ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		ctx, cancel := context.WithTimeout(c.ctx, firstLook)
-		found, err := c.sweep(ctx)
-		cancel()
-		if err != nil {
-			continue
-		}
-		for _, id := range found {
-			c.log.Warn("destroyed a docker container that no checkpoint speaks of", "container_id", id)
-		}
-		c.log.Info("Docker answers", "socket", c.cfg.Socket)
-		return
 	}
+}
+
+// lookAgain sweeps once more: what an earlier agent process had asked the Engine for goes on there without it, so that a
+// container may come when the first look is over, and nobody would know of it until the next restart.
+func (c *Containerizer) lookAgain() {
+	select {
+	case <-c.ctx.Done():
+		return
+	case <-time.After(c.cfg.LateLook):
+	}
+	c.sweepLater()
 }
 
 // sweep looks through the Engine's containers with our mark: those that run and are not held are orphans, those that have
