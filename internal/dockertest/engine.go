@@ -265,6 +265,44 @@ func (e *Engine) Links() []string {
 	return out
 }
 
+// Rules lists the packet filter's rules in the Engine's namespace: some for each published port.
+func (e *Engine) Rules() []string {
+	e.t.Helper()
+	out, err := exec.Command("nsenter", "--target", strconv.Itoa(e.holder.Process.Pid), "--net", "iptables-save").Output()
+	if err != nil {
+		e.t.Fatalf("iptables-save: %v", err)
+	}
+	var rules []string
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "-A") {
+			rules = append(rules, strings.TrimSpace(line))
+		}
+	}
+	return rules
+}
+
+// Ports lists the sockets that listen, or are bound to a port, in the Engine's namespace.
+func (e *Engine) Ports() []string {
+	var out []string
+	for _, proto := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", e.holder.Process.Pid, proto))
+		for line := range strings.Lines(string(b)) {
+			// 07: bound (UDP) or closed; 0A: listens.
+			if f := strings.Fields(line); len(f) > 3 && (f[3] == "07" || f[3] == "0A") {
+				out = append(out, proto+" "+f[1])
+			}
+		}
+	}
+	return out
+}
+
+// Endpoints lists who is in the Engine's networks.
+func (e *Engine) Endpoints() []string {
+	e.t.Helper()
+	names := strings.Fields(e.Docker("network", "ls", "--format", "{{.Name}}"))
+	return strings.Fields(e.Docker(append([]string{"network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}"}, names...)...))
+}
+
 func (e *Engine) close() {
 	if e.cmd != nil {
 		if e.opts.LiveRestore { // which leaves containers running when it is stopped

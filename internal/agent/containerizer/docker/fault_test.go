@@ -1,15 +1,11 @@
 package docker
 
 import (
-	"context"
-	"maps"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -248,100 +244,6 @@ func TestEngineComesLater(t *testing.T) {
 	d.untilState("kept", mesosv1.TaskState_TASK_KILLED)
 	d.wait("kept")
 	unbroken(t, cfg.Directory)
-	d.end()
-}
-
-// TestNothingIsLeft starts, kills and removes containers in a loop with faults of every kind, and counts before and after.
-func TestNothingIsLeft(t *testing.T) {
-	t.Parallel()
-	rounds := 30
-	if n, err := strconv.Atoi(os.Getenv("ORCHESTRATOR_DOCKER_SOAK")); err == nil {
-		rounds = n
-	}
-	seed := uint64(20261126)
-	rng := rand.New(rand.NewPCG(seed, 3))
-	h := newHost(t, dockertest.Options{Bridge: true})
-	d := h.start(nil)
-	count := func() map[string]int {
-		dirs, _ := os.ReadDir(d.containersDir())
-		return map[string]int{
-			"processes": len(h.e.Processes()), "control groups": len(h.e.Cgroups()), "mounts": len(h.e.Mounts()), "interfaces": len(h.e.Links()),
-			"containers": len(strings.Fields(h.e.Docker("ps", "-aq"))), "volumes": len(strings.Fields(h.e.Docker("volume", "ls", "-q"))),
-			"secrets": strings.Count(strings.Join(globs(d.containersDir()+"/*/secrets"), " "), "secrets"), "held": len(d.Containers()), "directories beyond": max(0, len(dirs)-remembered),
-		}
-	}
-	before := count()
-	faults := []string{"none", "helper", "rm", "kill", "destroy", "abort", "noimage", "stall", "badport", "exit"}
-	slots := make(chan struct{}, 6)
-	var wg sync.WaitGroup
-	for i := range rounds {
-		fault, pause := faults[i%len(faults)], time.Duration(rng.IntN(200))*time.Millisecond
-		id := ids.Container("n" + strconv.Itoa(i))
-		ti := &mesosv1.TaskInfo{Command: shell("sleep 1000 & sleep 1000"), Container: dockerInfo(bridge)}
-		ti.Resources = []*mesosv1.Resource{scalar("cpus", 0.1), scalar("mem", 32), ports(32000, 32999)}
-		ti.Container.Volumes = []*mesosv1.Volume{
-			volume("/v", rw, "", nil), volume("/s", ro, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_SECRET.Enum(), Secret: secret("x")}),
-		}
-		ti.Container.Docker.PortMappings = []*mesosv1.ContainerInfo_DockerInfo_PortMapping{{HostPort: ptr(uint32(32000 + i)), ContainerPort: ptr(uint32(80))}}
-		switch fault {
-		case "noimage":
-			ti.Container.Docker.Image = ptr("127.0.0.1:1/no/such:1")
-		case "exit":
-			ti.Command = shell("exit 1")
-		case "badport":
-			ti.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/no/such/program")}
-		}
-		cfg := d.task(id, ti)
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			if fault == "abort" {
-				time.AfterFunc(pause, cancel)
-			}
-			err := d.Launch(ctx, cfg)
-			bad := fault == "noimage" || fault == "badport"
-			if err != nil {
-				if !bad && fault != "abort" {
-					t.Errorf("seed %d: %s (%s): %v", seed, id, fault, err)
-				}
-				return
-			}
-			if bad {
-				t.Errorf("%s (%s) was launched", id, fault)
-			}
-			time.Sleep(pause) // the moment varies, nothing is waited for
-			switch fault {
-			case "helper":
-				_ = syscall.Kill(d.helperPID(id), syscall.SIGKILL)
-			case "rm":
-				_, _ = dockerOut(h, "rm", "-fv", "mesos-"+string(id))
-			case "kill":
-				_, _ = dockerOut(h, "kill", "mesos-"+string(id))
-			case "stall":
-				h.e.Signal(syscall.SIGSTOP)
-				_ = d.Destroy(context.Background(), id)
-				time.Sleep(200 * time.Millisecond)
-				h.e.Signal(syscall.SIGCONT)
-			case "exit":
-			default:
-				_ = d.Destroy(context.Background(), id)
-			}
-			d.wait(id)
-		})
-	}
-	wg.Wait()
-	var now map[string]int
-	for range 300 {
-		if now = count(); maps.Equal(now, before) {
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	if !maps.Equal(now, before) {
-		t.Errorf("seed %d: left are %v, before %v: %q %q %q", seed, now, before, h.e.Processes(), h.e.Mounts(), h.e.Links())
-	}
 	d.end()
 }
 

@@ -33,9 +33,8 @@ var helperPath string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if os.Getenv(victimEnv) != "" {
-		victim()
-		return
+	if os.Getenv(agentEnv) != "" {
+		os.Exit(agentProcess())
 	}
 	dir, err := os.MkdirTemp("", "docker-test-")
 	if err != nil {
@@ -70,17 +69,21 @@ func eventually(t testing.TB, what string, f func() bool) {
 
 // host is a work directory and an Engine on which one agent process after the other lives.
 type host struct {
-	t   testing.TB
-	e   *dockertest.Engine
-	dir string
-	cg  string
+	t      testing.TB
+	e      *dockertest.Engine
+	dir    string
+	cg     string
+	bridge bool       // the Engine has networks
+	link   *fakeAgent // of the next agent process; nil: one that knows nothing
 }
 
 func newHost(t testing.TB, opts dockertest.Options) *host {
 	t.Helper()
 	e := dockertest.Start(t, opts)
 	e.Import(box, nil)
-	return hostOn(t, e)
+	h := hostOn(t, e)
+	h.bridge = opts.Bridge
+	return h
 }
 
 func hostOn(t testing.TB, e *dockertest.Engine) *host {
@@ -154,9 +157,10 @@ func (h *host) start(known []containerizer.Config, change ...func(*Config)) *dae
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	d := &daemon{Containerizer: c, h: h, orphans: orphans, link: &fakeAgent{
-		launch: map[ids.Container][]*executorv1.Event{}, streams: map[ids.Container]execlink.Stream{}, changed: make(chan struct{}),
-	}}
+	d := &daemon{Containerizer: c, h: h, orphans: orphans, link: h.link}
+	if d.link == nil {
+		d.link = newFakeAgent()
+	}
 	s, err := execlink.New(execlink.Config{Path: cfg.LinkSocket}, execlink.Deps{Handler: d.link, Token: c.Token, NotFound: containerizer.ErrNotFound})
 	if err != nil {
 		h.t.Fatal(err)
@@ -176,8 +180,8 @@ func (h *host) start(known []containerizer.Config, change ...func(*Config)) *dae
 	return d
 }
 
-// end destroys everything and stops.
-func (d *daemon) end() {
+// destroyAll ends everything that runs.
+func (d *daemon) destroyAll() {
 	d.h.t.Helper()
 	for _, i := range d.Containers() {
 		if !i.Ended {
@@ -185,6 +189,12 @@ func (d *daemon) end() {
 			d.wait(i.ID)
 		}
 	}
+}
+
+// end destroys everything and stops.
+func (d *daemon) end() {
+	d.h.t.Helper()
+	d.destroyAll()
 	d.stop()
 }
 
@@ -301,7 +311,12 @@ type fakeAgent struct {
 	launch  map[ids.Container][]*executorv1.Event
 	updates []*mesosv1.TaskStatus
 	streams map[ids.Container]execlink.Stream
-	changed chan struct{} // closed and replaced at every change
+	changed chan struct{}       // closed and replaced at every change
+	told    func(ids.Container) // if not nil, learns of whose task there was an update
+}
+
+func newFakeAgent() *fakeAgent {
+	return &fakeAgent{launch: map[ids.Container][]*executorv1.Event{}, streams: map[ids.Container]execlink.Stream{}, changed: make(chan struct{})}
 }
 
 func (a *fakeAgent) touch() {
@@ -318,8 +333,11 @@ func (a *fakeAgent) Subscribe(_ context.Context, p execlink.Peer, call *executor
 			Checkpoint: ptr(true), Capabilities: []*mesosv1.FrameworkInfo_Capability{{Type: mesosv1.FrameworkInfo_Capability_TASK_KILLING_STATE.Enum()}},
 		},
 	}})
+	if len(call.GetSubscribe().GetUnacknowledgedTasks()) > 0 {
+		delete(a.launch, p.ContainerID) // it has its task
+	}
 	for _, u := range call.GetSubscribe().GetUnacknowledgedUpdates() {
-		a.took(s, u.GetStatus())
+		a.took(p.ContainerID, s, u.GetStatus())
 	}
 	for _, e := range a.launch[p.ContainerID] {
 		s.Send(e)
@@ -329,8 +347,11 @@ func (a *fakeAgent) Subscribe(_ context.Context, p execlink.Peer, call *executor
 	return nil
 }
 
-func (a *fakeAgent) took(s execlink.Stream, st *mesosv1.TaskStatus) {
+func (a *fakeAgent) took(id ids.Container, s execlink.Stream, st *mesosv1.TaskStatus) {
 	a.updates = append(a.updates, st)
+	if a.told != nil {
+		a.told(id)
+	}
 	if s != nil {
 		s.Send(&executorv1.Event{Type: executorv1.Event_ACKNOWLEDGED.Enum(), Acknowledged: &executorv1.Event_Acknowledged{TaskId: st.TaskId, Uuid: st.Uuid}})
 	}
@@ -339,7 +360,7 @@ func (a *fakeAgent) took(s execlink.Stream, st *mesosv1.TaskStatus) {
 func (a *fakeAgent) Call(_ context.Context, p execlink.Peer, call *executorv1.Call) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.took(a.streams[p.ContainerID], call.GetUpdate().GetStatus())
+	a.took(p.ContainerID, a.streams[p.ContainerID], call.GetUpdate().GetStatus())
 	a.touch()
 	return nil
 }
