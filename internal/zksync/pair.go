@@ -506,11 +506,12 @@ func write(ctx context.Context, c *zk.Client, f foreign) error {
 // mend makes one node of the target as the shadow has it.
 func (e *Engine) mend(ctx context.Context, path string) error {
 	for range 20 {
-		view, list, err := look(ctx, e.c, e.cfg.Scope, e.shadow, []string{path})
+		r := e.reconciler(View{})
+		list, err := look(ctx, e.c, r, []string{path})
 		if err != nil {
 			return err
 		}
-		err = e.reconciler(view).some(ctx, list, e.shadow.Zxid())
+		err = r.some(ctx, list, e.shadow.Zxid())
 		var m *mismatch
 		if !errors.As(err, &m) {
 			return err

@@ -183,7 +183,11 @@ func (e *Engine) reconcileAll(ctx context.Context) error {
 }
 
 func (e *Engine) reconciler(view View) *reconciler {
-	return &reconciler{scope: e.cfg.Scope, shadow: e.shadow, have: view, w: e.w, ahead: e.ahead, done: func(int) { e.publish() }}
+	r := &reconciler{scope: e.cfg.Scope, shadow: e.shadow, have: view, w: e.w, ahead: e.ahead, done: func(int) { e.publish() }, since: freshStart}
+	if e.seeded {
+		r.since = e.position
+	}
+	return r
 }
 
 func (e *Engine) pause(ctx context.Context, d time.Duration) bool {
@@ -209,11 +213,12 @@ func (e *Engine) repair(ctx context.Context, m *mismatch) (whole bool, err error
 		if len(paths) > repairLimit {
 			return true, nil
 		}
-		view, list, err := look(ctx, e.c, e.cfg.Scope, e.shadow, paths)
+		r := e.reconciler(View{})
+		list, err := look(ctx, e.c, r, paths)
 		if err != nil {
 			return false, err
 		}
-		err = e.reconciler(view).some(ctx, list, e.shadow.Zxid())
+		err = r.some(ctx, list, e.shadow.Zxid())
 		var again *mismatch
 		if errors.As(err, &again) {
 			m.paths = append(paths, again.paths...)

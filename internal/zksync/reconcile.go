@@ -21,6 +21,13 @@ type reconciler struct {
 	w      *writer
 	ahead  map[string]int32 // by how much a node's version in the target is ahead of the source's, where that can't be mended
 	done   func(n int)      // progress: nodes looked at
+	// since is the source's transaction that the target was equal to. What the source created later and the target has nevertheless
+	// was deleted in the source meanwhile, with all below it, and created again.
+	since int64
+	// renewed are nodes of the source of which that is known.
+	renewed map[string]bool
+	made    map[string]bool // nodes of the target that were made anew with all below them
+	group   *group          // what is to be done in one transaction, when something is
 	// What was found and done.
 	created, deleted, changed, padded int
 	foreign                           []string // nodes of the target left alone: ephemeral nodes of its own clients
@@ -42,8 +49,10 @@ func (r *reconciler) all(ctx context.Context, zxid int64) error {
 		if !r.scope.Has(want.Path) {
 			continue
 		}
-		if err := r.node(ctx, want); err != nil {
-			return err
+		if !r.wasMade(r.scope.ToTarget(want.Path)) {
+			if err := r.node(ctx, want); err != nil {
+				return err
+			}
 		}
 		if n++; n%1000 == 0 && r.done != nil {
 			r.done(n)
@@ -70,19 +79,26 @@ func (r *reconciler) way(ctx context.Context) error {
 	return nil
 }
 
-// removals deletes what the source does not have, children first, and what must be made anew because its kind is another, or
-// its version ahead, which no write can take back.
+// removals deletes what the source does not have, children first, and then makes anew what no write can make right: its kind is
+// another, or its version ahead.
 func (r *reconciler) removals(ctx context.Context) error {
 	root := r.have.Tree.Get(r.scope.Target)
 	if root == nil {
 		return nil
 	}
-	var order []*tree.Node
+	var order, tops []*tree.Node
+	kept := map[*tree.Node]bool{}
 	for have := range r.have.Tree.Walk(r.scope.Target) {
-		order = append(order, have)
+		switch {
+		case len(tops) > 0 && zk.Within(have.Path, tops[len(tops)-1].Path): // made anew with what is above it
+		case r.anew(have):
+			tops = append(tops, have)
+			markAbove(kept, have)
+		default:
+			order = append(order, have)
+		}
 	}
 	// The walk has parents first, so backwards it has children first.
-	kept := map[*tree.Node]bool{}
 	for _, have := range slices.Backward(order) {
 		path := r.scope.ToSource(have.Path)
 		if !r.scope.Has(path) || have == root && r.scope.Target == "/" {
@@ -96,12 +112,13 @@ func (r *reconciler) removals(ctx context.Context) error {
 			// It belongs to a session of the target's own.
 			r.foreign = append(r.foreign, have.Path)
 			kept[have] = true
-		case want != nil && !r.anew(want, have):
+		case want != nil:
+			if !kept[have] && r.stale(want, have) {
+				tops = append(tops, have) // a leaf once what is below it is deleted
+			}
 			kept[have] = true
 		case kept[have]:
-			if want == nil {
-				r.foreign = append(r.foreign, have.Path) // something below it is not ours to delete
-			}
+			r.foreign = append(r.foreign, have.Path) // something below it is not ours to delete
 		default:
 			if err := r.emit(ctx, zk.Delete(have.Path, have.Version)); err != nil {
 				return err
@@ -117,6 +134,11 @@ func (r *reconciler) removals(ctx context.Context) error {
 			r.forget(have)
 		}
 	}
+	for _, have := range tops {
+		if err := r.remake(ctx, have); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -129,11 +151,28 @@ func markAbove(kept map[*tree.Node]bool, n *tree.Node) {
 // forget takes a deleted node out of the view. Deeper nodes come later in the order and are gone with it.
 func (r *reconciler) forget(n *tree.Node) { r.have.Tree.Remove(n.Path) }
 
-// anew reports whether a node can only be made right by deleting and creating it, which is done to leaves alone.
-func (r *reconciler) anew(want, have *tree.Node) bool {
-	if have.NumChildren() > 0 {
+// anew reports whether a node of the target is to be deleted and created again, with all below it: because the source did so, or
+// because nothing else makes it right. The latter is done to a leaf, and to a node with children only when it cannot be the
+// one that the source has now: there may be clients below it.
+func (r *reconciler) anew(have *tree.Node) bool {
+	path := r.scope.ToSource(have.Path)
+	want := r.shadow.Get(path)
+	if want == nil || have.Path == "/" || !r.scope.Has(path) {
 		return false
 	}
+	if !r.renewed[path] && (!r.stale(want, have) || have.NumChildren() > 0 && want.Czxid <= r.since) {
+		return false
+	}
+	for n := range r.have.Tree.Walk(have.Path) {
+		if n.Kind() == zk.KindEphemeral || !r.scope.Has(r.scope.ToSource(n.Path)) {
+			return false // not ours to delete
+		}
+	}
+	return true
+}
+
+// stale reports whether no write can make a node of the target what the source's is.
+func (r *reconciler) stale(want, have *tree.Node) bool {
 	switch {
 	case r.have.Exact && !sameKind(want, have):
 		return true
@@ -145,7 +184,79 @@ func (r *reconciler) anew(want, have *tree.Node) bool {
 	return have.Aversion == want.Aversion && !slices.Equal(r.have.Tree.ACL(have), r.shadow.ACL(want))
 }
 
+// group collects operations that are to be one transaction.
+type group struct {
+	ops  [][]zk.Op
+	size int
+	acls []func() error // ACLs cannot be set in a transaction: they follow it
+}
+
+// remake deletes a node of the target and all below it and makes what the source has there: in one transaction where that fits
+// into a request, otherwise in order, children deleted before parents and parents created before children.
+func (r *reconciler) remake(ctx context.Context, have *tree.Node) error {
+	r.group = &group{}
+	path := have.Path
+	var old []*tree.Node
+	for n := range r.have.Tree.Walk(path) {
+		old = append(old, n)
+	}
+	for _, n := range slices.Backward(old) {
+		if err := r.emit(ctx, zk.Delete(n.Path, n.Version)); err != nil {
+			return err
+		}
+		r.deleted++
+	}
+	r.forget(have)
+	for n := range r.shadow.Walk(r.scope.ToSource(path)) {
+		if r.scope.Has(n.Path) {
+			if err := r.node(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	if r.made == nil {
+		r.made = map[string]bool{}
+	}
+	r.made[path] = true
+	g := r.group
+	r.group = nil
+	if r.w.fits(g.size) {
+		g.ops = [][]zk.Op{slices.Concat(g.ops...)}
+	}
+	for _, ops := range g.ops {
+		if err := r.emit(ctx, ops...); err != nil {
+			return err
+		}
+	}
+	for _, set := range g.acls {
+		if err := set(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wasMade reports whether a node of the target was made by remake.
+func (r *reconciler) wasMade(path string) bool {
+	if len(r.made) == 0 {
+		return false
+	}
+	for ; path != "/"; path = zk.Parent(path) {
+		if r.made[path] {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *reconciler) emit(ctx context.Context, ops ...zk.Op) error {
+	if g := r.group; g != nil {
+		g.ops = append(g.ops, ops)
+		for i := range ops {
+			g.size += opSize(&ops[i])
+		}
+		return nil
+	}
 	return r.w.add(ctx, ops, 0, time.Time{}, 0)
 }
 
@@ -226,14 +337,21 @@ func (r *reconciler) node(ctx context.Context, want *tree.Node) error {
 		}
 	}
 	if aversion < want.Aversion || have != nil && !slices.Equal(r.have.Tree.ACL(have), acl) {
-		if err := r.w.drain(ctx); err != nil {
-			return err
-		}
-		for range max(want.Aversion-aversion, 1) {
-			if err := setACL(ctx, r.w.c, path, acl, zk.AnyVersion); err != nil {
-				return &mismatch{path: path, op: "setACL", err: err, paths: []string{path}}
+		set := func() error {
+			if err := r.w.drain(ctx); err != nil {
+				return err
 			}
+			for range max(want.Aversion-aversion, 1) {
+				if err := setACL(ctx, r.w.c, path, acl, zk.AnyVersion); err != nil {
+					return &mismatch{path: path, op: "setACL", err: err, paths: []string{path}}
+				}
+			}
+			return nil
 		}
+		if r.group == nil {
+			return set()
+		}
+		r.group.acls = append(r.group.acls, set)
 	}
 	return nil
 }
@@ -276,10 +394,13 @@ func setACL(ctx context.Context, c *zk.Client, path string, acl []zk.ACL, versio
 	})
 }
 
-// look reads the given nodes of the target and what hangs on them: all below those that the source does not have, and the
-// nodes above, so that the view can be reconciled as if it were whole.
-func look(ctx context.Context, c *zk.Client, scope Scope, shadow *tree.Tree, paths []string) (View, []string, error) {
-	view := View{Tree: tree.New()}
+// look reads the given nodes of the target and what hangs on them: all below those that the source does not have or that are to be
+// made anew, and the nodes above, so that the view can be reconciled as if it were whole. It returns the nodes to reconcile.
+func look(ctx context.Context, c *zk.Client, r *reconciler, paths []string) ([]string, error) {
+	scope, shadow := r.scope, r.shadow
+	r.have = View{Tree: tree.New()}
+	view := r.have
+	below := map[string]bool{} // what is to be made anew is read whole
 	want := map[string]bool{}
 	for _, p := range paths {
 		for ; zk.Within(p, scope.Target); p = zk.Parent(p) {
@@ -323,13 +444,19 @@ func look(ctx context.Context, c *zk.Client, scope Scope, shadow *tree.Tree, pat
 			continue
 		}
 		if err != nil {
-			return view, nil, err
+			return nil, err
 		}
 		_ = view.Tree.Put(path, data, acl, tree.Stat{
 			Czxid: st.Czxid, Mzxid: st.Mzxid, Pzxid: st.Pzxid, Ctime: st.Ctime, Mtime: st.Mtime, Version: st.Version,
 			Creations: (st.Cversion + st.NumChildren) / 2, Aversion: st.Aversion, Owner: st.EphemeralOwner,
 		})
-		if sn := shadow.Get(scope.ToSource(path)); (sn == nil || sn.NumChildren() == 0) && path != "/" && zk.Within(path, scope.Target) {
+		have := view.Tree.Get(path)
+		if have == nil || path == "/" || !zk.Within(path, scope.Target) {
+			continue
+		}
+		sn := shadow.Get(scope.ToSource(path))
+		below[path] = sn != nil && (below[zk.Parent(path)] || sn.Czxid > r.since && r.stale(sn, have))
+		if sn == nil || sn.NumChildren() == 0 || below[path] {
 			for _, name := range children {
 				sorted = append(sorted, zk.Join(path, name))
 			}
@@ -341,7 +468,7 @@ func look(ctx context.Context, c *zk.Client, scope Scope, shadow *tree.Tree, pat
 		list = append(list, p)
 	}
 	slices.Sort(list)
-	return view, list, nil
+	return list, nil
 }
 
 // some reconciles a few nodes; have holds them. A node that is missing is made with all that is below it in the source.
@@ -351,17 +478,28 @@ func (r *reconciler) some(ctx context.Context, paths []string, zxid int64) error
 	for _, p := range paths {
 		sub[r.scope.ToSource(p)] = true
 	}
-	var order []*tree.Node
+	var order, tops []*tree.Node
 	for have := range r.have.Tree.Walk(r.scope.Target) {
-		order = append(order, have)
+		want := r.shadow.Get(r.scope.ToSource(have.Path))
+		switch {
+		case len(tops) > 0 && zk.Within(have.Path, tops[len(tops)-1].Path): // made anew with what is above it
+		case want == nil || r.renewed[want.Path] || want.NumChildren() == 0 || want.Czxid > r.since:
+			if r.anew(have) {
+				tops = append(tops, have)
+			} else {
+				order = append(order, have)
+			}
+		}
 	}
 	for _, have := range slices.Backward(order) {
 		path := r.scope.ToSource(have.Path)
 		if !r.scope.Has(path) || have.Path == "/" || have.Path == r.scope.Target {
 			continue
 		}
-		want := r.shadow.Get(path)
-		if want != nil && (want.NumChildren() > 0 || !r.anew(want, have)) {
+		if want := r.shadow.Get(path); want != nil {
+			if want.NumChildren() == 0 && r.anew(have) {
+				tops = append(tops, have) // what was below it is deleted
+			}
 			continue
 		}
 		if have.Kind() == zk.KindEphemeral {
@@ -374,9 +512,14 @@ func (r *reconciler) some(ctx context.Context, paths []string, zxid int64) error
 		r.deleted++
 		r.forget(have)
 	}
+	for _, have := range tops {
+		if err := r.remake(ctx, have); err != nil {
+			return err
+		}
+	}
 	for _, p := range paths {
 		want := r.shadow.Get(r.scope.ToSource(p))
-		if want == nil || !r.scope.Has(want.Path) {
+		if want == nil || !r.scope.Has(want.Path) || r.wasMade(p) {
 			continue
 		}
 		if r.have.Tree.Get(p) != nil {

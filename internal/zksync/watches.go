@@ -1,7 +1,6 @@
 package zksync
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -31,8 +30,12 @@ type watcher struct {
 	c     *zk.Client
 	root  string
 	every time.Duration // between full readings
-	t     *tree.Tree    // what the engine was given
-	zxid  int64
+	t     *tree.Tree    // what was read
+	zxid  int64         // everything that was committed up to here has been read
+	// had is what the engine was given of the nodes that have changed in t since.
+	had map[string]given
+	// owed are the counters of nodes that the engine was given lower, or higher, than they were read.
+	owed map[string]int32
 	// oneShot is set when the server refused a recursive watch.
 	oneShot bool
 	watch   *zk.Watch
@@ -128,6 +131,9 @@ func (w *watcher) follow(ctx context.Context) error {
 		if err := w.f.empty(ctx); err != nil {
 			return err
 		}
+		if err := w.sync(ctx); err != nil {
+			return err
+		}
 		w.mu.Lock()
 		dirty, lost := w.dirty, w.lost
 		w.dirty = map[string]bool{}
@@ -144,17 +150,30 @@ func (w *watcher) follow(ctx context.Context) error {
 	}
 }
 
+// sync learns how far the server is: the events of everything up to there have come before the answer.
+func (w *watcher) sync(ctx context.Context) error {
+	r, err := w.c.Do(ctx, zk.Sync("/"))
+	if err == nil {
+		w.zxid = max(w.zxid, r.Zxid)
+	}
+	return err
+}
+
 // everything reads the whole source. The first time it is given as a snapshot, later what differs from what was given.
 func (w *watcher) everything(ctx context.Context) error {
 	if w.t == nil {
-		w.t = tree.New()
+		w.t, w.had, w.owed = tree.New(), map[string]given{}, map[string]int32{}
 		for p := zk.Parent(w.root); p != "/" && w.t.Get(p) == nil; p = zk.Parent(p) {
 			// The way down to the root is not ours to follow; the tree needs it to hold what is below.
 			if err := w.way(p); err != nil {
 				return err
 			}
 		}
-		if _, err := w.read(ctx, map[string]bool{w.root: true}, true); err != nil {
+		err := w.sync(ctx)
+		if err == nil {
+			err = w.read(ctx, map[string]bool{w.root: true})
+		}
+		if err != nil {
 			w.t = nil
 			return err
 		}
@@ -162,6 +181,7 @@ func (w *watcher) everything(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		clear(w.had)
 		own.SetZxid(w.zxid)
 		return errors.Join(w.f.Begin(own), w.f.Live())
 	}
@@ -173,6 +193,9 @@ func (w *watcher) everything(ctx context.Context) error {
 		all[n.Path] = true
 	}
 	w.f.fail(nil)
+	if err := w.sync(ctx); err != nil {
+		return err
+	}
 	if err := w.some(ctx, all); err != nil {
 		return err
 	}
@@ -203,11 +226,22 @@ func copyTree(t *tree.Tree) (*tree.Tree, error) {
 }
 
 func (w *watcher) some(ctx context.Context, dirty map[string]bool) error {
-	patch, err := w.read(ctx, dirty, false)
-	if err != nil || len(patch) == 0 {
+	// What was read before an error is kept in had, so that it is given with the next reading.
+	if err := w.read(ctx, dirty); err != nil {
 		return err
 	}
+	patch := w.patch()
+	if len(patch) == 0 {
+		return nil
+	}
 	return w.f.patch(patch, w.zxid)
+}
+
+// given is what the engine knows about a node that has changed since.
+type given struct {
+	known   bool  // it was given
+	renewed bool  // it was deleted since, and may have been created again
+	counter int32 // that was given
 }
 
 // lookAt is one node's answers on their way.
@@ -215,47 +249,52 @@ type lookAt struct {
 	reading
 	children []string
 	creation int32
+	czxid    [3]int64 // of the node that each of the three answers is about
 }
 
-// read reads nodes and whatever new hangs below them into the tree, and returns what is different now, parents before
-// children, what is gone last, children before parents. A node that is not known yet counts only when its parent's list has it,
-// so that a parent's counter always covers its children.
-func (w *watcher) read(ctx context.Context, dirty map[string]bool, fresh bool) ([]reading, error) {
-	var changed, gone []reading
+// torn reports whether the node was deleted and created again between its three answers.
+func (n *lookAt) torn() bool { return n.czxid[0] != n.czxid[1] || n.czxid[1] != n.czxid[2] }
+
+// read reads nodes and whatever new hangs below them into the tree. A node that is not known yet counts only when its parent's
+// list has it. A node with another czxid was deleted, with all below it, and created again.
+func (w *watcher) read(ctx context.Context, dirty map[string]bool) error {
 	var level []string
 	for p := range dirty {
 		if zk.Within(p, w.root) && !zk.Within(p, "/zookeeper") && (w.t.Get(p) != nil || p == w.root) {
 			level = append(level, p)
 		}
 	}
-	slices.Sort(level)
-	seen, listedNew := map[string]bool{}, map[string]bool{w.root: true}
+	slices.Sort(level) // parents first: a child is never read before the list that has it
+	listedNew := map[string]bool{w.root: true}
 	for len(level) > 0 {
 		nodes, err := w.ask(ctx, level)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		level = nil
 		for i := range nodes {
 			n := &nodes[i]
-			seen[n.path] = true
 			if n.gone {
-				gone = w.remove(n.path, gone)
+				w.remove(n.path)
 				continue
 			}
-			parent := w.t.Get(zk.Parent(n.path))
-			if parent == nil {
-				continue // went with what is above it
-			}
 			have := w.t.Get(n.path)
-			if have == nil && !listedNew[n.path] {
-				continue // its parent's list did not have it: it was made anew since, and the next reading counts it
+			if w.t.Get(zk.Parent(n.path)) == nil || have == nil && !listedNew[n.path] {
+				continue // went with what is above it, or made anew since its parent's list: the next reading counts it
 			}
-			listed := map[string]bool{}
+			if n.torn() {
+				level = append(level, n.path)
+				continue
+			}
+			if have != nil && have.Czxid != n.stat.Czxid {
+				w.remove(n.path)
+				have = nil
+			}
+			listed := make(map[string]bool, len(n.children))
 			for _, name := range n.children {
 				p := zk.Join(n.path, name)
 				listed[name] = true
-				if w.t.Get(p) == nil && !seen[p] && !zk.Within(p, "/zookeeper") {
+				if w.t.Get(p) == nil && !zk.Within(p, "/zookeeper") {
 					level, listedNew[p] = append(level, p), true
 				}
 			}
@@ -267,36 +306,129 @@ func (w *watcher) read(ctx context.Context, dirty map[string]bool, fresh bool) (
 					}
 				}
 				for _, p := range lost {
-					gone = w.remove(p, gone)
+					w.remove(p)
 				}
 			}
-			if fresh || have == nil || !same(w.t, have, &n.reading) {
+			if have == nil || !same(w.t, have, &n.reading) {
+				w.touch(n.path)
 				if err := w.t.Put(n.path, n.data, n.acl, n.stat); err != nil {
-					return nil, err
+					return err
 				}
-				changed = append(changed, n.reading)
 			}
 		}
 	}
-	slices.SortStableFunc(changed, func(a, b reading) int { return cmp.Compare(a.path, b.path) })
-	return append(changed, gone...), nil
+	return nil
+}
+
+// touch notes what the engine was given of a node before that is changed in the tree.
+func (w *watcher) touch(path string) {
+	if _, ok := w.had[path]; ok {
+		return
+	}
+	g := given{}
+	if n := w.t.Get(path); n != nil {
+		g = given{known: true, counter: w.counter(n)}
+	}
+	w.had[path] = g
+}
+
+// counter is a node's counter as it was given.
+func (w *watcher) counter(n *tree.Node) int32 {
+	if c, ok := w.owed[n.Path]; ok {
+		return c
+	}
+	return n.Creations
 }
 
 // remove takes a node and all below it out of the tree.
-func (w *watcher) remove(path string, gone []reading) []reading {
-	var below []string
+func (w *watcher) remove(path string) {
 	for n := range w.t.Walk(path) {
-		below = append(below, n.Path)
+		w.touch(n.Path)
+		g := w.had[n.Path]
+		g.renewed = true
+		w.had[n.Path] = g
+		delete(w.owed, n.Path)
 	}
-	for _, p := range slices.Backward(below) {
-		w.t.Remove(p)
-		gone = append(gone, reading{path: p, gone: true})
+	w.t.Remove(path)
+}
+
+// patch is the difference between the tree and what the engine was given: first what is gone or was deleted and created again,
+// children before parents, then what is there, parents before children.
+//
+// A creation must not count twice in its parent's counter: once because the counter was read, and again when the new node is seen.
+// So as long as events of a node's children wait, the node is given with a counter that covers only the creations that were seen;
+// when none waits, all that was not seen can only be of nodes that have come and gone.
+func (w *watcher) patch() []reading {
+	created := map[string]int32{} // children, by parent
+	counters := map[string]bool{}
+	var gone, there []string
+	for p, g := range w.had {
+		n := w.t.Get(p)
+		if g.known && (n == nil || g.renewed) {
+			gone = append(gone, p)
+		}
+		if n == nil {
+			continue
+		}
+		counters[p] = true
+		if !g.known || g.renewed {
+			created[zk.Parent(p)]++
+			counters[zk.Parent(p)] = true
+		}
 	}
-	return gone
+	for p := range w.owed {
+		counters[p] = true
+	}
+	waiting := map[string]bool{}
+	w.mu.Lock()
+	for p := range w.dirty {
+		waiting[zk.Parent(p)] = true
+	}
+	w.mu.Unlock()
+	for p := range counters {
+		n := w.t.Get(p)
+		if n == nil || !zk.Within(p, w.root) {
+			continue
+		}
+		g, touched := w.had[p]
+		before := w.counter(n)
+		switch {
+		case touched && (!g.known || g.renewed):
+			before = 0
+		case touched:
+			before = g.counter
+		}
+		now := before + created[p]
+		if !waiting[p] {
+			now = max(now, n.Creations)
+		}
+		if now != n.Creations {
+			w.owed[p] = now
+		} else {
+			delete(w.owed, p)
+		}
+		if touched || now != before {
+			there = append(there, p)
+		}
+	}
+	clear(w.had)
+	slices.Sort(gone)
+	slices.Sort(there)
+	list := make([]reading, 0, len(gone)+len(there))
+	for _, p := range slices.Backward(gone) {
+		list = append(list, reading{path: p, gone: true})
+	}
+	for _, p := range there {
+		n := w.t.Get(p)
+		st := n.Stat
+		st.Creations = w.counter(n)
+		list = append(list, reading{path: p, data: n.Data, acl: w.t.ACL(n), stat: st})
+	}
+	return list
 }
 
 func same(t *tree.Tree, n *tree.Node, r *reading) bool {
-	return n.Czxid == r.stat.Czxid && n.Version == r.stat.Version && n.Aversion == r.stat.Aversion && n.Creations == r.stat.Creations &&
+	return n.Version == r.stat.Version && n.Aversion == r.stat.Aversion && n.Creations == r.stat.Creations &&
 		string(n.Data) == string(r.data) && slices.Equal(t.ACL(n), r.acl)
 }
 
@@ -309,9 +441,6 @@ func (w *watcher) ask(ctx context.Context, paths []string) ([]lookAt, error) {
 			return op.Watched(w.watch)
 		}
 		return op
-	}
-	if err := win.Send(ctx, zk.Sync("/"), func(r zk.Result, err error) error { w.zxid = max(w.zxid, r.Zxid); return err }); err != nil {
-		return nil, err
 	}
 	for i, p := range paths {
 		n := &nodes[i]
@@ -328,10 +457,12 @@ func (w *watcher) ask(ctx context.Context, paths []string) ([]lookAt, error) {
 				return err
 			}
 		}
-		list := take(func(r zk.Result) { n.children, n.creation = r.Children, (r.Stat.Cversion+r.Stat.NumChildren)/2 })
-		acl := take(func(r zk.Result) { n.acl, n.stat.Aversion = r.ACL, r.Stat.Aversion })
+		list := take(func(r zk.Result) {
+			n.children, n.creation, n.czxid[0] = r.Children, (r.Stat.Cversion+r.Stat.NumChildren)/2, r.Stat.Czxid
+		})
+		acl := take(func(r zk.Result) { n.acl, n.stat.Aversion, n.czxid[1] = r.ACL, r.Stat.Aversion, r.Stat.Czxid })
 		data := take(func(r zk.Result) {
-			n.data = r.Data
+			n.data, n.czxid[2] = r.Data, r.Stat.Czxid
 			n.stat = tree.Stat{
 				Czxid: r.Stat.Czxid, Mzxid: r.Stat.Mzxid, Pzxid: r.Stat.Pzxid, Ctime: r.Stat.Ctime, Mtime: r.Stat.Mtime,
 				Version: r.Stat.Version, Aversion: n.stat.Aversion, Creations: n.creation, Owner: r.Stat.EphemeralOwner,
@@ -348,85 +479,4 @@ func (w *watcher) ask(ctx context.Context, paths []string) ([]lookAt, error) {
 		}
 	}
 	return nodes, win.Wait(ctx)
-}
-
-// patched makes the target what a patch says: the shadow as it was is what the target holds.
-func (e *Engine) patched(ctx context.Context, ev event) error {
-	if err := e.w.drain(ctx); err != nil {
-		return err
-	}
-	before := View{Tree: tree.New()}
-	var paths []string
-	keep := func(path string) error {
-		n := e.shadow.Get(path)
-		target := e.cfg.Scope.ToTarget(path)
-		if n == nil || path == "/" || before.Tree.Get(target) != nil {
-			return nil
-		}
-		st := n.Stat
-		st.Version += e.ahead[target]
-		if n.Kind() == zk.KindEphemeral {
-			st.Owner = 0 // its mirror is persistent
-		}
-		return before.Tree.Put(target, n.Data, e.shadow.ACL(n), st)
-	}
-	for p := e.cfg.Scope.Target; p != "/"; p = zk.Parent(p) {
-		if err := wayTo(before.Tree, zk.Parent(p)); err != nil {
-			return err
-		}
-	}
-	for i := range ev.patch {
-		p := ev.patch[i].path
-		if !e.cfg.Scope.Has(p) {
-			continue
-		}
-		var way []string
-		for q := p; zk.Within(q, e.cfg.Scope.Source); q = zk.Parent(q) {
-			way = append(way, q)
-			if q == "/" || q == e.cfg.Scope.Source {
-				break
-			}
-		}
-		for _, q := range slices.Backward(way) {
-			if err := keep(q); err != nil {
-				return err
-			}
-		}
-		if p != "/" {
-			paths = append(paths, e.cfg.Scope.ToTarget(p))
-		}
-	}
-	e.applyPatch(ev)
-	slices.Sort(paths)
-	err := e.reconciler(before).some(ctx, slices.Compact(paths), e.shadow.Zxid())
-	var m *mismatch
-	if errors.As(err, &m) {
-		m.paths = append(m.paths, paths...)
-	}
-	e.st.Txns += int64(len(ev.patch))
-	return err
-}
-
-func wayTo(t *tree.Tree, path string) error {
-	if path == "/" || t.Get(path) != nil {
-		return nil
-	}
-	if err := wayTo(t, zk.Parent(path)); err != nil {
-		return err
-	}
-	return t.Put(path, nil, zk.OpenACL(), tree.Stat{})
-}
-
-// applyPatch takes a patch into the shadow. A node whose parent is not there went with it.
-func (e *Engine) applyPatch(ev event) {
-	for i := range ev.patch {
-		r := &ev.patch[i]
-		switch {
-		case r.gone:
-			e.shadow.Remove(r.path)
-		case e.shadow.Get(zk.Parent(r.path)) != nil:
-			_ = e.shadow.Put(r.path, r.data, r.acl, r.stat) // fails without a parent only
-		}
-	}
-	e.shadow.SetZxid(max(e.shadow.Zxid(), ev.zxid))
 }

@@ -83,8 +83,7 @@ func (w *writer) add(ctx context.Context, ops []zk.Op, zxid int64, arrived time.
 	for i := range ops {
 		size += opSize(&ops[i])
 	}
-	overhead := 200 + len(w.path) + len(w.current.state)
-	if size+overhead > w.limit {
+	if !w.fits(size) {
 		return w.alone(ctx, ops, size, zxid)
 	}
 	if len(w.current.ops) > 0 && (len(w.current.ops)+len(ops) > batchOps || w.current.bytes+size > batchBytes) {
@@ -103,6 +102,12 @@ func (w *writer) add(ctx context.Context, ops []zk.Op, zxid int64, arrived time.
 		b.zxid = zxid
 	}
 	return nil
+}
+
+// fits reports whether operations of this size are taken in one request, together with the state node.
+func (w *writer) fits(size int) bool {
+	const heads = 200 // of the request, the multi and the state node's operation
+	return size < w.limit/2 || size+heads+len(w.path)+len(w.encode(0)) <= w.limit
 }
 
 // alone sends what fits into a request only without the state node. Its operations carry expected versions, so that doing them

@@ -129,3 +129,92 @@ func (e *Ensemble) Disturbed(tb testing.TB, base string, seed uint64, stop <-cha
 		}
 	}
 }
+
+// Storm deletes nodes and creates them again below base, n times in all, pipelined, so that a reader sees most of it as if it had
+// been a change: leaves, whole subtrees in one transaction and step by step, nodes that were written to often before, parents of
+// sequential nodes. What fails, because something before it did, is passed over.
+func (e *Ensemble) Storm(tb testing.TB, base string, seed uint64, n int) {
+	tb.Helper()
+	rng := rand.New(rand.NewPCG(seed, 3))
+	c, err := zk.New(zk.Config{Servers: e.Servers(), Chroot: base, Renew: true, SessionTimeout: 4 * time.Second}, zk.Deps{})
+	if err != nil {
+		tb.Error(err)
+		return
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	w := c.NewWindow(300)
+	passed := 0
+	send := func(op zk.Op) {
+		if err := w.Send(ctx, op, func(_ zk.Result, err error) error { // callbacks run one at a time
+			if err == nil {
+				passed++
+			}
+			return nil
+		}); err != nil && ctx.Err() != nil {
+			tb.Error(err)
+		}
+	}
+	create := func(p string) zk.Op {
+		return zk.Create(p, fmt.Append(nil, p, rng.IntN(1000)), zk.OpenACL(), zk.Persistent)
+	}
+	for i := range n {
+		top := fmt.Sprintf("/p%d", rng.IntN(6))
+		kids := []string{top + "/a", top + "/b", top + "/b/c", top + "/b/c/d"}
+		switch rng.IntN(8) {
+		case 0: // a subtree in one transaction: it is there, but another
+			ops := []zk.Op{}
+			for j := range kids {
+				ops = append(ops, zk.Delete(kids[len(kids)-1-j], zk.AnyVersion))
+			}
+			ops = append(ops, zk.Delete(top, zk.AnyVersion), create(top))
+			for _, k := range kids[:1+rng.IntN(len(kids))] {
+				ops = append(ops, create(k))
+			}
+			send(zk.Multi(ops...))
+		case 1: // step by step
+			for j := range kids {
+				send(zk.Delete(kids[len(kids)-1-j], zk.AnyVersion))
+			}
+			send(zk.Delete(top, zk.AnyVersion))
+			send(create(top))
+			for _, k := range kids {
+				send(create(k))
+			}
+		case 2: // a leaf, in one transaction or two
+			if k := top + "/b/c/d"; rng.IntN(2) == 0 {
+				send(zk.Multi(zk.Delete(k, zk.AnyVersion), create(k)))
+			} else {
+				send(zk.Delete(k, zk.AnyVersion))
+				send(create(k))
+			}
+		case 3: // a parent of sequential nodes goes with them, and its counter begins anew
+			q := fmt.Sprintf("/q%d", rng.IntN(3))
+			send(create(q))
+			for range 1 + rng.IntN(4) {
+				send(zk.Create(q+"/s-", nil, zk.OpenACL(), zk.PersistentSequential))
+			}
+			for j := range 12 {
+				send(zk.Delete(fmt.Sprintf("%s/s-%010d", q, j), zk.AnyVersion))
+			}
+			send(zk.Delete(q, zk.AnyVersion))
+			send(create(q))
+			send(zk.Create(q+"/s-", nil, zk.OpenACL(), zk.PersistentSequential))
+		case 4: // a leaf that comes and goes
+			send(create(top + "/e"))
+			send(zk.Delete(top+"/e", zk.AnyVersion))
+		default: // versions that a new node does not have
+			for range 1 + rng.IntN(5) {
+				send(zk.Set(append(kids, top)[rng.IntN(len(kids)+1)], fmt.Append(nil, i), zk.AnyVersion))
+			}
+		}
+		if i%10 == 0 {
+			time.Sleep(time.Duration(rng.IntN(10)) * time.Millisecond) // the pace of the load
+		}
+	}
+	_ = w.Wait(ctx)
+	if passed < n/4 {
+		tb.Errorf("only %d of the storm's operations took effect", passed)
+	}
+}
