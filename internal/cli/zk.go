@@ -216,6 +216,31 @@ func (p *progress) end() {
 	}
 }
 
+// turn shows for how long something without a count has been going on, until the returned function is called.
+func (p *progress) turn() (stop func()) {
+	if p.w == nil {
+		return func() {}
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case now := <-tick.C:
+				if took := now.Sub(p.began); took > time.Second {
+					p.shown = true
+					fmt.Fprintf(p.w, "\r\033[K%s, %.0f s", p.what, took.Seconds())
+				}
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
 // pathArg checks a path before anything is asked of a server.
 func pathArg(path string) error {
 	if err := zk.ValidatePath(path); err != nil {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode/utf8"
@@ -15,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/bulk"
 	"github.com/orchestrator/orchestrator/internal/zk/learner"
 	"github.com/orchestrator/orchestrator/internal/zk/tree"
 	"github.com/orchestrator/orchestrator/internal/zk/zkfile"
@@ -45,20 +48,26 @@ type exported struct {
 
 func newZKExportCommand(o *zkOptions) *cobra.Command {
 	var file string
+	var how zkReading
+	var noACL bool
 	cmd := &cobra.Command{
 		Use:   "export PATH",
 		Short: "Write a node and all below it as JSON lines (data and ACLs; ephemeral nodes are left out)",
-		Args:  cobra.ExactArgs(1),
+		Long: `Write a node and all below it as JSON lines: data and ACLs. Ephemeral nodes are left out.
+
+Servers tell ACLs only node by node, which takes most of the time: --no-acl leaves them out, and --snapshot reads everything through the
+quorum port.`,
+		Args: cobra.ExactArgs(1),
 		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) (err error) {
 			if err := pathArg(args[0]); err != nil {
 				return err
 			}
-			top, denied, err := readTree(cmd.Context(), c, args[0], -1, true, true, newProgress(cmd, "reading"))
+			t, err := how.tree(cmd, o, c, args[0], bulk.Options{Stat: true, Data: true, ACL: !noACL, Depth: -1})
 			if err != nil {
 				return err
 			}
-			if denied > 0 {
-				return fmt.Errorf("%d reads were not permitted by the nodes' ACLs, so the export would have holes: --auth gives more rights", denied)
+			if t.Denied > 0 {
+				return fmt.Errorf("the ACLs of %d nodes do not let us read them whole, so the export would have holes: --auth gives more rights", t.Denied)
 			}
 			out := cmd.OutOrStdout()
 			if file != "" {
@@ -72,9 +81,12 @@ func newZKExportCommand(o *zkOptions) *cobra.Command {
 			w := bufio.NewWriter(out)
 			enc := json.NewEncoder(w)
 			enc.SetEscapeHTML(false)
-			err = top.walk(0, func(n *zkNode, _ int) error {
+			err = walk(&t.Root, 0, func(n *bulk.Node, _ int) error {
 				if n.Stat.Kind() == zk.KindEphemeral || zk.Within(n.Path, "/zookeeper") {
 					return nil
+				}
+				if slices.ContainsFunc(n.ACL, masked) {
+					return fmt.Errorf("the server hides the digests in the ACL of %s from who may not administer it, so they could not be restored: --auth gives more rights, --no-acl leaves ACLs out", n.Path)
 				}
 				e := exported{Path: n.Path[len(args[0]):], ACL: n.ACL}
 				if args[0] == "/" {
@@ -93,9 +105,14 @@ func newZKExportCommand(o *zkOptions) *cobra.Command {
 			return errors.Join(err, w.Flush())
 		}),
 	}
+	how.flags(cmd)
+	cmd.Flags().BoolVar(&noACL, "no-acl", false, "Leave ACLs out: what is imported is open to everybody.")
 	cmd.Flags().StringVar(&file, "file", "", "Write to this new file instead of standard output.")
 	return cmd
 }
+
+// masked reports an entry that a server of 3.5+ shows without its digest.
+func masked(a zk.ACL) bool { return a.Scheme == "digest" && strings.HasSuffix(a.ID, ":x") }
 
 func newZKImportCommand(o *zkOptions) *cobra.Command {
 	var file string
@@ -132,8 +149,17 @@ func newZKImportCommand(o *zkOptions) *cobra.Command {
 			p := newProgress(cmd, "writing")
 			defer p.end()
 			dec := json.NewDecoder(bufio.NewReaderSize(in, 1<<20))
-			w := c.NewWindow(500)
 			n, kept := 0, 0
+			w := bulk.NewWriter(c, func(op *zk.Op, err error) error {
+				if !errors.Is(err, zk.ErrNodeExists) {
+					return err
+				}
+				if !replace {
+					return fmt.Errorf("%s is there already; --replace sets its data", op.Path)
+				}
+				kept++
+				return nil
+			})
 			for {
 				var e exported
 				if err := dec.Decode(&e); errors.Is(err, io.EOF) {
@@ -159,26 +185,17 @@ func newZKImportCommand(o *zkOptions) *cobra.Command {
 				if len(acl) == 0 {
 					acl = zk.OpenACL()
 				}
-				err := w.Send(cmd.Context(), zk.Create(path, data, acl, zk.Persistent), func(_ zk.Result, err error) error {
-					if errors.Is(err, zk.ErrNodeExists) {
-						kept++
-						if !replace {
-							return fmt.Errorf("%s is there already; --replace sets its data", path)
-						}
-						return nil
-					}
-					return err
-				})
+				err := w.Add(cmd.Context(), zk.Create(path, data, acl, zk.Persistent))
 				if err == nil && replace {
-					err = w.Send(cmd.Context(), zk.Set(path, data, zk.AnyVersion), nil)
+					err = w.Add(cmd.Context(), zk.Set(path, data, zk.AnyVersion))
 				}
 				if err != nil {
-					break
+					return fmt.Errorf("after about %d nodes: %w", n, err)
 				}
 				n++
 				p.at(n, 0)
 			}
-			if err := w.Wait(cmd.Context()); err != nil {
+			if err := w.Flush(cmd.Context()); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%d nodes written, %d of them were there already\n", n, kept)
@@ -204,37 +221,26 @@ With --epoch-ahead DIR also gets the epoch files that make it a data directory (
 numbers are far above this one's, so that clients that move there do not find it in their past.`,
 		Args: cobra.ExactArgs(1),
 		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
-			addrs := quorumOf(cmd.Context(), c, quorum)
-			if len(addrs) == 0 {
-				return errors.New("no quorum port can be reached, so no snapshot can be had: name it with --quorum host:port, or use export")
-			}
-			p := newProgress(cmd, "receiving")
-			p.at(0, 0)
-			deps, err := o.learner()
-			if err != nil {
-				return err
-			}
-			v, err := zksync.Side{Quorum: addrs, Learner: deps}.Read(cmd.Context(), "/")
-			p.end()
+			t, err := o.snapshot(cmd, c, quorum)
 			if err != nil {
 				return err
 			}
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}
-			path, err := zkfile.WriteSnapshot(args[0], v.Tree)
+			path, err := zkfile.WriteSnapshot(args[0], t)
 			if err != nil {
 				return err
 			}
 			if epoch > 0 {
-				if err := zkfile.WriteEpoch(args[0], v.Tree.Zxid()>>32+epoch); err != nil {
+				if err := zkfile.WriteEpoch(args[0], t.Zxid()>>32+epoch); err != nil {
 					return err
 				}
 			}
 			if o.output == "json" {
-				return printJSON(cmd, map[string]any{"file": path, "zxid": fmt.Sprintf("0x%x", v.Tree.Zxid()), "nodes": v.Tree.Len()})
+				return printJSON(cmd, map[string]any{"file": path, "zxid": fmt.Sprintf("0x%x", t.Zxid()), "nodes": t.Len()})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d nodes at 0x%x\n", path, v.Tree.Len(), v.Tree.Zxid())
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d nodes at 0x%x\n", path, t.Len(), t.Zxid())
 			return err
 		}),
 	}
@@ -288,7 +294,7 @@ kinds are restored; versions begin anew and ephemeral nodes are left out. To res
 			scope := zksync.Scope{Source: path, Target: to}
 			p := newProgress(cmd, "writing")
 			defer p.end()
-			w := c.NewWindow(1000)
+			w := bulk.NewWriter(c, nil)
 			n := 0
 			for node := range t.Walk(path) {
 				if zk.Within(node.Path, "/zookeeper") || node.Path == "/" || node.Kind() == zk.KindEphemeral {
@@ -302,13 +308,13 @@ kinds are restored; versions begin anew and ephemeral nodes are left out. To res
 				case zk.KindTTL:
 					op = zk.CreateTTL(target, node.Data, t.ACL(node), zk.PersistentTTL, node.TTL())
 				}
-				if err := w.Send(cmd.Context(), op, nil); err != nil {
-					break
+				if err := w.Add(cmd.Context(), op); err != nil {
+					return fmt.Errorf("after about %d nodes: %w", n, err)
 				}
 				n++
 				p.at(n, t.Len())
 			}
-			if err := w.Wait(cmd.Context()); err != nil {
+			if err := w.Flush(cmd.Context()); err != nil {
 				return fmt.Errorf("after about %d nodes: %w", n, err)
 			}
 			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "%d nodes restored\n", n)

@@ -1,11 +1,13 @@
 package cli
 
 import (
-	"context"
+	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -13,6 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/bulk"
+	"github.com/orchestrator/orchestrator/internal/zk/tree"
+	"github.com/orchestrator/orchestrator/internal/zksync"
 )
 
 func newZKGetCommand(o *zkOptions) *cobra.Command {
@@ -82,102 +87,65 @@ func newZKStatCommand(o *zkOptions) *cobra.Command {
 	}
 }
 
-// zkNode is one node that was read.
-type zkNode struct {
-	Path     string    `json:"path"`
-	Data     []byte    `json:"-"`
-	Stat     zk.Stat   `json:"stat"`
-	ACL      []zk.ACL  `json:"acl,omitempty"`
-	children []*zkNode // sorted
+// zkReading is how the commands that read whole trees do it.
+type zkReading struct {
+	snapshot bool
+	quorum   string
 }
 
-// readTree reads a node and all below it, a level at a time, pipelined; visible says what is wanted of each. Nodes that may not
-// be read, or go meanwhile, are left out.
-func readTree(ctx context.Context, c *zk.Client, root string, depth int, data, acl bool, p *progress) (*zkNode, int, error) {
-	if err := c.Sync(ctx); err != nil && !errors.Is(err, zk.ErrNotReadOnly) {
-		return nil, 0, err
-	}
-	top := &zkNode{Path: root}
-	level := []*zkNode{top}
-	count, denied := 0, 0
-	for d := 0; len(level) > 0; d++ {
-		type answer struct {
-			names []string
-			gone  bool
-		}
-		answers := make([]answer, len(level))
-		var mu sync.Mutex
-		w := c.NewWindow(1000)
-		for i, n := range level {
-			a := &answers[i]
-			take := func(f func(zk.Result)) func(zk.Result, error) error {
-				return func(r zk.Result, err error) error {
-					mu.Lock()
-					defer mu.Unlock()
-					switch {
-					case errors.Is(err, zk.ErrNoNode) && d > 0:
-						a.gone = true
-						return nil
-					case errors.Is(err, zk.ErrNoAuth):
-						denied++
-						return nil
-					case err == nil:
-						f(r)
-					}
-					return err
-				}
-			}
-			if err := w.Send(ctx, zk.Children(n.Path), take(func(r zk.Result) { n.Stat, a.names = r.Stat, r.Children })); err != nil {
-				break
-			}
-			if data {
-				_ = w.Send(ctx, zk.Get(n.Path), take(func(r zk.Result) { n.Data, n.Stat = r.Data, r.Stat }))
-			}
-			if acl {
-				_ = w.Send(ctx, zk.GetACL(n.Path), take(func(r zk.Result) { n.ACL = r.ACL }))
-			}
-			if i%500 == 0 && p != nil {
-				p.at(count+i, 0)
-			}
-		}
-		if err := w.Wait(ctx); err != nil {
-			return nil, denied, err
-		}
-		var next []*zkNode
-		for i, n := range level {
-			if answers[i].gone {
-				n.Path = ""
-				continue
-			}
-			count++
-			if depth >= 0 && d >= depth {
-				continue
-			}
-			slices.Sort(answers[i].names)
-			for _, name := range answers[i].names {
-				child := &zkNode{Path: zk.Join(n.Path, name)}
-				n.children = append(n.children, child)
-				next = append(next, child)
-			}
-		}
-		level = next
-	}
-	if p != nil {
-		p.end()
-	}
-	return top, denied, nil
+func (r *zkReading) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&r.snapshot, "snapshot", false, "Read a snapshot through the quorum port: the whole ensemble is sent, at one moment, in seconds for a million nodes, whatever the ACLs say.")
+	cmd.Flags().StringVar(&r.quorum, "quorum", "", "With --snapshot: quorum ports, host:port[,…]; found through the client port when not given.")
 }
 
-// walk calls f for every node, parents first.
-func (n *zkNode) walk(depth int, f func(n *zkNode, depth int) error) error {
-	if n.Path == "" {
+// tree reads a node and all below it, depth levels of it (-1: all). Nodes that go meanwhile are left out.
+func (r *zkReading) tree(cmd *cobra.Command, o *zkOptions, c *zk.Client, root string, want bulk.Options) (*bulk.Tree, error) {
+	p := newProgress(cmd, "reading")
+	defer p.end()
+	if r.snapshot {
+		v, err := o.snapshot(cmd, c, r.quorum)
+		if err != nil {
+			return nil, err
+		}
+		return bulk.FromTree(v, root, want)
+	}
+	total := 0
+	if p.w != nil && want.Depth < 0 {
+		if n, err := c.Do(cmd.Context(), zk.CountChildren(root)); err == nil { // 3.6+
+			total = int(n.Count) + 1
+		}
+	}
+	want.Progress = func(n int) { p.at(n, total) }
+	return bulk.Read(cmd.Context(), c, root, want)
+}
+
+// snapshot reads the whole ensemble through its quorum port.
+func (o *zkOptions) snapshot(cmd *cobra.Command, c *zk.Client, quorum string) (*tree.Tree, error) {
+	addrs := quorumOf(cmd.Context(), c, quorum)
+	if len(addrs) == 0 {
+		return nil, errors.New("no quorum port can be reached, so no snapshot can be had: name it with --quorum host:port, or read node by node (export without --snapshot)")
+	}
+	deps, err := o.learner()
+	if err != nil {
+		return nil, err
+	}
+	p := newProgress(cmd, "receiving")
+	defer p.end()
+	defer p.turn()()
+	v, err := zksync.Side{Quorum: addrs, Learner: deps}.Read(cmd.Context(), "/")
+	return v.Tree, err
+}
+
+// walk calls f for every node that is there, parents first.
+func walk(n *bulk.Node, depth int, f func(n *bulk.Node, depth int) error) error {
+	if n.Gone {
 		return nil
 	}
 	if err := f(n, depth); err != nil {
 		return err
 	}
-	for _, c := range n.children {
-		if err := c.walk(depth+1, f); err != nil {
+	for i := range n.Children {
+		if err := walk(&n.Children[i], depth+1, f); err != nil {
 			return err
 		}
 	}
@@ -192,6 +160,7 @@ func warnDenied(cmd *cobra.Command, denied int) {
 
 func newZKLsCommand(o *zkOptions) *cobra.Command {
 	var long, recursive bool
+	var how zkReading
 	cmd := &cobra.Command{
 		Use:   "ls [PATH]",
 		Short: "List a node's children",
@@ -225,50 +194,136 @@ func newZKLsCommand(o *zkOptions) *cobra.Command {
 			if recursive {
 				depth = -1
 			}
-			top, denied, err := readTree(cmd.Context(), c, path, depth, false, false, newProgress(cmd, "reading"))
+			t, err := how.tree(cmd, o, c, path, bulk.Options{Stat: long || o.output == "json", Depth: depth})
 			if err != nil {
 				return err
 			}
-			defer warnDenied(cmd, denied)
-			nodes := []*zkNode{}
-			_ = top.walk(0, func(n *zkNode, d int) error {
-				if d > 0 {
-					nodes = append(nodes, n)
-				}
-				return nil
-			})
+			defer warnDenied(cmd, t.Denied)
+			w := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
 			if o.output == "json" {
-				return printJSON(cmd, nodes)
+				err = listJSON(w, &t.Root)
+			} else {
+				err = list(w, &t.Root, long, recursive)
 			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
-			if long {
-				fmt.Fprintln(w, "VERSION\tSIZE\tCHILDREN\tMODIFIED\t PATH")
-			}
-			for _, n := range nodes {
-				name := n.Path
-				if !recursive {
-					name = zk.Name(n.Path)
-				}
-				if !long {
-					fmt.Fprintln(cmd.OutOrStdout(), name)
-					continue
-				}
-				mark := ""
-				if n.Stat.Kind() == zk.KindEphemeral {
-					mark = " *"
-				}
-				fmt.Fprintf(w, "%d\t%d\t%d\t%s\t %s%s\n", n.Stat.Version, n.Stat.DataLength, n.Stat.NumChildren, time.UnixMilli(n.Stat.Mtime).UTC().Format(time.DateTime), name, mark)
-			}
-			return w.Flush()
+			return errors.Join(err, w.Flush())
 		}),
 	}
+	how.flags(cmd)
 	cmd.Flags().BoolVarP(&long, "long", "l", false, "Version, size, number of children and time as well; ephemeral nodes have a *.")
 	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "All that is below, with whole paths.")
 	return cmd
 }
 
+// list prints the nodes below top, one a line.
+func list(w io.Writer, top *bulk.Node, long, whole bool) error {
+	rows := newColumns(w, "VERSION", "SIZE", "CHILDREN", "MODIFIED", "PATH")
+	return errors.Join(walk(top, 0, func(n *bulk.Node, d int) error {
+		name := n.Path
+		if !whole {
+			name = zk.Name(n.Path)
+		}
+		switch {
+		case d == 0:
+			return nil
+		case !long:
+			_, err := io.WriteString(w, name+"\n")
+			return err
+		}
+		if n.Stat.Kind() == zk.KindEphemeral {
+			name += " *"
+		}
+		modified := time.UnixMilli(n.Stat.Mtime).UTC().Format(time.DateTime)
+		return rows.add(strconv.Itoa(int(n.Stat.Version)), strconv.Itoa(int(n.Stat.DataLength)), strconv.Itoa(int(n.Stat.NumChildren)), modified, name)
+	}), rows.end(long))
+}
+
+// listJSON prints the nodes below top as one JSON array, node by node.
+func listJSON(w io.Writer, top *bulk.Node) error {
+	comma := "[\n  "
+	err := walk(top, 0, func(n *bulk.Node, d int) error {
+		if d == 0 {
+			return nil
+		}
+		b, err := json.MarshalIndent(struct {
+			Path string  `json:"path"`
+			Stat zk.Stat `json:"stat"`
+		}{n.Path, n.Stat}, "  ", "  ")
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s%s", comma, b)
+		}
+		comma = ",\n  "
+		return err
+	})
+	end := "\n]\n"
+	if comma[0] == '[' {
+		end = "[]\n"
+	}
+	_, werr := io.WriteString(w, end)
+	return errors.Join(err, werr)
+}
+
+// columns prints rows with right-aligned columns and a left-aligned last one. Widths are those of the first rows and grow when a later
+// row needs more: a million rows are not held back to be measured.
+type columns struct {
+	w      io.Writer
+	widths []int
+	held   [][]string
+	buf    []byte
+}
+
+const columnsHeld = 1000
+
+func newColumns(w io.Writer, head ...string) *columns {
+	return &columns{w: w, widths: make([]int, len(head)), held: [][]string{head}}
+}
+
+func (c *columns) add(cells ...string) error {
+	for i, s := range cells[:len(cells)-1] {
+		c.widths[i] = max(c.widths[i], len(s))
+	}
+	if c.held == nil {
+		return c.print(cells)
+	}
+	if c.held = append(c.held, cells); len(c.held) > columnsHeld {
+		return c.end(true)
+	}
+	return nil
+}
+
+func (c *columns) print(cells []string) error {
+	c.buf = c.buf[:0]
+	for i, s := range cells[:len(cells)-1] {
+		for range c.widths[i] - len(s) {
+			c.buf = append(c.buf, ' ')
+		}
+		c.buf = append(append(c.buf, s...), "  "...)
+	}
+	c.buf = append(append(c.buf, cells[len(cells)-1]...), '\n')
+	_, err := c.w.Write(c.buf)
+	return err
+}
+
+// end prints what was held back, if anything is to be printed.
+func (c *columns) end(show bool) error {
+	held := c.held
+	c.held = nil
+	if !show || held == nil {
+		return nil
+	}
+	for i, s := range held[0][:len(c.widths)-1] {
+		c.widths[i] = max(c.widths[i], len(s))
+	}
+	for _, cells := range held {
+		if err := c.print(cells); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func newZKTreeCommand(o *zkOptions) *cobra.Command {
 	depth := -1
+	var how zkReading
 	cmd := &cobra.Command{
 		Use:   "tree [PATH]",
 		Short: "Draw a node and all below it",
@@ -281,55 +336,85 @@ func newZKTreeCommand(o *zkOptions) *cobra.Command {
 			if err := pathArg(path); err != nil {
 				return err
 			}
-			top, denied, err := readTree(cmd.Context(), c, path, depth, false, false, newProgress(cmd, "reading"))
+			t, err := how.tree(cmd, o, c, path, bulk.Options{Stat: o.output == "json", Depth: depth})
 			if err != nil {
 				return err
 			}
-			defer warnDenied(cmd, denied)
+			defer warnDenied(cmd, t.Denied)
+			w := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
 			if o.output == "json" {
-				return printJSON(cmd, nested(top))
+				nested(w, &t.Root, "")
+				w.WriteByte('\n')
+			} else {
+				w.WriteString(t.Root.Path + "\n")
+				draw(w, &t.Root, "")
 			}
-			var b strings.Builder
-			b.WriteString(top.Path + "\n")
-			draw(&b, top, "")
-			_, err = fmt.Fprint(cmd.OutOrStdout(), b.String())
-			return err
+			return w.Flush()
 		}),
 	}
+	how.flags(cmd)
 	cmd.Flags().IntVar(&depth, "depth", -1, "How many levels; -1 is all.")
 	return cmd
 }
 
-type nestedNode struct {
-	Name     string       `json:"name"`
-	Stat     zk.Stat      `json:"stat"`
-	Children []nestedNode `json:"children,omitempty"`
+// nested prints a node as a JSON object with its children in it. Errors stay with w.
+func nested(w *bufio.Writer, n *bulk.Node, indent string) {
+	in := indent + "  "
+	stat, _ := json.MarshalIndent(n.Stat, in, "  ") // numbers cannot fail
+	fmt.Fprintf(w, "{\n%s\"name\": %s,\n%s\"stat\": %s", in, quoted(zk.Name(n.Path)), in, stat)
+	first := true
+	for i := range n.Children {
+		if n.Children[i].Gone {
+			continue
+		}
+		if first {
+			fmt.Fprintf(w, ",\n%s\"children\": [\n%s  ", in, in)
+		} else {
+			fmt.Fprintf(w, ",\n%s  ", in)
+		}
+		first = false
+		nested(w, &n.Children[i], in+"  ")
+	}
+	if !first {
+		fmt.Fprintf(w, "\n%s]", in)
+	}
+	fmt.Fprintf(w, "\n%s}", indent)
 }
 
-func nested(n *zkNode) nestedNode {
-	out := nestedNode{Name: zk.Name(n.Path), Stat: n.Stat}
-	for _, c := range n.children {
-		if c.Path != "" {
-			out.Children = append(out.Children, nested(c))
+func quoted(s string) []byte {
+	b, _ := json.Marshal(s) // a string cannot fail
+	return b
+}
+
+func draw(w *bufio.Writer, n *bulk.Node, indent string) {
+	last := -1
+	for i := range n.Children {
+		if !n.Children[i].Gone {
+			last = i
 		}
 	}
-	return out
-}
-
-func draw(b *strings.Builder, n *zkNode, indent string) {
-	children := slices.DeleteFunc(slices.Clone(n.children), func(c *zkNode) bool { return c.Path == "" })
-	for i, c := range children {
+	for i := range n.Children {
+		c := &n.Children[i]
+		if c.Gone {
+			continue
+		}
 		branch, below := "├── ", "│   "
-		if i == len(children)-1 {
+		if i == last {
 			branch, below = "└── ", "    "
 		}
-		b.WriteString(indent + branch + zk.Name(c.Path) + "\n")
-		draw(b, c, indent+below)
+		w.WriteString(indent)
+		w.WriteString(branch)
+		w.WriteString(zk.Name(c.Path))
+		w.WriteByte('\n')
+		if len(c.Children) > 0 {
+			draw(w, c, indent+below)
+		}
 	}
 }
 
 func newZKDuCommand(o *zkOptions) *cobra.Command {
 	depth := 1
+	var how zkReading
 	cmd := &cobra.Command{
 		Use:   "du [PATH]",
 		Short: "Count nodes and bytes below a node",
@@ -342,26 +427,27 @@ func newZKDuCommand(o *zkOptions) *cobra.Command {
 			if err := pathArg(path); err != nil {
 				return err
 			}
-			top, denied, err := readTree(cmd.Context(), c, path, -1, false, false, newProgress(cmd, "reading"))
+			t, err := how.tree(cmd, o, c, path, bulk.Options{Stat: true, Depth: -1})
 			if err != nil {
 				return err
 			}
-			defer warnDenied(cmd, denied)
+			defer warnDenied(cmd, t.Denied)
 			type usage struct {
 				Path  string `json:"path"`
 				Nodes int    `json:"nodes"`
 				Bytes int64  `json:"bytes"`
 			}
 			rows := []usage{}
-			var sum func(n *zkNode, d int) usage
-			sum = func(n *zkNode, d int) usage {
+			var sum func(n *bulk.Node, d int) usage
+			sum = func(n *bulk.Node, d int) usage {
 				u := usage{n.Path, 1, int64(n.Stat.DataLength)}
 				at := len(rows)
 				if d <= depth {
 					rows = append(rows, u)
 				}
-				for _, ch := range n.children {
-					if ch.Path == "" {
+				for i := range n.Children {
+					ch := &n.Children[i]
+					if ch.Gone {
 						continue
 					}
 					s := sum(ch, d+1)
@@ -373,7 +459,7 @@ func newZKDuCommand(o *zkOptions) *cobra.Command {
 				}
 				return u
 			}
-			sum(top, 0)
+			sum(&t.Root, 0)
 			if o.output == "json" {
 				return printJSON(cmd, rows)
 			}
@@ -385,6 +471,7 @@ func newZKDuCommand(o *zkOptions) *cobra.Command {
 			return w.Flush()
 		}),
 	}
+	how.flags(cmd)
 	cmd.Flags().IntVar(&depth, "depth", 1, "How many levels to list.")
 	return cmd
 }

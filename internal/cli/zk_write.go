@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/bulk"
 )
 
 // dataArg is the data of a command: the second argument, or standard input when that is "-".
@@ -154,12 +155,12 @@ func newZKRmCommand(o *zkOptions) *cobra.Command {
 			defer p.end()
 			// Nodes may be made while this goes on: a few rounds, then whoever makes them has won.
 			for range 5 {
-				top, _, err := readTree(cmd.Context(), c, path, -1, false, false, p)
+				t, err := bulk.Read(cmd.Context(), c, path, bulk.Options{Depth: -1, Progress: func(n int) { p.at(n, 0) }})
 				if err != nil {
 					return err
 				}
-				var all []string
-				_ = top.walk(0, func(n *zkNode, _ int) error { all = append(all, n.Path); return nil })
+				all := make([]string, 0, t.Nodes)
+				_ = walk(&t.Root, 0, func(n *bulk.Node, _ int) error { all = append(all, n.Path); return nil })
 				w := c.NewWindow(16)
 				again := false
 				const each = 500

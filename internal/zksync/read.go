@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/bulk"
 	"github.com/orchestrator/orchestrator/internal/zk/learner"
 	"github.com/orchestrator/orchestrator/internal/zk/tree"
 	"github.com/orchestrator/orchestrator/internal/zk/txn"
@@ -71,87 +71,57 @@ func snapshot(ctx context.Context, quorum []string, deps learner.Deps) (*tree.Tr
 	return nil, err
 }
 
-// walk reads node by node, a level at a time, pipelined.
+// walk reads node by node through the client port.
 func walk(ctx context.Context, c *zk.Client, root string) (*tree.Tree, error) {
 	t := tree.New()
-	if err := c.Sync(ctx); err != nil {
-		return nil, err
-	}
-	type node struct {
-		path     string
-		data     []byte
-		acl      []zk.ACL
-		stat     zk.Stat
-		children []string
-		gone     bool
-	}
-	// The nodes above root must be in the tree to hold it; only what is below is compared.
-	level := []string{"/"}
-	for p := root; p != "/"; p = zk.Parent(p) {
-		level = append(level, p)
-	}
-	slices.Sort(level)
-	above := len(level) - 1
-	for len(level) > 0 {
-		nodes := make([]node, len(level))
-		var mu sync.Mutex
-		w := c.NewWindow(1500)
-		for i, path := range level {
-			n := &nodes[i]
-			n.path = path
-			each := func(take func(zk.Result)) func(zk.Result, error) error {
-				return func(r zk.Result, err error) error {
-					mu.Lock()
-					defer mu.Unlock()
-					switch {
-					case errors.Is(err, zk.ErrNoNode):
-						n.gone = true
-						return nil
-					case err == nil:
-						take(r)
-					}
-					return err
-				}
-			}
-			err := errors.Join(
-				w.Send(ctx, zk.Get(path), each(func(r zk.Result) { n.data, n.stat = r.Data, r.Stat })),
-				w.Send(ctx, zk.GetACL(path), each(func(r zk.Result) { n.acl = r.ACL })),
-				w.Send(ctx, zk.Children(path), each(func(r zk.Result) { n.children = r.Children })))
-			if err != nil {
-				return nil, err
-			}
+	put := func(n *bulk.Node) {
+		if n.Gone || n.Path != "/" && t.Get(n.Path) != nil { // above root, or what every server has
+			return
 		}
-		if err := w.Wait(ctx); err != nil {
+		st := &n.Stat
+		// A node whose parent went meanwhile is passed over.
+		_ = t.Put(n.Path, n.Data, n.ACL, tree.Stat{
+			Czxid: st.Czxid, Mzxid: st.Mzxid, Pzxid: st.Pzxid, Ctime: st.Ctime, Mtime: st.Mtime, Version: st.Version,
+			Creations: (st.Cversion + st.NumChildren) / 2, Aversion: st.Aversion, Owner: st.EphemeralOwner,
+		})
+	}
+	want := bulk.Options{Stat: true, Data: true, ACL: true}
+	// The nodes above root must be in the tree to hold it; only what is below is compared.
+	above := []string{}
+	for p := root; p != "/"; p = zk.Parent(p) {
+		above = append(above, zk.Parent(p))
+	}
+	slices.Reverse(above)
+	for _, p := range above {
+		n, err := bulk.Read(ctx, c, p, want)
+		if errors.Is(err, zk.ErrNoNode) {
+			return t, nil
+		}
+		if err != nil {
 			return nil, err
 		}
-		level = level[:0:0]
-		for i := range nodes {
-			n := &nodes[i]
-			if n.gone {
-				if n.path == root {
-					return t, nil
-				}
-				continue
+		put(&n.Root)
+	}
+	want.Depth = -1
+	denied := ""
+	want.Level = func(level []bulk.Node) error {
+		for i := range level {
+			if level[i].Denied && denied == "" {
+				denied = level[i].Path
 			}
-			if n.path != "/zookeeper" && t.Get(n.path) == nil || n.path == "/" {
-				err := t.Put(n.path, n.data, n.acl, tree.Stat{
-					Czxid: n.stat.Czxid, Mzxid: n.stat.Mzxid, Pzxid: n.stat.Pzxid, Ctime: n.stat.Ctime, Mtime: n.stat.Mtime, Version: n.stat.Version,
-					Creations: (n.stat.Cversion + n.stat.NumChildren) / 2, Aversion: n.stat.Aversion, Owner: n.stat.EphemeralOwner,
-				})
-				if err != nil {
-					continue // its parent went meanwhile
-				}
-			}
-			if i < above && above > 0 {
-				continue // only the way down to root
-			}
-			for _, name := range n.children {
-				if p := zk.Join(n.path, name); p != "/zookeeper" {
-					level = append(level, p)
-				}
-			}
+			put(&level[i])
 		}
-		above = 0
+		return nil
+	}
+	want.Skip = func(path string) bool { return path == "/zookeeper" }
+	_, err := bulk.Read(ctx, c, root, want)
+	switch {
+	case errors.Is(err, zk.ErrNoNode):
+		return t, nil
+	case err != nil:
+		return nil, err
+	case denied != "":
+		return nil, &zk.OpError{Op: "read", Path: denied, Err: zk.ErrNoAuth}
 	}
 	return t, nil
 }
