@@ -31,6 +31,7 @@ type probeSettings struct {
 	NetSource    string        `flag:"net_source" default:"auto" help:"Source of connections: auto, ebpf, diag, proc, conntrack, none."`
 	Conntrack    string        `flag:"conntrack" default:"auto" help:"Read the kernel's NAT table: auto, on, off."`
 	DockerSocket config.Path   `flag:"docker_socket" default:"/var/run/docker.sock" help:"Socket of the Docker Engine; off for none."`
+	Runtimes     []string      `flag:"runtime_sockets" default:"/run/containerd/containerd.sock,/run/crio/crio.sock" help:"Sockets of containerd and of other runtimes of Kubernetes (CRI); off for none."`
 	MesosAgents  []string      `flag:"mesos_agent" default:"" help:"URLs of this host's Mesos agents, to join containers with tasks."`
 	PluginsDir   config.Path   `flag:"plugins_dir" default:"/var/run/scope/plugins" help:"Where the sockets of plugins are (Weave Scope's plugin interface); off for none."`
 	PluginsWait  time.Duration `flag:"plugins_timeout" default:"2secs" help:"How long a plugin may take for a report."`
@@ -63,12 +64,16 @@ func newProbeCommand() *cobra.Command {
 		cfg := probe.Config{
 			Monitors: in.Monitors, Token: in.Token, TokenFile: string(in.TokenFile), ID: in.ID, Hostname: in.Hostname, Tick: in.Tick,
 			MaxProcesses: in.MaxProcesses, NetSource: in.NetSource, Conntrack: in.Conntrack, DockerSocket: string(in.DockerSocket),
+			RuntimeSockets: in.Runtimes,
 			Kubernetes: in.Kubernetes, KubeConfig: string(in.KubeConfig), KubeLease: in.KubeLease,
 			PluginsDir: string(in.PluginsDir), PluginsTimeout: in.PluginsWait,
 			MesosAgents: in.MesosAgents, Policy: in.Policy, ProcRoot: string(in.ProcRoot), SysRoot: string(in.SysRoot), CPULimit: in.CPULimit,
 		}
 		if len(in.Policy) == 1 && in.Policy[0] == "none" {
 			cfg.Policy = []string{}
+		}
+		if len(in.Runtimes) == 1 && in.Runtimes[0] == "off" {
+			cfg.RuntimeSockets = []string{}
 		}
 		var err error
 		if cfg.TLS, err = in.tls(); err != nil {

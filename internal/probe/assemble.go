@@ -37,7 +37,7 @@ type picture struct {
 }
 
 // look joins the process table with what runtimes told.
-func (p *Probe) look(docker map[string]*containerInfo) *picture {
+func (p *Probe) look(tables ...map[string]*containerInfo) *picture {
 	pic := &picture{hostID: topology.HostID(p.cfg.Hostname), boxes: map[string]*box{}, byNS: map[uint64]*box{}, byCg: map[uint64]*box{}}
 	if one := p.table.byPid[1]; one != nil && one.netns != 0 {
 		pic.rootNS = one.netns
@@ -53,13 +53,19 @@ func (p *Probe) look(docker map[string]*containerInfo) *picture {
 		}
 		return b
 	}
-	for _, info := range docker {
-		if b := get(info.ref); b != nil {
-			b.info = info
+	p.table.named = p.namedContainers()
+	for _, table := range tables { // the first that knows a container tells of it
+		for _, info := range table {
+			if b := get(info.ref); b != nil && b.info == nil {
+				b.info = info
+			}
 		}
 	}
 	for _, pid := range p.table.pids() {
 		proc := p.table.byPid[pid]
+		if proc.container.id == "" && len(p.table.named) > 0 { // its runtime may have told only after it was read
+			proc.container = inNamed(proc.cgroups, p.table.named)
+		}
 		if proc.container.id == "" {
 			continue
 		}
@@ -81,6 +87,11 @@ func (p *Probe) look(docker map[string]*containerInfo) *picture {
 		}
 		if ino := p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]); ino != 0 && proc.cgroups[""] != "/" {
 			pic.byCg[ino] = b
+		}
+	}
+	for _, b := range pic.order {
+		if b.info == nil && (b.ref.runtime == "podman" || b.ref.runtime == "cri-o") {
+			b.info = p.stored.of(b.ref, time.Now())
 		}
 	}
 	for ns, held := range p.ns.held {
@@ -211,6 +222,9 @@ func (p *Probe) containerEntity(pic *picture, b *box) *probev1.Entity {
 	if c := b.info; c != nil {
 		e.Label, e.State, e.ExitCode = cmp.Or(c.name, e.Label), c.state, int32(c.exitCode)
 		e.StartedMs = c.startedMs
+		if e.StartedMs == 0 && b.first != nil {
+			e.StartedMs = p.table.startedMs(b.first)
+		}
 		labels, env = c.labels, c.env
 		if len(addrs) == 0 {
 			addrs = c.addrs
@@ -239,7 +253,11 @@ func (p *Probe) containerEntity(pic *picture, b *box) *probev1.Entity {
 		if c.image != "" {
 			e.Parents = append(e.Parents, topology.ID(topology.KindImage, c.image))
 		}
-		e.Controls = append(e.Controls, p.dockerControls(c)...)
+		if c.engine {
+			e.Controls = append(e.Controls, p.dockerControls(c)...)
+		} else if b.first != nil {
+			e.Controls = append(e.Controls, p.kernelControls()...)
+		}
 		e.Reasons = append(e.Reasons, dockerReasons(c)...)
 	} else {
 		if b.first != nil {
@@ -277,7 +295,7 @@ func proto(udp bool) string {
 }
 
 func isSystem(labels map[string]string, b *box) bool {
-	if labels["io.kubernetes.docker.type"] == "podsandbox" || labels["io.kubernetes.pod.namespace"] == "kube-system" {
+	if b.info != nil && b.info.system || labels["io.kubernetes.docker.type"] == "podsandbox" || labels["io.kubernetes.pod.namespace"] == "kube-system" {
 		return true
 	}
 	return b.info != nil && (strings.Contains(b.info.image, "/pause:") || strings.HasPrefix(b.info.image, "pause:"))

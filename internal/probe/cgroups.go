@@ -10,6 +10,7 @@ type containerRef struct {
 	runtime string
 	id      string
 	pod     string // the uid of its Kubernetes pod
+	cgroup  string // its directory as its runtime named it, when the name alone tells nothing
 }
 
 // parseCgroups reads /proc/PID/cgroup: controller to path, "" for version 2, "name=systemd" for named hierarchies.
@@ -124,6 +125,9 @@ func runtimeName(s string) string {
 // cutPath gives the part of a cgroup path up to and with the container's own directory, so that what the container makes
 // below it is counted with it.
 func cutPath(path string, ref containerRef) string {
+	if ref.cgroup != "" {
+		return ref.cgroup
+	}
 	last := ref.id
 	if i := strings.LastIndexByte(last, '.'); ref.runtime == "mesos" && i >= 0 {
 		last = last[i+1:]

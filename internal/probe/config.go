@@ -42,6 +42,8 @@ type Config struct {
 	Conntrack string
 	// DockerSocket is where the Engine listens; "" means /var/run/docker.sock, "off" none.
 	DockerSocket string
+	// RuntimeSockets are where containerd and other runtimes of Kubernetes listen; nil means DefaultRuntimeSockets, empty none.
+	RuntimeSockets []string
 	// MesosAgents are the URLs of this host's Mesos agents.
 	MesosAgents []string
 	// PluginsDir is where plugins' sockets are; "" means /var/run/scope/plugins, "off" none.
@@ -62,6 +64,11 @@ type Config struct {
 	CPULimit float64
 	// Simulate makes this process play that many hosts instead of looking at its own.
 	Simulate *Simulation
+}
+
+// DefaultRuntimeSockets is where containerd and CRI-O listen.
+func DefaultRuntimeSockets() []string {
+	return []string{"/run/containerd/containerd.sock", "/run/crio/crio.sock"}
 }
 
 // Deps is what tests swap.
@@ -95,6 +102,9 @@ func (c *Config) defaults() {
 		c.DockerSocket = "/var/run/docker.sock"
 	case "off":
 		c.DockerSocket = ""
+	}
+	if c.RuntimeSockets == nil {
+		c.RuntimeSockets = DefaultRuntimeSockets()
 	}
 	switch c.PluginsDir {
 	case "":

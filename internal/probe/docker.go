@@ -50,6 +50,8 @@ type containerInfo struct {
 	cpus        float64
 	restart     string
 	pid         int
+	engine      bool // the Docker Engine does what is asked for it
+	system      bool // belongs to the runtime itself
 }
 
 // knownEnv are the variables by which orchestrators say what a container belongs to. No others are read.
@@ -264,7 +266,7 @@ func (w *dockerWatch) inspect(ctx context.Context, id string) (*containerInfo, e
 
 func (d *dockerInspect) info() *containerInfo {
 	c := &containerInfo{
-		ref: containerRef{runtime: "docker", id: d.ID}, name: strings.TrimPrefix(d.Name, "/"), image: d.Config.Image, imageID: d.Image,
+		engine: true, ref: containerRef{runtime: "docker", id: d.ID}, name: strings.TrimPrefix(d.Name, "/"), image: d.Config.Image, imageID: d.Image,
 		state: d.State.Status, exitCode: d.State.ExitCode, oomKilled: d.State.OOMKilled, restarts: d.RestartCount,
 		hostname: d.Config.Hostname, labels: d.Config.Labels, networkMode: d.HostConfig.NetworkMode, memLimit: d.HostConfig.Memory,
 		cpus: float64(d.HostConfig.NanoCpus) / 1e9, restart: d.HostConfig.RestartPolicy.Name, pid: d.State.Pid,

@@ -48,7 +48,7 @@ func TestDocker(t *testing.T) {
 		}
 		return strings.TrimSpace(string(out))
 	}
-	cfg := Config{Monitors: []string{"127.0.0.1:1"}, Hostname: "dockerhost", DockerSocket: socket, NetSource: "none", Conntrack: "off"}
+	cfg := Config{Monitors: []string{"127.0.0.1:1"}, Hostname: "dockerhost", DockerSocket: socket, RuntimeSockets: []string{}, NetSource: "none", Conntrack: "off"}
 	p, err := New(cfg, Deps{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

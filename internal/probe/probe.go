@@ -72,6 +72,8 @@ type Probe struct {
 	budget   time.Duration // of one round's search for sockets' owners
 
 	docker  *dockerWatch
+	others  []*runtimeWatch
+	stored  *storedNames
 	mesos   *mesosWatch
 	plugins *pluginWatch
 	kube    *kubeWatch
@@ -171,6 +173,10 @@ func (p *Probe) prepare() error {
 	if p.cfg.DockerSocket != "" {
 		p.docker = newDockerWatch(p.cfg.DockerSocket, p.wake)
 	}
+	p.stored = newStoredNames(storageDir)
+	for _, socket := range p.cfg.RuntimeSockets {
+		p.others = append(p.others, newRuntimeWatch(socket, p.wake))
+	}
 	if len(p.cfg.MesosAgents) > 0 {
 		p.mesos = newMesosWatch(p.cfg.MesosAgents, p.wake)
 	}
@@ -224,6 +230,9 @@ func (p *Probe) Run(ctx context.Context) error {
 	}
 	if p.docker != nil {
 		g.Go(func() error { p.docker.run(ctx); return nil })
+	}
+	for _, w := range p.others {
+		g.Go(func() error { w.run(ctx); return nil })
 	}
 	if p.mesos != nil {
 		g.Go(func() error { p.mesos.run(ctx); return nil })
@@ -296,12 +305,15 @@ func (p *Probe) tick(now time.Time, forced bool) {
 		p.next.procs = now.Add(time.Duration(float64(procsEvery) * stretch))
 		p.step("processes", func() error { return p.readProcesses(now) })
 	}
-	var docker map[string]*containerInfo
+	var told []map[string]*containerInfo
 	if p.docker != nil {
-		docker = p.docker.containers()
+		told = append(told, p.docker.containers())
+	}
+	for _, w := range p.others {
+		told = append(told, w.containers())
 	}
 	p.step("containers", func() error {
-		p.pic = p.look(docker)
+		p.pic = p.look(told...)
 		p.setState("containers", "ok", "")
 		return nil
 	})
@@ -494,6 +506,9 @@ func (p *Probe) status() *probev1.Status {
 	p.mu.Unlock()
 	if p.docker != nil {
 		states["docker"] = *p.docker.state.Load()
+	}
+	for _, w := range p.others {
+		states[w.name] = *w.state.Load()
 	}
 	if p.mesos != nil {
 		states["mesos"] = *p.mesos.state.Load()

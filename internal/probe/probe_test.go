@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 // newTestProbe makes a probe of this very host that talks to no monitor.
 func newTestProbe(t *testing.T, change func(*Config)) *Probe {
 	t.Helper()
-	cfg := Config{Monitors: []string{"127.0.0.1:1"}, Hostname: "testhost", DockerSocket: "off", NetSource: "diag", Conntrack: "off"}
+	cfg := Config{Monitors: []string{"127.0.0.1:1"}, Hostname: "testhost", DockerSocket: "off", RuntimeSockets: []string{}, NetSource: "diag", Conntrack: "off"}
 	if change != nil {
 		change(&cfg)
 	}

@@ -49,6 +49,8 @@ type processTable struct {
 	buf      []byte
 	capped   int
 	denied   int
+	// named are containers that can't be told by their cgroup's name, by that cgroup.
+	named map[string]containerRef
 }
 
 func newProcessTable(root string) (*processTable, error) {
@@ -188,7 +190,9 @@ func (t *processTable) place(dir int, name string, p *process) {
 	}
 	if raw, err := t.read(dir, name+"/cgroup"); err == nil {
 		p.cgroups = parseCgroups(string(raw))
-		p.container = containerOf(p.cgroups)
+		if p.container = containerOf(p.cgroups); p.container.id == "" && len(t.named) > 0 {
+			p.container = inNamed(p.cgroups, t.named)
+		}
 	}
 	n, err := unix.Readlinkat(dir, name+"/ns/net", t.buf)
 	if err != nil {

@@ -45,6 +45,7 @@ func (p *Probe) processesOf(e *probev1.Entity) ([]liveProcess, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.named = p.namedContainers()
 	if err := t.scan(time.Now()); err != nil {
 		return nil, err
 	}
