@@ -65,7 +65,7 @@ func newProbeCommand() *cobra.Command {
 			Monitors: in.Monitors, Token: in.Token, TokenFile: string(in.TokenFile), ID: in.ID, Hostname: in.Hostname, Tick: in.Tick,
 			MaxProcesses: in.MaxProcesses, NetSource: in.NetSource, Conntrack: in.Conntrack, DockerSocket: string(in.DockerSocket),
 			RuntimeSockets: in.Runtimes,
-			Kubernetes: in.Kubernetes, KubeConfig: string(in.KubeConfig), KubeLease: in.KubeLease,
+			Kubernetes:     in.Kubernetes, KubeConfig: string(in.KubeConfig), KubeLease: in.KubeLease,
 			PluginsDir: string(in.PluginsDir), PluginsTimeout: in.PluginsWait,
 			MesosAgents: in.MesosAgents, Policy: in.Policy, ProcRoot: string(in.ProcRoot), SysRoot: string(in.SysRoot), CPULimit: in.CPULimit,
 		}
