@@ -92,7 +92,7 @@ func New(cfg Config, deps Deps) (*Monitor, error) {
 			return nil, err
 		}
 	}
-	m.handler = m.routes(console.Handler())
+	m.handler = secure(m.routes(console.Handler()))
 	m.listener = deps.Listener
 	if m.listener == nil {
 		if m.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
