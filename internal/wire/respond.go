@@ -1,13 +1,15 @@
 package wire
 
 import (
-	"compress/gzip"
 	"net/http"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -82,8 +84,38 @@ const gzipFrom = 1024
 // RespondJSON writes the JSON body of a legacy endpoint: wrapped for JSONP when the query has a callback, compressed
 // when the client asks for it and it pays.
 func RespondJSON(w http.ResponseWriter, r *http.Request, body []byte) {
-	media := MediaJSON
-	if callback := jsonpCallback(r); callback != "" {
+	NewBody(body).Respond(w, r)
+}
+
+// Body is the JSON body of a legacy endpoint that several requests may share. It is compressed once.
+type Body struct {
+	JSON []byte
+
+	once   sync.Once
+	zipped []byte
+}
+
+// NewBody is a body. Nobody changes json as long as somebody sends it.
+func NewBody(json []byte) *Body { return &Body{JSON: json} }
+
+// Compress compresses it now, if it pays, so that nobody who asks for it waits for that.
+func (b *Body) Compress() { b.gzip() }
+
+// gzip is the compressed body, or nil where it doesn't pay.
+func (b *Body) gzip() []byte {
+	b.once.Do(func() {
+		if len(b.JSON) >= gzipFrom {
+			b.zipped = compress(b.JSON)
+		}
+	})
+	return b.zipped
+}
+
+// Respond writes it as RespondJSON does.
+func (b *Body) Respond(w http.ResponseWriter, r *http.Request) {
+	media, body := MediaJSON, b.JSON
+	callback := jsonpCallback(r)
+	if callback != "" {
 		if !jsonpName.MatchString(callback) {
 			Error(w, http.StatusBadRequest, "Expecting 'jsonp' to be the name of a function")
 			return
@@ -95,8 +127,15 @@ func RespondJSON(w http.ResponseWriter, r *http.Request, body []byte) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 	}
 	w.Header().Add("Vary", "Accept-Encoding")
-	if len(body) >= gzipFrom && acceptsGzip(r) {
-		if zipped, err := compress(body); err == nil {
+	if AcceptsGzip(r) {
+		var zipped []byte
+		switch {
+		case callback == "":
+			zipped = b.gzip()
+		case len(body) >= gzipFrom:
+			zipped = compress(body)
+		}
+		if zipped != nil {
 			w.Header().Set("Content-Encoding", "gzip")
 			body = zipped
 		}
@@ -118,7 +157,8 @@ func jsonpCallback(r *http.Request) string {
 	return r.URL.Query().Get("jsonp")
 }
 
-func acceptsGzip(r *http.Request) bool {
+// AcceptsGzip reports whether the client takes a compressed answer.
+func AcceptsGzip(r *http.Request) bool {
 	allowed := false
 	for item := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
 		name, params, _ := strings.Cut(item, ";")
@@ -138,18 +178,23 @@ var zippers = sync.Pool{New: func() any {
 	return z
 }}
 
-func compress(body []byte) ([]byte, error) {
+// compressPiece is compressed at a stretch; then the processor is let go of, or who has become ready behind a large body would wait for
+// as long as the runtime lets a goroutine run, 10 ms.
+const compressPiece = 64 << 10
+
+func compress(body []byte) []byte {
 	z := zippers.Get().(*gzip.Writer)
 	defer zippers.Put(z)
-	out := sliceWriter(make([]byte, 0, len(body)/4+64))
+	out := sliceWriter(make([]byte, 0, len(body)/8+64))
 	z.Reset(&out)
-	if _, err := z.Write(body); err != nil {
-		return nil, err
+	for piece := range slices.Chunk(body, compressPiece) {
+		_, _ = z.Write(piece) // into memory
+		if len(body) > compressPiece {
+			runtime.Gosched()
+		}
 	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	return out, nil
+	_ = z.Close()
+	return out
 }
 
 type sliceWriter []byte

@@ -21,20 +21,9 @@ type stateCache struct {
 	mu     sync.Mutex
 	pages  map[ids.Framework]*pageCache
 	agents map[ids.Agent]agentCache
-	bodies map[string]*cachedBody
+	whole  sharedAnswer // the whole state
 	seed   maphash.Seed
 	once   sync.Once
-}
-
-// cachedBody is a whole answer for the version of the snapshot that it was made of, and what to make the next one of.
-type cachedBody struct {
-	making chan struct{} // capacity 1, full while one is made
-
-	mu      sync.Mutex
-	version uint64
-	body    []byte
-	newest  uint64 // version that build is for
-	build   func() []byte
 }
 
 // pageCache is what was made of one framework's page, and the chunks of its task list that outlive the page.
@@ -67,8 +56,8 @@ type agentCache struct {
 	json []byte // the fields, without braces
 }
 
-// chunkMask makes runs of 64 tasks on average.
-const chunkMask = 63
+// chunkMask makes runs of 16 tasks on average.
+const chunkMask = 15
 
 func (c *stateCache) page(f *core.FrameworkPage) *pageCache {
 	c.once.Do(func() { c.seed = maphash.MakeSeed() })
@@ -89,7 +78,8 @@ func (c *stateCache) page(f *core.FrameworkPage) *pageCache {
 func (c *stateCache) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pages, c.bodies, c.agents = nil, nil, nil
+	c.pages, c.agents = nil, nil
+	c.whole.forget()
 }
 
 // keepOnly drops the frameworks that the snapshot doesn't have any more.
@@ -106,56 +96,6 @@ func (c *stateCache) keepOnly(snap *core.Snapshot) {
 			delete(c.agents, id)
 		}
 	}
-}
-
-// body returns the answer of that name for this version of the snapshot or a later one, made by build when it is not there. One
-// answer of a name is made at a time, of the newest version that anybody waits for: however many ask, the rest of the machine
-// stays with the owner, and nobody waits for more than the answer being made and the next one.
-func (c *stateCache) body(name string, version uint64, build func() []byte) []byte {
-	c.mu.Lock()
-	if c.bodies == nil {
-		c.bodies = map[string]*cachedBody{}
-	}
-	b := c.bodies[name]
-	if b == nil {
-		b = &cachedBody{making: make(chan struct{}, 1)}
-		c.bodies[name] = b
-	}
-	c.mu.Unlock()
-	if body := b.wanted(version, build); body != nil {
-		return body
-	}
-	b.making <- struct{}{}
-	defer func() { <-b.making }()
-	b.mu.Lock()
-	if b.body != nil && b.version >= version {
-		defer b.mu.Unlock()
-		return b.body
-	}
-	version, build = b.newest, b.build
-	b.build = nil
-	b.mu.Unlock()
-	body := build()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.version, b.body = version, body
-	if b.newest <= version {
-		b.build = nil // who asked for it gets this one
-	}
-	return body
-}
-
-// wanted returns the answer if it is there, and otherwise notes that this version is wanted.
-func (b *cachedBody) wanted(version uint64, build func() []byte) []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.body != nil && b.version >= version {
-		return b.body
-	}
-	if b.build == nil || b.newest < version {
-		b.newest, b.build = version, build
-	}
-	return nil
 }
 
 // usedBy is what the framework's live tasks and its executors use, by agent.
@@ -255,12 +195,14 @@ func (p *pageCache) remove(list []agentUse) {
 	}
 }
 
-// encode fills chunks, on all processors when there are many.
+// encode fills chunks, when there are many on half of the processors: the other half is the owner's. Between two it lets go of
+// its processor, or who has become ready behind it would wait for as long as the runtime lets a goroutine run, 10 ms.
 func encode(list []*chunk) {
-	workers := min(runtime.GOMAXPROCS(0), len(list)/64)
+	workers := min(runtime.GOMAXPROCS(0)/2, len(list)/64)
 	if workers < 2 {
 		for _, ch := range list {
 			ch.fill()
+			runtime.Gosched()
 		}
 		return
 	}
@@ -274,6 +216,7 @@ func encode(list []*chunk) {
 					return
 				}
 				list[i].fill()
+				runtime.Gosched()
 			}
 		})
 	}

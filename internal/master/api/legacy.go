@@ -36,18 +36,19 @@ func (s *Server) legacyState(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !v.all() {
-		wire.RespondJSON(w, r, v.stateBody())
+		wire.RespondJSON(w, r, v.stateBody(nil))
 		return
 	}
 	s.state.keepOnly(v.snap)
-	wire.RespondJSON(w, r, s.state.body("state", v.snap.Version, v.stateBody))
+	body := s.state.whole.get(v.snap.Version, wire.AcceptsGzip(r), v.stateBody)
+	defer body.release()
+	body.Respond(w, r)
 }
 
-// stateBody writes the whole state (facts 3.5).
-func (v *view) stateBody() []byte {
+// stateBody appends the whole state (facts 3.5).
+func (v *view) stateBody(buf []byte) []byte {
 	s, snap := v.s, v.snap
-	// Where the last body was long, so will this one be.
-	w := &writer{Buf: make([]byte, 0, s.state.lastSize("state")+4096)}
+	w := &writer{Buf: buf}
 	w.BeginObject()
 	writeVersion(w)
 	w.Key("start_time").Float(seconds(snap.StartTime))
@@ -97,6 +98,7 @@ func (v *view) stateBody() []byte {
 		w.Key("flags")
 		s.writeFlags(w)
 	}
+	n := 0
 	w.Key("slaves").BeginArray()
 	snap.Agents.Scan(func(_ ids.Agent, a *core.AgentPage) bool {
 		w.BeginObject()
@@ -106,6 +108,9 @@ func (v *view) stateBody() []byte {
 			v.agent(w, a)
 		}
 		w.EndObject()
+		if n++; n%64 == 0 {
+			runtime.Gosched() // as encode does
+		}
 		return true
 	})
 	w.EndArray()
@@ -122,19 +127,6 @@ func (v *view) stateBody() []byte {
 	w.EndArray()
 	w.EndObject()
 	return w.Buf
-}
-
-// lastSize is the length of the last body of that name.
-func (c *stateCache) lastSize(name string) int {
-	c.mu.Lock()
-	b := c.bodies[name]
-	c.mu.Unlock()
-	if b == nil {
-		return 0
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.body)
 }
 
 func (v *view) recoveredAgents(w *writer, only string) {

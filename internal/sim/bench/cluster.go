@@ -134,7 +134,7 @@ func (b *Bench) state(ctx context.Context, address string, tasks int) error {
 	var times []float64
 	size := int64(0)
 	for range 7 {
-		took, n, err := fetch(ctx, "http://"+address+"/state")
+		took, n, err := fetch(ctx, "http://"+address+"/state", false)
 		if err != nil {
 			return err
 		}
@@ -149,13 +149,16 @@ func (b *Bench) state(ctx context.Context, address string, tasks int) error {
 	return nil
 }
 
-// fetch reads a whole body.
-func fetch(ctx context.Context, url string) (time.Duration, int64, error) {
+// fetch reads a whole body. A packed one is left compressed.
+func fetch(ctx context.Context, url string, packed bool) (time.Duration, int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, 0, err
+	}
+	if packed {
+		req.Header.Set("Accept-Encoding", "gzip")
 	}
 	start := time.Now()
 	resp, err := http.DefaultClient.Do(req)

@@ -15,7 +15,8 @@ type PollOptions struct {
 	ReadyFile string
 }
 
-// Poll runs such clients until ctx is done. It is ready when each has read one answer.
+// Poll runs such clients until ctx is done. They take compressed answers and do not unpack them: on the machines of real clients
+// that would take nothing from the master. It is ready when each has read one answer.
 func Poll(ctx context.Context, o PollOptions, ready func() error) error {
 	if o.Clients <= 0 || o.Every <= 0 {
 		return fmt.Errorf("%d clients that poll every %v", o.Clients, o.Every)
@@ -36,7 +37,7 @@ func Poll(ctx context.Context, o PollOptions, ready func() error) error {
 			tick := time.NewTicker(o.Every)
 			defer tick.Stop()
 			for {
-				if _, _, err := fetch(ctx, o.URL); err != nil {
+				if _, _, err := fetch(ctx, o.URL, true); err != nil {
 					if ctx.Err() == nil {
 						failed <- err
 					}
