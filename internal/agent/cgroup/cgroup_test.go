@@ -76,6 +76,9 @@ func TestFakeV2(t *testing.T) {
 	if err := os.MkdirAll(g.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(mnt, "mesos", "memory.low"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	files := map[string]string{"cpu.weight": "", "cpu.max": "", "memory.low": "", "memory.max": "max", "pids.max": ""}
 	for f, v := range files {
 		if err := os.WriteFile(filepath.Join(g.dir, f), []byte(v), 0o644); err != nil {

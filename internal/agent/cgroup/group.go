@@ -90,6 +90,9 @@ func (m *Manager) Create(l Limits, parts ...string) (*Group, error) {
 	if err == nil {
 		err = g.setOptional(l)
 	}
+	if err == nil && len(parts) == 1 {
+		err = m.protect()
+	}
 	if err != nil {
 		return nil, errors.Join(err, g.rmdirs())
 	}
@@ -149,7 +152,12 @@ func (g *Group) Exists() bool {
 }
 
 // Set changes the limits of a running container. The memory limit only rises: to lower it would kill what runs.
-func (g *Group) Set(l Limits) error { return g.set(l, false) }
+func (g *Group) Set(l Limits) error {
+	if err := g.set(l, false); err != nil {
+		return err
+	}
+	return g.m.protect()
+}
 
 func (g *Group) set(l Limits, fresh bool) error {
 	if g.dir != "" {
@@ -400,7 +408,14 @@ func (g *Group) freeze(on bool) bool {
 }
 
 // Remove removes the group once it is empty, and what is below it.
-func (g *Group) Remove() error { return g.rmdirs() }
+func (g *Group) Remove() error {
+	if err := g.rmdirs(); err != nil {
+		return err
+	}
+	// What it protected is nobody's; the next group makes good for an error here.
+	_ = g.m.protect()
+	return nil
+}
 
 func (g *Group) rmdirs() error {
 	var errs []error

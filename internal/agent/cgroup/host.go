@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -132,6 +133,8 @@ type Manager struct {
 	cfg  Config
 	oom  *oomWatcher
 	home map[string]string // v1 hierarchy -> the agent's own group in it
+
+	protecting sync.Mutex
 }
 
 // New prepares the root in every hierarchy. Without the right to, the error says so, and containers run without groups.
@@ -156,12 +159,16 @@ func New(h *Host, cfg Config) (_ *Manager, err error) {
 		if err := os.MkdirAll(root, 0o755); err != nil {
 			return nil, fmt.Errorf("make the root cgroup: %w", err)
 		}
-		for dir := h.V2; ; dir = filepath.Join(dir, strings.SplitN(strings.TrimPrefix(root, dir+"/"), "/", 2)[0]) {
-			if err := m.enable(dir); err != nil {
-				return nil, err
+		for _, dir := range m.levels() {
+			err := m.enable(dir)
+			if dir == h.V2 && errors.Is(err, unix.EBUSY) {
+				// What we see as the root is a group with processes in it, ours among them: we are in a container.
+				if err = m.makeRoom(); err == nil {
+					err = m.enable(dir)
+				}
 			}
-			if dir == root {
-				break
+			if err != nil {
+				return nil, err
 			}
 		}
 		if m.oom, err = newOOMWatcher(); err != nil {
@@ -233,26 +240,6 @@ func (m *Manager) Close() {
 	for _, base := range m.bases() {
 		_ = syscall.Rmdir(filepath.Join(base, m.cfg.Root)) // not empty: in use
 	}
-}
-
-// enable lets the children of a v2 group have what controllers it can give them.
-func (m *Manager) enable(dir string) error {
-	wanted := []string{"cpu", "memory", "pids"}
-	if m.Has("blkio") {
-		wanted = append(wanted, "io")
-	}
-	if m.Has("cpuset") {
-		wanted = append(wanted, "cpuset")
-	}
-	for _, c := range wanted {
-		if !slices.Contains(m.host.V2Controllers, c) {
-			continue
-		}
-		if err := write(dir, "cgroup.subtree_control", "+"+c); err != nil {
-			return fmt.Errorf("enable controller %s below %s: %w", c, dir, err)
-		}
-	}
-	return nil
 }
 
 // bases gives the v1 hierarchies, each once (cpu and cpuacct are often one).

@@ -1,0 +1,112 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// levels are the directories from the unified hierarchy's mount point down to the root of the containers' groups.
+func (m *Manager) levels() []string {
+	out := []string{m.host.V2}
+	for _, part := range strings.Split(m.cfg.Root, "/") {
+		out = append(out, filepath.Join(out[len(out)-1], part))
+	}
+	return out
+}
+
+// enable lets the children of a v2 group have what controllers it can give them.
+func (m *Manager) enable(dir string) error {
+	wanted := []string{"cpu", "memory", "pids"}
+	if m.Has("blkio") {
+		wanted = append(wanted, "io")
+	}
+	if m.Has("cpuset") {
+		wanted = append(wanted, "cpuset")
+	}
+	for _, c := range wanted {
+		if !slices.Contains(m.host.V2Controllers, c) {
+			continue
+		}
+		if err := write(dir, "cgroup.subtree_control", "+"+c); err != nil {
+			return fmt.Errorf("enable controller %s below %s: %w", c, dir, err)
+		}
+	}
+	return nil
+}
+
+// makeRoom takes the processes out of the group that is the root to us and puts them into one below it: a group that has
+// processes can't have its controllers in those below it. Only in a cgroup namespace does the root hold any that matter.
+func (m *Manager) makeRoom() error {
+	dir := filepath.Join(m.host.V2, strings.SplitN(m.cfg.Root, "/", 2)[0]+"_agent") // Mesos' name of it
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make a cgroup for the agent itself: %w", err)
+	}
+	const rounds = 100 // processes fork meanwhile
+	for range rounds {
+		b, err := os.ReadFile(filepath.Join(m.host.V2, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		pids := strings.Fields(string(b))
+		if len(pids) == 0 {
+			return nil
+		}
+		for _, pid := range pids {
+			if pid == "0" {
+				return fmt.Errorf("a process that is not visible here is in the cgroup %s: limits can't be given below it", m.host.V2)
+			}
+			if err := write(dir, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("move process %s to the cgroup %s: %w", pid, dir, err)
+			}
+		}
+	}
+	return fmt.Errorf("processes keep coming into the cgroup %s", m.host.V2)
+}
+
+// protect lets the root keep from reclaim what its groups are to keep together: to the kernel a group's protection is a share of
+// its parent's, and without one there the containers' soft limits would be words. More than the sum must not be said, or all that
+// they use would be kept.
+func (m *Manager) protect() error {
+	if m.host.V2 == "" || !m.Has("memory") {
+		return nil
+	}
+	m.protecting.Lock()
+	defer m.protecting.Unlock()
+	root := filepath.Join(m.host.V2, m.cfg.Root)
+	es, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	var sum uint64
+	for _, e := range es {
+		if !e.IsDir() {
+			continue
+		}
+		low, err := readUint(filepath.Join(root, e.Name()), "memory.low")
+		if err != nil {
+			continue // it has just gone
+		}
+		if sum += low; sum < low {
+			sum = math.MaxUint64
+		}
+	}
+	value := strconv.FormatUint(sum, 10)
+	if sum == math.MaxUint64 {
+		value = "max"
+	}
+	for _, dir := range m.levels()[1:] {
+		if err := write(dir, "memory.low", value); err != nil {
+			return fmt.Errorf("protect the containers' memory: %w", err)
+		}
+	}
+	return nil
+}
