@@ -88,6 +88,8 @@ type Containers struct {
 	PidsLimit        int           `flag:"cgroups_pids_limit" env:"-" default:"0" help:"Processes and threads that a container may have; 0: the built-in limit."`
 	EnforceDiskQuota bool          `flag:"enforce_container_disk_quota" default:"false" help:"End containers that use more disk than they have."`
 	DiskInterval     time.Duration `flag:"container_disk_watch_interval" default:"15secs" help:"How often the disk usage of containers is measured."`
+	XFSProjectRange  string        `flag:"xfs_project_range" default:"[5000-10000]" help:"Numbers of projects that the isolation disk/xfs gives to sandboxes and persistent volumes."`
+	XFSKill          bool          `flag:"xfs_kill_containers" default:"false" help:"End a container that uses more disk than it has, with the isolation disk/xfs and --enforce_container_disk_quota; otherwise it can only write no more."`
 	FetcherCacheSize config.Bytes  `flag:"fetcher_cache_size" default:"2GB" help:"Size of the cache of fetched URIs."`
 	FetcherCacheDir  string        `flag:"fetcher_cache_dir" help:"Directory of that cache. Unset: <work_dir>/fetch."`
 	FetcherStall     time.Duration `flag:"fetcher_stall_timeout" default:"1mins" help:"How long a download may stand still."`

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/native"
+	"github.com/orchestrator/orchestrator/internal/agent/projectquota"
 	"github.com/orchestrator/orchestrator/internal/config"
 	"github.com/orchestrator/orchestrator/internal/resources"
 	"github.com/orchestrator/orchestrator/internal/wire/mesosjson"
@@ -92,6 +94,8 @@ func (c *Config) confinement() (confine.Host, error) {
 	p.Check("default_container_dns", err)
 	_, err = c.defaultContainer()
 	p.Check("default_container_info", err)
+	_, err = c.projects()
+	p.Check("xfs_project_range", err)
 	_, err = c.ports()
 	p.Check("container_ports_isolated_range", err)
 	if c.PortsInterval <= 0 {
@@ -118,6 +122,22 @@ func (c *Config) defaultContainer() (*mesosv1.ContainerInfo, error) {
 		err = fmt.Errorf("its type must be MESOS")
 	}
 	return m, err
+}
+
+// projects are the ranges of --xfs_project_range.
+func (c *Config) projects() ([]projectquota.Range, error) {
+	r, err := resources.Parse("ports:"+c.XFSProjectRange, "*") // any resource that is ranges
+	if err != nil {
+		return nil, err
+	}
+	var out []projectquota.Range
+	for _, x := range r.Ports() {
+		if x.Begin == 0 || x.End >= math.MaxUint32 { // that one means none
+			return nil, fmt.Errorf("%d-%d: numbers of projects go from 1 to %d", x.Begin, x.End, uint32(math.MaxUint32-1))
+		}
+		out = append(out, projectquota.Range{First: uint32(x.Begin), Last: uint32(x.End)})
+	}
+	return out, nil
 }
 
 // ports are the settings of the isolation network/ports.

@@ -49,6 +49,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		"--executor_reregistration_timeout=1mins": "executor_reregistration_timeout", "--authenticate_http_executors": "jwt_secret_key",
 		"--reconfiguration_policy=none": "reconfiguration_policy", "--executor_environment_variables=[1]": "executor_environment_variables",
 		"--logging_level=LOUD": "logging_level", "--executor_registration_timeout=0secs": "executor_registration_timeout", "--mastr=x": "mastr",
+		"--xfs_project_range=[0-5]": "xfs_project_range", "--xfs_project_range=5-": "xfs_project_range",
 	} {
 		if _, err := parse(t, "--master=a:1", args); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", args, err)

@@ -35,6 +35,10 @@ func (a *Agent) openContainerizers() error {
 	if err != nil {
 		return err
 	}
+	projects, err := c.projects()
+	if err != nil {
+		return err
+	}
 	policy := c.policy()
 	runtime, err := c.ociRuntime()
 	if err != nil {
@@ -56,6 +60,7 @@ func (a *Agent) openContainerizers() error {
 			Confine: host, SeccompDir: string(c.SeccompDir), Networks: c.networks(), Ports: ports,
 			NoSwitchUser: !c.SwitchUser, LogMaxBytes: int64(c.LogMax), LogKeep: c.LogKeep, RecoveryTimeout: c.RecoveryTimeout,
 			ShutdownGrace: c.ShutdownGrace, EnforceDiskQuota: c.EnforceDiskQuota, DiskInterval: c.DiskInterval, OCIRuntime: runtime,
+			Projects: projects, KillOverQuota: c.XFSKill,
 		},
 		deps,
 	)

@@ -229,6 +229,9 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 	if err != nil {
 		return nil, err
 	}
+	if err := c.takeQuota(ct); err != nil {
+		return nil, err
+	}
 	if err := c.fetch(ctx, ct, who); err != nil {
 		return nil, err
 	}
@@ -387,6 +390,9 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 	}
 	vols, err := c.volumesOf(cfg, up)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := c.limitVolumes(cfg.Resources, who); err != nil {
 		return nil, nil, err
 	}
 	mountNS := c.iso.mount && !joinsMount
@@ -562,6 +568,9 @@ func (c *Containerizer) Update(_ context.Context, id ids.Container, res []*mesos
 	}
 	if isRunning {
 		if err := c.linkNewVolumes(ct, vols); err != nil {
+			return err
+		}
+		if err := c.renewQuota(ct, res); err != nil {
 			return err
 		}
 		if err := spec.Write(ct.dir, configFile, r); err != nil {

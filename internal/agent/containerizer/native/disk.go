@@ -18,7 +18,8 @@ type diskWatcher struct{ c *Containerizer }
 func newDiskWatcher(c *Containerizer) *diskWatcher { return &diskWatcher{c} }
 
 func (d *diskWatcher) run(ctx context.Context) {
-	if !d.c.iso.disk {
+	// Without that flag a file system with quotas needs nobody to watch it.
+	if !d.c.iso.disk && (d.c.iso.quota == nil || !d.c.enforcesQuota() || !d.c.cfg.KillOverQuota) {
 		return
 	}
 	t := time.NewTicker(d.c.cfg.DiskInterval)
@@ -45,6 +46,10 @@ func (d *diskWatcher) round(ctx context.Context) {
 	}
 	c.mu.Unlock()
 	for _, ct := range cts {
+		if c.iso.quota != nil {
+			c.watchQuota(ct)
+			continue
+		}
 		used, err := diskUsage(ctx, ct.cfg.Directory)
 		if err != nil {
 			continue // stopping, or the sandbox has just gone

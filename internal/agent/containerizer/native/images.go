@@ -150,7 +150,7 @@ func (c *Containerizer) makeScratch(ct *container, part string) (string, error) 
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return "", fmt.Errorf("make the container's own layer: %w", err)
 	}
-	return dir, nil
+	return dir, c.shareQuota(ct, dir)
 }
 
 // dropImages gives up a container's images and deletes what it wrote into them.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
+	"github.com/orchestrator/orchestrator/internal/agent/projectquota"
 )
 
 // isolation is what containers here get.
@@ -24,7 +25,14 @@ type isolation struct {
 	pid     bool // a PID namespace each
 	mount   bool // a mount namespace where volumes or a PID namespace ask for it
 	disk    bool
+	quota   *projectquota.Store // of disk/xfs; nil: disk use is not the file system's business
 }
+
+// The two ways to know what a container has on disk: to add it up, or to let the file system keep account.
+const (
+	isolateDisk  = "disk/du"
+	isolateQuota = "disk/xfs"
+)
 
 // isolatePorts looks at who listens on which port.
 const isolatePorts = "network/ports"
@@ -48,7 +56,7 @@ var aliases = map[string][]string{
 var known = map[string]bool{
 	"posix/cpu": false, "posix/mem": false, "posix/rlimits": false, "filesystem/posix": false, "filesystem/linux": true,
 	"cgroups/all": true, "cgroups/cpu": true, "cgroups/mem": true, "cgroups/pids": true, "namespaces/pid": true,
-	"namespaces/ipc": true, "disk/du": false, "volume/sandbox_path": false, "volume/host_path": true, "linux/nnp": false,
+	"namespaces/ipc": true, isolateDisk: false, isolateQuota: true, "volume/sandbox_path": false, "volume/host_path": true, "linux/nnp": false,
 	"environment_secret": false, "linux/capabilities": true, "linux/seccomp": true, "linux/devices": true, "cgroups/devices": true,
 	"cgroups/blkio": true, "cgroups/cpuset": true, "network/cni": true, isolatePorts: true, "volume/secret": true,
 }
@@ -76,6 +84,9 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 			want = append(want, f)
 		}
 		want = append(want, "volume/sandbox_path", "posix/rlimits") // always on, as in Mesos
+	}
+	if slices.Contains(want, isolateDisk) && slices.Contains(want, isolateQuota) {
+		return iso, nil, fmt.Errorf("isolation: %s and %s are two ways to the same end: name one of them", isolateDisk, isolateQuota)
 	}
 	var groups *cgroup.Manager
 	var groupsErr error
@@ -119,6 +130,8 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 			}
 		case known[w] && !iso.root:
 			why = fmt.Errorf("the agent does not run as root")
+		case w == isolateQuota:
+			iso.quota, why = projectquota.Open(cfg.WorkDir, cfg.Projects)
 		}
 		if why != nil {
 			if !auto {
@@ -133,7 +146,7 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 		switch w {
 		case "namespaces/pid":
 			iso.pid = true
-		case "disk/du":
+		case isolateDisk:
 			iso.disk = true
 		}
 	}

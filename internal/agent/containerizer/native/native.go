@@ -24,6 +24,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/network"
+	"github.com/orchestrator/orchestrator/internal/agent/projectquota"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -62,6 +63,10 @@ type Config struct {
 	EnforceDiskQuota bool
 	// DiskInterval is how often disk usage is measured [container_disk_watch_interval]; 0: 15 s.
 	DiskInterval time.Duration
+	// Projects and KillOverQuota are about the isolator disk/xfs: the numbers of projects that are ours to give [xfs_project_range],
+	// and whether a container that uses more than it has ends, instead of only writing no more [xfs_kill_containers].
+	Projects      []projectquota.Range
+	KillOverQuota bool
 	// OCIRuntime is the program that makes containers with an image [oci_runtime]; empty: the helper does it.
 	OCIRuntime string
 	// MaxLaunches bounds the launches under way at one time; 0: 64.
@@ -220,6 +225,9 @@ func (c *Containerizer) Close() {
 	}
 	if c.groups != nil {
 		c.groups.Close()
+	}
+	if c.iso.quota != nil {
+		c.iso.quota.Close()
 	}
 }
 

@@ -22,6 +22,7 @@ func (c *Containerizer) Usage(id ids.Container) (*mesosv1.ResourceStatistics, er
 	group, own, h, networked := ct.group, ct.ownGroup, ct.helper, ct.joined != nil
 	l := limitsOf(ct.cfg.Resources, ct.cfg.Limits)
 	disk, quota := ct.diskUsed, diskQuota(ct.cfg.Resources)
+	res := ct.cfg.Resources
 	c.mu.Unlock()
 	now := time.Now()
 	var s *mesosv1.ResourceStatistics
@@ -47,7 +48,9 @@ func (c *Containerizer) Usage(id ids.Container) (*mesosv1.ResourceStatistics, er
 			sumInterfaces(string(b), s)
 		}
 	}
-	if c.iso.disk {
+	if _, nested := parent(id); c.iso.quota != nil && !nested {
+		c.quotaUsage(ct, res, s)
+	} else if c.iso.disk {
 		s.DiskUsedBytes = ptr(disk)
 		if quota > 0 {
 			s.DiskLimitBytes = ptr(quota)
