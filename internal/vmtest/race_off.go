@@ -1,0 +1,6 @@
+//go:build !race
+
+package vmtest
+
+// race says that tests in the machine do not look for races.
+const race = false

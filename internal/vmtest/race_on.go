@@ -1,0 +1,6 @@
+//go:build race
+
+package vmtest
+
+// race says that tests in the machine look for races because those out here do: their binaries are the same then.
+const race = true
