@@ -291,6 +291,9 @@ func (a *Agent) identify() error {
 	} else if a.host, err = readHost(a.cfg.WorkDir); err != nil {
 		return err
 	}
+	if err := a.host.countGPUs(&a.cfg); err != nil {
+		return err
+	}
 	a.info, err = a.describe(a.cfg)
 	return err
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +42,10 @@ type Confinement struct {
 	PortsInterval time.Duration `flag:"container_ports_watch_interval" default:"30secs" help:"How often the isolation network/ports looks at who listens."`
 	PortsOwnOnly  bool          `flag:"check_agent_port_range_only" default:"false" help:"Let network/ports look at the ports only that this agent offers."`
 	PortsRange    string        `flag:"container_ports_isolated_range" help:"Let network/ports look at these ports only, such as [0-35000]. Not together with --check_agent_port_range_only."`
+
+	UserRange string `flag:"user_namespace_range" env:"-" default:"[1879048192-2147483647]" help:"Host ids of users that are nobody's but this agent's containers': the isolation namespaces/user gives each 65536 of them. Agents of one host need ranges of their own."`
+
+	GPUDevices string `flag:"nvidia_gpu_devices" help:"Numbers of the GPUs that may be used, separated by commas: N is /dev/nvidiaN. Unset: all that are there. Needs the isolation gpu/nvidia."`
 
 	MetricsLimit  int      `flag:"container_metrics_limit" env:"-" default:"200" help:"Running containers that Prometheus is told of one by one. 0: none."`
 	HostVolumes   []string `flag:"allowed_host_volumes" env:"-" help:"The only directories of the host that volumes may come from; no symbolic link leads out of them. none: no volumes from the host. Unset: any path."`
@@ -96,6 +101,10 @@ func (c *Config) confinement() (confine.Host, error) {
 	p.Check("default_container_info", err)
 	_, err = c.projects()
 	p.Check("xfs_project_range", err)
+	_, err = c.userRange()
+	p.Check("user_namespace_range", err)
+	_, err = c.gpus()
+	p.Check("nvidia_gpu_devices", err)
 	_, err = c.ports()
 	p.Check("container_ports_isolated_range", err)
 	if c.PortsInterval <= 0 {
@@ -138,6 +147,42 @@ func (c *Config) projects() ([]projectquota.Range, error) {
 		out = append(out, projectquota.Range{First: uint32(x.Begin), Last: uint32(x.End)})
 	}
 	return out, nil
+}
+
+// gpus is --nvidia_gpu_devices.
+func (c *Config) gpus() (g native.GPUConfig, err error) {
+	if strings.TrimSpace(c.GPUDevices) == "" {
+		return g, nil
+	}
+	if !c.isolates(confine.IsolateGPU) {
+		return g, fmt.Errorf("it needs the isolation %s: name it in --isolation", confine.IsolateGPU)
+	}
+	for f := range strings.SplitSeq(c.GPUDevices, ",") {
+		n, err := strconv.ParseUint(strings.TrimSpace(f), 10, 8)
+		if err != nil {
+			return g, fmt.Errorf("%q is not the number of a GPU: give numbers separated by commas, such as 0,1", f)
+		}
+		g.Only = append(g.Only, uint32(n))
+	}
+	return g, nil
+}
+
+// isolates reports whether --isolation names an isolator.
+func (c *Config) isolates(name string) bool {
+	for f := range strings.SplitSeq(c.Isolation, ",") {
+		if strings.TrimSpace(f) == name {
+			return true
+		}
+	}
+	return false
+}
+
+// userRange is --user_namespace_range.
+func (c *Config) userRange() (r native.UserRange, err error) {
+	if _, err := fmt.Sscanf(c.UserRange, "[%d-%d]", &r.First, &r.Last); err != nil {
+		return r, fmt.Errorf("%q is not of the form [1000000-1999999]", c.UserRange)
+	}
+	return r, r.Validate()
 }
 
 // ports are the settings of the isolation network/ports.

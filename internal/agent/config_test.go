@@ -2,6 +2,7 @@ package agent
 
 import (
 	"math"
+	"os"
 	"strings"
 	"testing"
 
@@ -64,10 +65,12 @@ func TestDefaultResources(t *testing.T) {
 		host host
 		want string
 	}{
-		{"", host{4, 8192, 102_400}, "cpus:4; mem:7168; disk:97280; ports:[31000-32000]"},
-		{"", host{1, 1500, 8000}, "cpus:1; mem:750; disk:4000; ports:[31000-32000]"},
-		{"cpus:2;mem(db):512", host{4, 8192, 102_400}, "cpus:2; mem(db):512; disk:97280; ports:[31000-32000]"},
-		{"cpus:1;mem:1;disk:1;ports:[1-2];gpus:2", host{4, 8192, 102_400}, "cpus:1; mem:1; disk:1; ports:[1-2]; gpus:2"},
+		{"", host{cpus: 4, memMB: 8192, diskMB: 102_400}, "cpus:4; mem:7168; disk:97280; ports:[31000-32000]"},
+		{"", host{cpus: 1, memMB: 1500, diskMB: 8000}, "cpus:1; mem:750; disk:4000; ports:[31000-32000]"},
+		{"cpus:2;mem(db):512", host{cpus: 4, memMB: 8192, diskMB: 102_400}, "cpus:2; mem(db):512; disk:97280; ports:[31000-32000]"},
+		{"cpus:1;mem:1;disk:1;ports:[1-2];gpus:2", host{cpus: 4, memMB: 8192, diskMB: 102_400}, "cpus:1; mem:1; disk:1; ports:[1-2]; gpus:2"},
+		{"cpus:1;mem:1;disk:1;ports:[1-2]", host{gpus: 3, isGPU: true}, "cpus:1; mem:1; disk:1; ports:[1-2]; gpus:3"},
+		{"cpus:1;mem:1;disk:1;ports:[1-2];gpus(ml):2", host{gpus: 3, isGPU: true}, "cpus:1; mem:1; disk:1; ports:[1-2]; gpus(ml):2"},
 	} {
 		got, err := configuredResources(c.flag, c.host)
 		if err != nil {
@@ -77,6 +80,24 @@ func TestDefaultResources(t *testing.T) {
 		if want := resources.MustParse(c.want); !got.Equal(want) {
 			t.Errorf("%q on %+v: %s, want %s", c.flag, c.host, got, want)
 		}
+	}
+	if _, err := configuredResources("gpus:4", host{cpus: 1, memMB: 1, diskMB: 1, gpus: 3, isGPU: true}); err == nil || !strings.Contains(err.Error(), "gpus:4 are to be offered, and 3 are here") {
+		t.Errorf("more GPUs than there are: %v", err)
+	}
+	none := Config{}
+	none.Isolation = "gpu/nvidia,cgroups/cpu"
+	if err := new(host).countGPUs(&none); err == nil || !strings.Contains(err.Error(), "no NVIDIA GPU") {
+		if _, serr := os.Stat("/dev/nvidia0"); serr != nil { // else this host has one
+			t.Errorf("a host without GPUs: %v", err)
+		}
+	}
+	none.Isolation, none.GPUDevices = "", "0"
+	if _, err := none.gpus(); err == nil || !strings.Contains(err.Error(), "needs the isolation gpu/nvidia") {
+		t.Errorf("--nvidia_gpu_devices without the isolation: %v", err)
+	}
+	none.Isolation, none.GPUDevices = "gpu/nvidia", "0,x"
+	if _, err := none.gpus(); err == nil || !strings.Contains(err.Error(), `"x" is not the number of a GPU`) {
+		t.Errorf("a GPU x: %v", err)
 	}
 }
 

@@ -39,6 +39,14 @@ func (a *Agent) openContainerizers() error {
 	if err != nil {
 		return err
 	}
+	users, err := c.userRange()
+	if err != nil {
+		return err
+	}
+	gpus, err := c.gpus()
+	if err != nil {
+		return err
+	}
 	policy := c.policy()
 	runtime, err := c.ociRuntime()
 	if err != nil {
@@ -57,7 +65,7 @@ func (a *Agent) openContainerizers() error {
 		native.Config{
 			WorkDir: c.WorkDir, RuntimeDir: c.RuntimeDir, LinkSocket: socket, Isolation: c.Isolation,
 			Cgroups: cgroup.Config{Root: c.CgroupsRoot, EnableCFS: c.CgroupsCFS, LimitSwap: c.CgroupsSwap, PIDs: c.PidsLimit, CPUs: c.CPUSetCPUs, Mems: c.CPUSetMems},
-			Confine: host, SeccompDir: string(c.SeccompDir), Networks: c.networks(), Ports: ports,
+			Confine: host, SeccompDir: string(c.SeccompDir), Networks: c.networks(), Ports: ports, Users: users, GPUs: gpus,
 			NoSwitchUser: !c.SwitchUser, LogMaxBytes: int64(c.LogMax), LogKeep: c.LogKeep, RecoveryTimeout: c.RecoveryTimeout,
 			ShutdownGrace: c.ShutdownGrace, EnforceDiskQuota: c.EnforceDiskQuota, DiskInterval: c.DiskInterval, OCIRuntime: runtime,
 			Projects: projects, KillOverQuota: c.XFSKill,

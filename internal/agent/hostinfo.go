@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/confine"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/native"
 	"github.com/orchestrator/orchestrator/internal/resources"
 )
 
@@ -23,6 +25,9 @@ type host struct {
 	cpus   float64
 	memMB  float64
 	diskMB float64
+	// gpus are those that containers can be given, with the isolation gpu/nvidia.
+	gpus  float64
+	isGPU bool // there is that isolation: what --resources says of them is judged
 }
 
 // What is left to the host (Mesos: slave/constants.hpp, DEFAULT_MEM and DEFAULT_DISK; facts 6).
@@ -45,6 +50,23 @@ func readHost(workDir string) (host, error) {
 	}
 	h.diskMB = math.Floor(float64(fs.Blocks) * float64(fs.Bsize) / (1 << 20))
 	return h, nil
+}
+
+// countGPUs adds the GPUs that the isolation gpu/nvidia can give.
+func (h *host) countGPUs(c *Config) error {
+	if h.isGPU = c.isolates(confine.IsolateGPU); !h.isGPU {
+		return nil
+	}
+	cfg, err := c.gpus()
+	if err != nil {
+		return err
+	}
+	found, err := native.FindGPUs(cfg)
+	h.gpus = float64(len(found))
+	if err != nil {
+		return fmt.Errorf("isolation %s: %w", confine.IsolateGPU, err)
+	}
+	return nil
 }
 
 func memoryMB(path string) (float64, error) {
@@ -96,6 +118,13 @@ func configuredResources(text string, h host) (resources.Resources, error) {
 		if !named[d.name] {
 			more = append(more, fmt.Sprintf("%s:%g", d.name, d.value))
 		}
+	}
+	if named["gpus"] {
+		if want := float64(r.Quantity(resources.GPUs)) / float64(resources.Unit); h.isGPU && want > h.gpus {
+			return r, fmt.Errorf("gpus:%g are to be offered, and %g are here or among --nvidia_gpu_devices", want, h.gpus)
+		}
+	} else if h.gpus > 0 {
+		more = append(more, fmt.Sprintf("gpus:%g", h.gpus))
 	}
 	if !named["ports"] {
 		more = append(more, "ports:"+defaultPorts)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 )
 
@@ -59,6 +60,8 @@ func (p *Policy) Check(info *mesosv1.ContainerInfo, nested bool) error {
 			return errors.New("this agent refuses containers in the host's PID namespace (--refuse_privileged)")
 		case li.GetIpcMode() == mesosv1.LinuxInfo_SHARE_PARENT && !nested:
 			return errors.New("this agent refuses containers in the host's IPC namespace (--refuse_privileged)")
+		case !docker && confine.HostUsers(info):
+			return errors.New("this agent refuses containers with the host's users (--refuse_privileged)")
 		case li.GetSeccomp().GetUnconfined():
 			return errors.New("this agent refuses containers without a seccomp profile (--refuse_privileged)")
 		}

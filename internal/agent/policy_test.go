@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 )
@@ -66,6 +68,9 @@ func TestPolicy(t *testing.T) {
 		{name: "host ipc", policy: privileged, info: li(&mesosv1.LinuxInfo{IpcMode: mesosv1.LinuxInfo_SHARE_PARENT.Enum()}), err: "IPC"},
 		{name: "parent's pid", policy: privileged, info: li(&mesosv1.LinuxInfo{SharePidNamespace: &yes}), nested: true},
 		{name: "unconfined", policy: privileged, info: li(&mesosv1.LinuxInfo{Seccomp: &mesosv1.SeccompInfo{Unconfined: &yes}}), err: "seccomp"},
+		{name: "host users", policy: privileged, info: &mesosv1.ContainerInfo{
+			Type: mesosv1.ContainerInfo_MESOS.Enum(), Docker: &mesosv1.ContainerInfo_DockerInfo{Parameters: []*mesosv1.Parameter{{Key: proto.String("userns"), Value: proto.String("host")}}},
+		}, err: "users"},
 		{name: "--pid", policy: privileged, info: param("pid", "host"), err: "isolation"},
 		{name: "--cap-add", policy: privileged, info: param("cap-add", "ALL"), err: "isolation"},
 		{name: "--security-opt", policy: privileged, info: param("security-opt", "seccomp=unconfined"), err: "isolation"},

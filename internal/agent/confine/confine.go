@@ -20,6 +20,7 @@ const (
 	IsolatePID          = "namespaces/pid"
 	IsolateIPC          = "namespaces/ipc"
 	IsolateCNI          = "network/cni"
+	IsolateUser         = "namespaces/user"
 )
 
 // Host is what is the same for every container of an agent: its flags and what its host gives.
@@ -78,6 +79,8 @@ type Settings struct {
 	Rlimits []Rlimit
 
 	PID, IPC, UTS, Network Namespace
+	// Users is where the processes' users are: New or Parents, or Agents: they are the host's.
+	Users Namespace
 	// Hostname, in a UTS namespace of its own; empty: the host's.
 	Hostname string
 	// Networks are the container networks to join, in order, when Network is New.
@@ -153,7 +156,7 @@ func Of(h *Host, cfg, parent *containerizer.Config) (*Settings, error) {
 		return nil, err
 	}
 	if inside {
-		s.PID, s.IPC, s.UTS, s.Network = Parents, Parents, Parents, Parents
+		s.PID, s.IPC, s.UTS, s.Network, s.Users = Parents, Parents, Parents, Parents, Parents
 		return s, nil
 	}
 	if err := s.namespaces(h, info, parent != nil); err != nil {
@@ -178,7 +181,10 @@ func (s *Settings) namespaces(h *Host, info *mesosv1.ContainerInfo, nested bool)
 	if nested {
 		other = Parents
 	}
-	s.PID, s.IPC, s.UTS, s.Network = other, other, other, other
+	s.PID, s.IPC, s.UTS, s.Network, s.Users = other, other, other, other, other
+	if h.Isolators[IsolateUser] && !nested && !HostUsers(info) {
+		s.Users = New
+	}
 	if !h.Root {
 		switch {
 		case info.GetHostname() != "":
@@ -232,6 +238,16 @@ func (s *Settings) namespaces(h *Host, info *mesosv1.ContainerInfo, nested bool)
 		s.UTS = New
 	}
 	return nil
+}
+
+// HostUsers reports whether a container asks to be in no user namespace. Mesos has no field for it; docker's own parameter is understood.
+func HostUsers(info *mesosv1.ContainerInfo) bool {
+	for _, p := range info.GetDocker().GetParameters() {
+		if p.GetKey() == "userns" && p.GetValue() == "host" {
+			return true
+		}
+	}
+	return false
 }
 
 // shm follows Mesos' namespaces/ipc: PRIVATE has a /dev/shm of its own; a container that says nothing has one only with a

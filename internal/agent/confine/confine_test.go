@@ -6,6 +6,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"google.golang.org/protobuf/proto"
+
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 )
@@ -69,6 +71,14 @@ func TestOf(t *testing.T) {
 		"an image can't trace": {
 			host: all(), info: &mesosv1.ContainerInfo{Mesos: image, LinuxInfo: &mesosv1.LinuxInfo{EffectiveCapabilities: caps("SYS_PTRACE")}},
 			err: "SYS_PTRACE",
+		},
+		"a user namespace": {
+			host: all(func(h *Host) { h.Isolators[IsolateUser] = true }), want: Settings{PID: New, IPC: New, Users: New},
+		},
+		"no user namespace": {
+			host: all(func(h *Host) { h.Isolators[IsolateUser] = true }),
+			info: &mesosv1.ContainerInfo{Docker: &mesosv1.ContainerInfo_DockerInfo{Parameters: []*mesosv1.Parameter{{Key: proto.String("userns"), Value: proto.String("host")}}}},
+			want: Settings{PID: New, IPC: New},
 		},
 		"an image has what Docker gives": {
 			host: all(), info: &mesosv1.ContainerInfo{Mesos: image},
@@ -137,7 +147,7 @@ func TestOf(t *testing.T) {
 		"share_pid_namespace of a parent": {
 			host: all(func(h *Host) { h.NoAgentPID = true }), kind: containerizer.Nested, parent: nested,
 			info: &mesosv1.ContainerInfo{LinuxInfo: &mesosv1.LinuxInfo{SharePidNamespace: ptr(true)}},
-			want: Settings{PID: Parents, IPC: Parents, UTS: Parents, Network: Parents},
+			want: Settings{PID: Parents, IPC: Parents, UTS: Parents, Network: Parents, Users: Parents},
 		},
 		"ipc PRIVATE with a size": {
 			host: all(), info: &mesosv1.ContainerInfo{LinuxInfo: &mesosv1.LinuxInfo{IpcMode: mesosv1.LinuxInfo_PRIVATE.Enum(), ShmSize: ptr(uint32(7))}},
@@ -189,7 +199,7 @@ func TestOf(t *testing.T) {
 		},
 		"a session has its parent's settings": {
 			host: all(), kind: containerizer.Session, parent: nested, info: &mesosv1.ContainerInfo{},
-			want: Settings{PID: Parents, IPC: Parents, UTS: Parents, Network: Parents, Capabilities: &Capabilities{netRaw, netRaw}},
+			want: Settings{PID: Parents, IPC: Parents, UTS: Parents, Network: Parents, Users: Parents, Capabilities: &Capabilities{netRaw, netRaw}},
 		},
 		"no new privileges": {
 			host: all(func(h *Host) { h.Isolators[IsolateNNP] = true }), want: Settings{PID: New, IPC: New, NoNewPrivs: true},

@@ -18,6 +18,8 @@ type Device struct {
 	Major, Minor int64
 	// Access has some of r, w and m (make the file).
 	Access string
+	// Mode are the device file's permissions. Unknown until it has been looked at.
+	Mode uint32
 }
 
 // Rule writes the device as the kernel's whitelist does: "c 1:3 rwm".

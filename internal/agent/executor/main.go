@@ -91,7 +91,7 @@ func execute(c *supervisor.Container) error {
 		o = &own{c: c, d: d}
 		d.back = o
 	} else {
-		d.back = newNested(d, c.Spec)
+		d.back = newNested(d, c.Spec, c.Output.Sandbox())
 	}
 	c.Started(os.Getpid(), nil)
 	d.run(context.Background(), c.Killed)

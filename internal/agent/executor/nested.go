@@ -21,13 +21,15 @@ import (
 type nested struct {
 	d    *driver
 	spec *spec.Spec
+	// sandbox is where the helper itself finds the executor's sandbox.
+	sandbox string
 
 	mu         sync.Mutex
 	containers map[string]string // task id -> container id
 }
 
-func newNested(d *driver, s *spec.Spec) *nested {
-	return &nested{d: d, spec: s, containers: make(map[string]string)}
+func newNested(d *driver, s *spec.Spec, sandbox string) *nested {
+	return &nested{d: d, spec: s, sandbox: sandbox, containers: make(map[string]string)}
 }
 
 func uuidText() string {
@@ -78,7 +80,7 @@ func (n *nested) start(t message.Task) {
 
 // link makes <sandbox>/tasks/<task id> lead to the task's own sandbox, where web interfaces and command lines look.
 func (n *nested) link(taskID, leaf string) error {
-	root, err := os.OpenRoot(n.spec.Sandbox)
+	root, err := os.OpenRoot(n.sandbox)
 	if err != nil {
 		return err
 	}

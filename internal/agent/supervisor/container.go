@@ -42,6 +42,7 @@ type Container struct {
 
 	start    *os.File
 	join     []Namespace
+	view     view
 	killOnce sync.Once
 	first    struct {
 		sync.Mutex
@@ -87,7 +88,11 @@ func (c *Container) prepare() (err error) {
 	if c.join, err = openNamespaces(c.Spec.Join); err != nil {
 		return err
 	}
-	dropSecrets, err := setUpMounts(c.Spec)
+	// Before the sandbox is mounted over with the ids of the container's user namespace, in which we are nobody.
+	if c.Output, err = openSandbox(c.Spec); err != nil {
+		return err
+	}
+	dropSecrets, err := c.setUpMounts()
 	if err != nil {
 		return err
 	}
@@ -105,7 +110,7 @@ func (c *Container) prepare() (err error) {
 	if c.Reaper, err = NewReaper(); err != nil {
 		return err
 	}
-	if c.Output, err = OpenOutput(c.Spec); err != nil {
+	if err := c.Output.open(); err != nil {
 		return err
 	}
 	l, err := unixsock.Listen(filepath.Join(c.Spec.Dir, spec.ControlFile))

@@ -82,8 +82,13 @@ func become(fd int) error {
 	}
 	p := plan.Process
 	if plan.Mounts > 0 {
-		if err := enterMounts(plan.Mounts, plan.Dir); err != nil {
+		if err := enterMounts(plan.Mounts); err != nil {
 			return err
+		}
+	}
+	if plan.Dir != "" {
+		if err := unix.Chdir(plan.Dir); err != nil {
+			return fmt.Errorf("chdir %s: %w", plan.Dir, err)
 		}
 	}
 	for _, l := range p.Rlimits {
@@ -104,19 +109,13 @@ func become(fd int) error {
 }
 
 // enterMounts takes this thread into a mount namespace.
-func enterMounts(fd int, dir string) error {
+func enterMounts(fd int) error {
 	syscall.CloseOnExec(fd)
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return os.NewSyscallError("unshare CLONE_FS", err)
 	}
 	if err := unix.Setns(fd, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("enter mnt namespace: %w", err)
-	}
-	if dir == "" {
-		return nil
-	}
-	if err := unix.Chdir(dir); err != nil {
-		return fmt.Errorf("chdir %s: %w", dir, err)
 	}
 	return nil
 }

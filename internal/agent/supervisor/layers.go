@@ -9,11 +9,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/agent/userns"
 )
 
 // mountLayers mounts the layers of an image, the uppermost first, at a directory: writable with a scratch directory, in
-// which it makes what overlayfs needs, and else read-only.
-func mountLayers(at string, layers []string, scratch string) error {
+// which it makes what overlayfs needs, and else read-only. The layers' files belong to the ids of the container's user namespace;
+// its own layer, which nobody else will see, is made for the namespace's root.
+func (v *view) mountLayers(at string, layers []string, scratch string) error {
 	if len(layers) == 0 {
 		return errors.New("mount an image: it has no layers")
 	}
@@ -34,6 +37,13 @@ func mountLayers(at string, layers []string, scratch string) error {
 	}
 	lower := make([]string, len(layers))
 	for i, l := range layers {
+		if v.ns != nil {
+			// Over the layer itself, in this mount namespace, and only until it is part of another mount.
+			if err := userns.Over(l, v.ns); err != nil {
+				return fmt.Errorf("show image layer %s in a user namespace: %w", l, err)
+			}
+			defer func() { _ = unix.Unmount(l, unix.MNT_DETACH) }()
+		}
 		var err error
 		if lower[i], err = open(l); err != nil {
 			return err
@@ -52,6 +62,11 @@ func mountLayers(at string, layers []string, scratch string) error {
 			dir := filepath.Join(scratch, d)
 			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return fmt.Errorf("make the container's own layer: %w", err)
+			}
+			if v.ns != nil {
+				if err := os.Chown(dir, v.ids.Host(0), v.ids.Host(0)); err != nil {
+					return fmt.Errorf("make the container's own layer: %w", err)
+				}
 			}
 			var err error
 			if up[i], err = open(dir); err != nil {

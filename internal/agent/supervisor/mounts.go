@@ -18,7 +18,8 @@ import (
 // is mounted here is seen by the container alone and goes with its last process: nothing is left to unmount.
 //
 // The secrets' memory stays until the function that it gives has been called: the container's own root has mounts of it too.
-func setUpMounts(s *spec.Spec) (dropSecrets func() error, err error) {
+func (c *Container) setUpMounts() (dropSecrets func() error, err error) {
+	s := c.Spec
 	if !s.NewMount {
 		return func() error { return nil }, nil
 	}
@@ -31,11 +32,14 @@ func setUpMounts(s *spec.Spec) (dropSecrets func() error, err error) {
 			return nil, fmt.Errorf("mount /proc: %w", err)
 		}
 	}
+	if err := c.makeUser(); err != nil {
+		return nil, err
+	}
 	if dropSecrets, err = openSecrets(s); err != nil {
 		return nil, err
 	}
 	for _, m := range s.Mounts {
-		if err := mount(secretFile(s, m)); err != nil {
+		if err := c.view.mount(secretFile(s, m)); err != nil {
 			return nil, err
 		}
 	}
@@ -84,8 +88,8 @@ func openSecrets(s *spec.Spec) (drop func() error, err error) {
 		if err := os.WriteFile(path, secret, 0o400); err != nil {
 			return nil, fmt.Errorf("write a secret: %w", err)
 		}
-		if s.Process.Switch {
-			if err := os.Chown(path, int(s.Process.UID), int(s.Process.GID)); err != nil {
+		if s.Process.Switch || s.IDs != nil {
+			if err := os.Chown(path, s.IDs.Host(s.Process.UID), s.IDs.Host(s.Process.GID)); err != nil {
 				return nil, fmt.Errorf("write a secret: %w", err)
 			}
 		}
@@ -98,12 +102,12 @@ func openSecrets(s *spec.Spec) (drop func() error, err error) {
 	}, nil
 }
 
-func mount(m spec.Mount) error {
-	return mountAt(m, func() (int, error) { return openBeneath(m.TargetRoot, m.Target) })
+func (v *view) mount(m spec.Mount) error {
+	return v.mountAt(m, func() (int, error) { return openBeneath(m.TargetRoot, m.Target) })
 }
 
 // mountAt mounts at the place that target opens.
-func mountAt(m spec.Mount, target func() (int, error)) error {
+func (v *view) mountAt(m spec.Mount, target func() (int, error)) error {
 	fd, err := target()
 	if err != nil {
 		return fmt.Errorf("mount point %s: %w", m.Target, err)
@@ -117,15 +121,21 @@ func mountAt(m spec.Mount, target func() (int, error)) error {
 			return fmt.Errorf("volume source %s: %w", m.Source, err)
 		}
 		defer unix.Close(source)
+		if m.IDMap && v.ns != nil && !v.shown(source) {
+			if err := v.bind(source, fd); err != nil {
+				return fmt.Errorf("show %s at %s in a user namespace: %w", m.Source, m.Target, err)
+			}
+			break
+		}
 		if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(source), at, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("bind %s to %s: %w", m.Source, m.Target, err)
 		}
 	case "tmpfs":
-		if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.Data); err != nil {
+		if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, v.owned(m.Data)); err != nil {
 			return fmt.Errorf("mount tmpfs at %s: %w", m.Target, err)
 		}
 	case "image":
-		if err := mountLayers(at, m.Layers, m.Scratch); err != nil {
+		if err := v.mountLayers(at, m.Layers, m.Scratch); err != nil {
 			return fmt.Errorf("volume at %s: %w", m.Target, err)
 		}
 	default:

@@ -39,7 +39,7 @@ const ociContainerID = "c"
 // the container's mount namespace of that; all other namespaces and the cgroups are those that the helper was born into.
 func (c *Container) prepareOCI(rootfs string) error {
 	r := c.Spec.Root
-	if err := mountLayers(rootfs, r.Layers, r.Scratch); err != nil {
+	if err := c.view.mountLayers(rootfs, r.Layers, r.Scratch); err != nil {
 		return err
 	}
 	fd, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -107,7 +107,7 @@ func (c *Container) placeSource(m spec.Mount, at string) error {
 		return err
 	}
 	m.TargetRoot, m.Target = "", at
-	return mount(m)
+	return c.view.mount(m)
 }
 
 // ociConfig completes the configuration that the containerizer began.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -18,7 +19,9 @@ import (
 // Output is where the container's processes write: the sandbox's files, attachments, or nowhere. Several processes may
 // use it one after the other or at once (the task and its checks' complaints).
 type Output struct {
+	spec     *spec.Spec
 	log      spec.Log
+	sandbox  int // its descriptor; -1: none
 	out, err *logFile
 	hub      *hub // under mu where another goroutine than the starter looks
 	wg       sync.WaitGroup
@@ -28,27 +31,46 @@ type Output struct {
 	mine []io.Closer // our ends of pipes, closed when draining takes too long
 }
 
-// OpenOutput opens stdout and stderr in the sandbox, owned by the process's user.
-func OpenOutput(s *spec.Spec) (*Output, error) {
-	o := &Output{log: s.Log}
+// openSandbox opens the sandbox that output goes to.
+func openSandbox(s *spec.Spec) (o *Output, err error) {
+	o = &Output{spec: s, log: s.Log, sandbox: -1}
 	if s.Log.Session || s.Log.Discard {
 		return o, nil
 	}
-	dir, err := unix.Open(s.Sandbox, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if o.sandbox, err = unix.Open(s.Sandbox, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("open sandbox %s: %w", s.Sandbox, err)
 	}
-	uid, gid := -1, -1
-	if s.Process.Switch {
-		uid, gid = int(s.Process.UID), int(s.Process.GID)
-	}
-	if o.out, err = openLog(dir, "stdout", s.Log, uid, gid); err != nil {
-		return nil, err
-	}
-	if o.err, err = openLog(dir, "stderr", s.Log, uid, gid); err != nil {
-		return nil, err
-	}
 	return o, nil
+}
+
+// Sandbox is a path by which this process finds the sandbox as the agent does, whatever the container's own view of it is.
+func (o *Output) Sandbox() string { return "/proc/self/fd/" + strconv.Itoa(o.sandbox) }
+
+// open opens stdout and stderr in the sandbox, owned by the process's user.
+func (o *Output) open() (err error) {
+	if o.sandbox < 0 {
+		return nil
+	}
+	uid, gid := -1, -1
+	if p := &o.spec.Process; p.Switch {
+		uid, gid = int(p.UID), int(p.GID)
+	}
+	if o.out, err = openLog(o.sandbox, "stdout", o.log, uid, gid); err != nil {
+		return err
+	}
+	o.err, err = openLog(o.sandbox, "stderr", o.log, uid, gid)
+	return err
+}
+
+// give lets a process open a pipe or terminal of ours by its name, such as /dev/stdout.
+func (o *Output) give(p *spec.Process, files ...*os.File) {
+	if !p.Switch && o.spec.IDs == nil {
+		return
+	}
+	uid, gid := o.spec.IDs.Host(p.UID), o.spec.IDs.Host(p.GID)
+	for _, f := range files {
+		_ = f.Chown(uid, gid) // without the right to give it away it serves all the same, but by its descriptor alone
+	}
 }
 
 // Complain writes a line into the sandbox's stderr: what the user of the task must know and no status message holds.
@@ -97,6 +119,10 @@ func (o *Output) Stdio(p *spec.Process) (std Stdio, started func(), err error) {
 	if o.log.Attach {
 		o.setHub(newHub(o.log.Session, fs[1], nil))
 	}
+	if o.log.Attach {
+		o.give(p, fs[0])
+	}
+	o.give(p, fs[3], fs[5])
 	o.keep(fs[2], fs[4])
 	o.copy(fs[2], control.Stdout, o.out)
 	o.copy(fs[4], control.Stderr, o.err)
@@ -119,9 +145,7 @@ func (o *Output) terminal(p *spec.Process) (Stdio, func(), error) {
 	if err != nil {
 		return Stdio{}, nil, fmt.Errorf("open a terminal: %w", err)
 	}
-	if p.Switch {
-		_ = slave.Chown(int(p.UID), int(p.GID))
-	}
+	o.give(p, slave)
 	o.serveTerminal(master, p)
 	return Stdio{In: slave, Out: slave, Err: slave, Terminal: true}, func() { slave.Close() }, nil
 }

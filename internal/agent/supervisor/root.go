@@ -14,6 +14,7 @@ import (
 
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/osthread"
+	"github.com/orchestrator/orchestrator/internal/agent/userns"
 )
 
 // prepareRoot makes the container's own root file system in a mount namespace that the container's processes enter and
@@ -35,7 +36,7 @@ func (c *Container) prepareRoot() error {
 		if r.Runtime != "" {
 			err = c.prepareOCI(dir)
 		} else {
-			osthread.Run(func() { err = newRoot(s, dir) })
+			osthread.Run(func() { err = c.view.newRoot(s, dir) })
 			c.joinRoot()
 		}
 		if err != nil {
@@ -50,13 +51,20 @@ func (c *Container) prepareRoot() error {
 		err = accountIn(&s.Process, filepath.Join(s.Dir, "rootfs"))
 	} else {
 		osthread.Run(func() {
-			if _, err = prepareThread(&spec.Process{}, c.join); err == nil {
+			if _, err = prepareThread(&spec.Process{}, views(c.join)); err == nil {
 				err = resolveAccount(&s.Process)
 			}
 		})
 	}
 	if err != nil {
 		return err
+	}
+	if p := &s.Process; s.IDs != nil {
+		for _, id := range append([]uint32{p.UID, p.GID}, p.Groups...) {
+			if id >= userns.Count {
+				return fmt.Errorf("user %q of the image: id %d does not exist in the container's user namespace, which has %d", p.Account, id, userns.Count)
+			}
+		}
 	}
 	if r != nil && s.Process.Switch {
 		// The sandbox was made for the agent's user, who is the task's no more.
@@ -67,7 +75,7 @@ func (c *Container) prepareRoot() error {
 			if m.Type != "secret" {
 				continue
 			}
-			if err := os.Chown(secretFile(s, m).Source, int(s.Process.UID), int(s.Process.GID)); err != nil {
+			if err := os.Chown(secretFile(s, m).Source, s.IDs.Host(s.Process.UID), s.IDs.Host(s.Process.GID)); err != nil {
 				return fmt.Errorf("give a secret to the image's user: %w", err)
 			}
 		}
@@ -86,13 +94,16 @@ func views(join []Namespace) []Namespace {
 }
 
 // newRoot runs on a thread of its own.
-func newRoot(s *spec.Spec, dir string) error {
+func (v *view) newRoot(s *spec.Spec, dir string) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
 	unix.Umask(0)
 	r := s.Root
-	if err := mountLayers(dir, r.Layers, r.Scratch); err != nil {
+	if err := v.mountLayers(dir, r.Layers, r.Scratch); err != nil {
+		return err
+	}
+	if err := v.become(); err != nil {
 		return err
 	}
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -101,10 +112,10 @@ func newRoot(s *spec.Spec, dir string) error {
 	}
 	defer unix.Close(fd)
 	t := tree(fd)
-	if err := t.system(); err != nil {
+	if err := t.system(v, r.Devices); err != nil {
 		return err
 	}
-	if err := t.fill(s); err != nil {
+	if err := t.fill(s, v); err != nil {
 		return err
 	}
 	if err := unix.Fchdir(fd); err != nil {
@@ -199,7 +210,7 @@ var devices = []struct {
 }{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
 
 // system mounts what every container has: /proc of its PID namespace, /sys, and a /dev with harmless devices.
-func (t tree) system() error {
+func (t tree) system(v *view, more []spec.Device) error {
 	for _, m := range []struct {
 		target, kind string
 		flags        uintptr
@@ -215,6 +226,9 @@ func (t tree) system() error {
 		fd, err := t.make(m.target, true, unix.RESOLVE_NO_SYMLINKS)
 		if err != nil {
 			return fmt.Errorf("mount /%s: the image's %w", m.target, err)
+		}
+		if m.kind == "tmpfs" {
+			m.data = v.owned(m.data)
 		}
 		err = unix.Mount(m.kind, "/proc/self/fd/"+strconv.Itoa(fd), m.kind, m.flags, m.data)
 		unix.Close(fd)
@@ -232,6 +246,11 @@ func (t tree) system() error {
 			return fmt.Errorf("make /dev/%s: %w", d.name, err)
 		}
 	}
+	for _, d := range more {
+		if err := t.node(d); err != nil {
+			return fmt.Errorf("make /dev/%s: %w", d.Name, err)
+		}
+	}
 	for name, to := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"} {
 		if err := unix.Symlinkat(to, dev, name); err != nil {
 			return fmt.Errorf("make /dev/%s: %w", name, err)
@@ -240,8 +259,26 @@ func (t tree) system() error {
 	return nil
 }
 
+// node makes a device file and the directories above it, in a /dev that nobody else sees yet.
+func (t tree) node(d spec.Device) error {
+	at, err := t.make(path.Join("dev", path.Dir(d.Name)), true, unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	kind := uint32(unix.S_IFCHR)
+	if d.Block {
+		kind = unix.S_IFBLK
+	}
+	err = unix.Mknodat(at, path.Base(d.Name), kind|d.Mode, int(unix.Mkdev(d.Major, d.Minor)))
+	if errors.Is(err, unix.EEXIST) {
+		return nil // one of the harmless ones
+	}
+	return err
+}
+
 // fill makes the container's own mounts, and hides and protects what is not for it.
-func (t tree) fill(s *spec.Spec) error {
+func (t tree) fill(s *spec.Spec, v *view) error {
 	r := s.Root
 	mounts := r.Mounts
 	if r.ReadOnly {
@@ -253,7 +290,7 @@ func (t tree) fill(s *spec.Spec) error {
 		if err != nil {
 			return err
 		}
-		if err := mountAt(m, func() (int, error) { return t.make(m.Target, dir, 0) }); err != nil {
+		if err := v.mountAt(m, func() (int, error) { return t.make(m.Target, dir, 0) }); err != nil {
 			return err
 		}
 	}

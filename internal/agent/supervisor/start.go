@@ -3,10 +3,8 @@ package supervisor
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,53 +48,93 @@ func (r *Reaper) Start(p *spec.Process, join []Namespace, stdio Stdio) (*Proc, e
 	if len(argv) == 0 {
 		argv = []string{path}
 	}
-	var said, saying *os.File // the stage in between says here why it could not become the process
-	if len(p.Rlimits) > 0 || p.Capabilities != nil || len(p.Seccomp) > 0 {
-		plan := execPlan{Path: path, Argv: argv, Process: p}
-		if mnt := views(join); len(mnt) > 0 {
-			join = slices.DeleteFunc(slices.Clone(join), func(n Namespace) bool { return n.kind == "mnt" })
-			attr.Dir, plan.Dir, plan.Mounts = "/", p.Dir, len(attr.Files)
-			attr.Files = append(attr.Files, mnt[len(mnt)-1].file.Fd())
+	user, join := take(join, "user")
+	if user == nil && len(p.Rlimits) == 0 && p.Capabilities == nil && len(p.Seccomp) == 0 {
+		if p.Switch {
+			attr.Sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups}
 		}
-		file, err := planFile(plan)
-		if err != nil {
+		return r.fork(p, join, func() (*Proc, error) { return r.exec(path, argv, attr) })
+	}
+	plan := execPlan{Path: path, Argv: argv, Process: p}
+	mounts, join := take(join, "mnt")
+	if mounts != nil {
+		attr.Dir, plan.Dir = "/", p.Dir
+	}
+	said, saying, err := os.Pipe() // the stage in between says here why it could not become the process
+	if err != nil {
+		return nil, err
+	}
+	defer said.Close()
+	defer saying.Close()
+	var proc *Proc
+	if user != nil {
+		var opens *os.File
+		proc, err = r.fork(p, join, func() (proc *Proc, err error) {
+			proc, opens, err = r.startInUser(plan, attr, user, mounts, saying)
+			return proc, err
+		})
+		if err == nil {
+			_, err = opens.Write([]byte{'g'})
+			opens.Close()
+		}
+	} else {
+		if mounts != nil {
+			plan.Mounts = len(attr.Files)
+			attr.Files = append(attr.Files, mounts.Fd())
+		}
+		var file *os.File
+		if file, err = planFile(plan); err != nil {
 			return nil, err
 		}
 		defer file.Close()
-		if said, saying, err = os.Pipe(); err != nil {
-			return nil, err
-		}
-		defer said.Close()
-		defer saying.Close()
-		path, argv = "/proc/self/exe", []string{"orchestrator-executor", ExecSubcommand, strconv.Itoa(len(attr.Files))}
+		stage := []string{"orchestrator-executor", ExecSubcommand, strconv.Itoa(len(attr.Files))}
 		attr.Files = append(attr.Files, file.Fd(), saying.Fd())
-	} else if p.Switch {
-		attr.Sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups}
+		proc, err = r.fork(p, join, func() (*Proc, error) { return r.exec("/proc/self/exe", stage, attr) })
 	}
+	if err != nil {
+		return nil, err
+	}
+	saying.Close() // ours: the other one goes with execve
+	if err := heard(said); err != nil {
+		<-proc.Done
+		return nil, err
+	}
+	return proc, nil
+}
 
-	var proc *Proc
+// take gives the last namespace of a kind, and the others.
+func take(join []Namespace, kind string) (*os.File, []Namespace) {
+	var file *os.File
+	rest := make([]Namespace, 0, len(join))
+	for _, n := range join {
+		if n.kind == kind {
+			file = n.file
+		} else {
+			rest = append(rest, n)
+		}
+	}
+	return file, rest
+}
+
+// fork runs start on a thread that has what the process shall inherit.
+func (r *Reaper) fork(p *spec.Process, join []Namespace, start func() (*Proc, error)) (proc *Proc, err error) {
 	osthread.Run(func() {
 		var restore func()
 		if restore, err = prepareThread(p, join); err != nil {
 			return
 		}
 		defer restore()
-		pid, c, ferr := r.start(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
-		if ferr != nil {
-			err = fmt.Errorf("execute %s: %w", path, ferr)
-			return
-		}
-		proc = &Proc{PID: pid, Done: c}
+		proc, err = start()
 	})
-	if err != nil || said == nil {
-		return proc, err
+	return proc, err
+}
+
+func (r *Reaper) exec(path string, argv []string, attr *syscall.ProcAttr) (*Proc, error) {
+	pid, done, err := r.start(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
+	if err != nil {
+		return nil, fmt.Errorf("execute %s: %w", path, err)
 	}
-	saying.Close() // ours: the other one goes with execve
-	if text, err := io.ReadAll(io.LimitReader(said, maxSaid)); err == nil && len(text) > 0 {
-		<-proc.Done
-		return nil, errors.New(string(text))
-	}
-	return proc, nil
+	return &Proc{PID: pid, Done: done}, nil
 }
 
 // findProgram finds the process's program in the mount namespace that it will be in.
@@ -128,6 +166,7 @@ type Namespace struct {
 func openNamespaces(list []spec.Namespace) ([]Namespace, error) {
 	flags := map[string]int{
 		"pid": unix.CLONE_NEWPID, "mnt": unix.CLONE_NEWNS, "net": unix.CLONE_NEWNET, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS,
+		"user": unix.CLONE_NEWUSER,
 	}
 	var out []Namespace
 	for _, ns := range list {

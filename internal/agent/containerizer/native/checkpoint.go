@@ -38,6 +38,8 @@ type record struct {
 	Volumes      map[string]spec.Mount `json:"volumes,omitempty"`
 	Network      bool                  `json:"network,omitempty"`
 	Layers       []string              `json:"layers,omitempty"` // of its images
+	Users        uint32                `json:"users,omitempty"`
+	GPUs         []uint32              `json:"gpus,omitempty"`
 }
 
 // limit is a float that may be infinite, which JSON numbers can't.
@@ -80,7 +82,7 @@ func recordOf(ct *container) (*record, error) {
 	r := &record{
 		ID: cfg.ID, Kind: cfg.Kind, FrameworkID: cfg.FrameworkID, ExecutorID: cfg.ExecutorID, Directory: cfg.Directory,
 		User: cfg.User, Environment: cfg.Environment, Checkpoint: cfg.Checkpoint, Labels: cfg.Labels, Token: ct.token,
-		OwnGroup: ct.ownGroup, Volumes: ct.volumes, Network: ct.network, Layers: ct.layers,
+		OwnGroup: ct.ownGroup, Volumes: ct.volumes, Network: ct.network, Layers: ct.layers, Users: ct.users, GPUs: ct.gpus,
 	}
 	var err error
 	if r.Command, err = encode(cfg.Command, cfg.Command == nil); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,6 +62,10 @@ type container struct {
 	imageVolumes []*image.Image
 	layers       []string
 	releases     []func()
+	users        uint32 // the first of its host ids; 0: it has the host's users
+	gpus         []uint32
+	devices      []confine.Device // beside the harmless ones
+	stuck        bool             // something of it could not be ended
 }
 
 var errDestroyed = errors.New("the container was destroyed while it was being launched")
@@ -85,10 +90,8 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 			return errors.New("share_pid_namespace: a nested container with an image has its own PID namespace")
 		}
 	}
-	for _, r := range cfg.Resources {
-		if r.GetName() == "gpus" && r.GetScalar().GetValue() > 0 {
-			return errors.New("gpus are not given by this containerizer: it has no isolation gpu/nvidia")
-		}
+	if err := c.checkGPUs(cfg.Resources); err != nil {
+		return err
 	}
 	for _, v := range info.GetVolumes() {
 		if err := c.checkVolume(v); err != nil {
@@ -253,9 +256,16 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 	if err != nil {
 		return nil, err
 	}
-	devices, err := deviceRules(settings)
-	if err != nil {
+	if err := c.giveUsers(ct, up, settings, who); err != nil {
 		return nil, err
+	}
+	if err := c.giveGPUs(ct); err != nil {
+		return nil, err
+	}
+	if settings.LimitDevices {
+		if ct.devices, err = lookAt(append(slices.Clone(settings.Devices), c.gpusFor(ct)...)); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.join(ctx, ct, settings); err != nil {
 		return nil, err
@@ -278,7 +288,9 @@ func (c *Containerizer) start(ctx context.Context, ct *container, up *container)
 	isolated := c.stage(ct, "isolate")
 	if ct.ownGroup {
 		limits := limitsOf(cfg.Resources, cfg.Limits)
-		limits.Devices = devices
+		if settings.LimitDevices {
+			limits.Devices = rulesOf(ct.devices)
+		}
 		g, err := c.groups.Create(limits, parts(cfg.ID)...)
 		if err != nil {
 			return nil, err
@@ -316,6 +328,9 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 	}
 	if !hasKey(cfg.Environment, "PATH") {
 		s.Process.Env = append(s.Process.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	}
+	if ct.users != 0 {
+		s.IDs = &spec.IDs{First: ct.users, OpenNetwork: settings.Network == confine.New}
 	}
 	req := &launcher.Request{Spec: s}
 	if c.iso.root {
@@ -396,6 +411,9 @@ func (c *Containerizer) paper(ct, up *container, who *credentials, settings *con
 		return nil, nil, err
 	}
 	mountNS := c.iso.mount && !joinsMount
+	if s.IDs != nil && ct.root == nil && mountNS {
+		s.Mounts = append(s.Mounts, spec.Mount{Type: "bind", Source: cfg.Directory, Target: cfg.Directory, IDMap: true})
+	}
 	ct.volumes = make(map[string]spec.Mount, len(vols))
 	images, err := c.imageVolumeMounts(ct)
 	if err != nil {
@@ -536,7 +554,7 @@ func (c *Containerizer) Wait(ctx context.Context, id ids.Container) (containeriz
 }
 
 // Update implements containerizer.Containerizer.
-func (c *Containerizer) Update(_ context.Context, id ids.Container, res []*mesosv1.Resource, limits map[string]float64) error {
+func (c *Containerizer) Update(ctx context.Context, id ids.Container, res []*mesosv1.Resource, limits map[string]float64) error {
 	ct, err := c.find(id)
 	if err != nil {
 		return err
@@ -561,6 +579,12 @@ func (c *Containerizer) Update(_ context.Context, id ids.Container, res []*mesos
 		}
 	}
 	ct.volumes = vm
+	c.mu.Unlock()
+	var gpuErr error
+	if isRunning {
+		gpuErr = c.updateGPUs(ctx, ct)
+	}
+	c.mu.Lock()
 	r, err := recordOf(ct)
 	c.mu.Unlock()
 	if err != nil {
@@ -578,9 +602,9 @@ func (c *Containerizer) Update(_ context.Context, id ids.Container, res []*mesos
 		}
 	}
 	if own && group != nil {
-		return group.Set(limitsOf(res, limits))
+		return errors.Join(group.Set(limitsOf(res, limits)), gpuErr)
 	}
-	return nil
+	return gpuErr
 }
 
 // linkNewVolumes makes the sources of volumes that came with an update, and where there are no mounts, their links.

@@ -198,6 +198,9 @@ func (c *Containerizer) release(ct *container) {
 		if time.Now().After(deadline) {
 			// Processes in uninterruptible sleep: the group goes at the next recovery.
 			c.log.Error("a container's cgroup can't be removed", "container_id", ct.cfg.ID, "cgroup", group.Name(), "error", err)
+			c.mu.Lock()
+			ct.stuck = true
+			c.mu.Unlock()
 			return
 		}
 		select {
@@ -289,6 +292,8 @@ func (c *Containerizer) conclude(ct *container, t containerizer.Termination, wro
 	c.metrics.held.Dec()
 	c.mu.Lock()
 	ct.term, ct.phase, ct.endedAt = t, gone, time.Now()
+	c.freeUsers(ct)
+	c.freeGPUs(ct)
 	if ct.helper != nil {
 		ct.helper.Close()
 	}

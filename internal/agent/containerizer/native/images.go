@@ -223,7 +223,7 @@ func (c *Containerizer) paperRoot(ct *container, who *credentials, settings *con
 	r := &spec.Root{
 		Layers: append(slices.Clone(ct.root.Layers), c.baseLayer()), Scratch: dir, ReadOnly: readOnlyRoot(cfg.Container), Sandbox: sandboxInRoot, WorkingDir: sandboxInRoot,
 		Masked: settings.MaskedPaths, ReadOnlyPaths: settings.ReadOnlyPaths, Runtime: c.cfg.OCIRuntime,
-		Entrypoint: set.Entrypoint, Cmd: set.Cmd,
+		Entrypoint: set.Entrypoint, Cmd: set.Cmd, Devices: c.nodes(ct.devices),
 	}
 	if set.WorkingDir != "" {
 		r.WorkingDir = path.Clean("/" + set.WorkingDir)
@@ -243,10 +243,10 @@ func (c *Containerizer) paperRoot(ct *container, who *credentials, settings *con
 	if err != nil {
 		return err
 	}
-	r.Mounts = append(r.Mounts, spec.Mount{Type: "bind", Source: cfg.Directory, Target: sandboxInRoot})
+	r.Mounts = append(r.Mounts, spec.Mount{Type: "bind", Source: cfg.Directory, Target: sandboxInRoot, IDMap: true})
 	r.Mounts = append(r.Mounts, files...)
 	if r.Runtime != "" {
-		if r.OCI, err = c.ociConfig(settings, &s.Process, r.ReadOnly); err != nil {
+		if r.OCI, err = c.ociConfig(settings, &s.Process, r); err != nil {
 			return err
 		}
 	}

@@ -49,7 +49,8 @@ var aliases = map[string][]string{
 	"cgroups":    {"cgroups/cpu", "cgroups/mem"},
 	"posix/disk": {"disk/du"},
 	// Which devices a container may use is enforced by control groups.
-	"linux/devices": {"linux/devices", "cgroups/devices"},
+	"linux/devices":    {"linux/devices", "cgroups/devices"},
+	confine.IsolateGPU: {confine.IsolateGPU, "cgroups/devices"},
 }
 
 // known are the isolators of Mesos that this containerizer gives. The value says whether it takes root.
@@ -59,6 +60,7 @@ var known = map[string]bool{
 	"namespaces/ipc": true, isolateDisk: false, isolateQuota: true, "volume/sandbox_path": false, "volume/host_path": true, "linux/nnp": false,
 	"environment_secret": false, "linux/capabilities": true, "linux/seccomp": true, "linux/devices": true, "cgroups/devices": true,
 	"cgroups/blkio": true, "cgroups/cpuset": true, "network/cni": true, isolatePorts: true, "volume/secret": true,
+	confine.IsolateUser: true, confine.IsolateGPU: true,
 }
 
 // chooseIsolation turns the flag into what will be done. Without the flag it takes the best that the host gives and says
@@ -123,6 +125,8 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 			why = fmt.Errorf("it finds a container's processes by its control group: name a cgroups isolator as well")
 		case w == confine.IsolateSeccomp && unix.Prctl(unix.PR_GET_SECCOMP, 0, 0, 0, 0) != nil:
 			why = fmt.Errorf("the kernel has no seccomp")
+		case w == confine.IsolateUser && iso.root:
+			why = probeUsers(cfg)
 		case strings.HasPrefix(w, "cgroups/"):
 			why = groupsErr
 			if c := groupController[w]; why == nil && c != "" && !groups.Has(c) {
@@ -151,7 +155,7 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 		}
 	}
 	iso.cgroups = groups != nil
-	iso.mount = iso.root && (auto || slices.Contains(iso.on, "filesystem/linux") || iso.pid)
+	iso.mount = iso.root && (auto || slices.Contains(iso.on, "filesystem/linux") || slices.Contains(iso.on, confine.IsolateUser) || iso.pid)
 	if !iso.root {
 		iso.off["switch_user"] = "the agent does not run as root: all tasks run as its own user"
 	}

@@ -69,6 +69,10 @@ type Config struct {
 	KillOverQuota bool
 	// OCIRuntime is the program that makes containers with an image [oci_runtime]; empty: the helper does it.
 	OCIRuntime string
+	// Users are the host ids of containers in user namespaces [user_namespace_range], with the isolator namespaces/user.
+	Users UserRange
+	// GPUs is about the isolator gpu/nvidia.
+	GPUs GPUConfig
 	// MaxLaunches bounds the launches under way at one time; 0: 64.
 	MaxLaunches int
 }
@@ -110,6 +114,8 @@ type Containerizer struct {
 
 	mu         sync.Mutex
 	containers map[ids.Container]*container
+	users      *userPool // nil: containers have the host's users
+	gpus       *gpuPool  // nil: there are none
 	// Ended containers that are remembered for late questions, oldest first: executors, and all others.
 	ended, endedNested []ids.Container
 	closed             bool
@@ -190,6 +196,14 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 		nc.Marker = spec.Marker + "=" + c.mark("network-%s")
 		if c.networks, err = network.New(nc, network.Deps{Log: c.log, Registry: deps.Registry, KillMarked: killBearers}); err != nil {
 			return nil, fmt.Errorf("container networks: %w", err)
+		}
+	}
+	if c.iso.host.Isolators[confine.IsolateUser] {
+		c.users = newUserPool(cfg.Users)
+	}
+	if c.iso.host.Isolators[confine.IsolateGPU] {
+		if c.gpus, err = newGPUPool(cfg.GPUs); err != nil {
+			return nil, fmt.Errorf("isolation gpu/nvidia: %w", err)
 		}
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

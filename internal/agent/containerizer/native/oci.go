@@ -3,6 +3,8 @@ package native
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -19,10 +21,10 @@ var rlimitNames = []string{
 
 // ociConfig is what an OCI runtime is told of a container: the same settings that the helper would carry out itself. Of
 // namespaces there is only the mount namespace: the others, and the cgroups, are those that the runtime is started in.
-func (c *Containerizer) ociConfig(settings *confine.Settings, p *spec.Process, readOnly bool) (json.RawMessage, error) {
+func (c *Containerizer) ociConfig(settings *confine.Settings, p *spec.Process, root *spec.Root) (json.RawMessage, error) {
 	s := specs.Spec{
 		Version: "1.0.2", // what Debian's runtimes know; nothing of later versions is used
-		Root:    &specs.Root{Readonly: readOnly},
+		Root:    &specs.Root{Readonly: root.ReadOnly},
 		Process: &specs.Process{NoNewPrivileges: p.NoNewPrivs, OOMScoreAdj: p.OOMScoreAdj},
 		Linux: &specs.Linux{
 			Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}},
@@ -38,10 +40,19 @@ func (c *Containerizer) ociConfig(settings *confine.Settings, p *spec.Process, r
 			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "nodev", "noexec"}},
 		},
 	}
-	if readOnly {
+	if root.ReadOnly {
 		for target, mode := range map[string]string{"/tmp": "mode=1777", "/run": "mode=755"} {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", mode}})
 		}
+	}
+	for _, d := range root.Devices {
+		kind := "c"
+		if d.Block {
+			kind = "b"
+		}
+		s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{
+			Path: path.Join("/dev", d.Name), Type: kind, Major: int64(d.Major), Minor: int64(d.Minor), FileMode: ptr(os.FileMode(d.Mode)),
+		})
 	}
 	for _, r := range p.Rlimits {
 		if r.Resource < 0 || r.Resource >= len(rlimitNames) {

@@ -83,6 +83,10 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 				c.release(ct)
 			}
 			c.dropImages(ct)
+			c.mu.Lock()
+			c.freeUsers(ct)
+			c.freeGPUs(ct)
+			c.mu.Unlock()
 			c.removeDir(id)
 		}
 	}
@@ -191,7 +195,19 @@ func (c *Containerizer) load(id ids.Container) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	ct := &container{cfg: cfg, dir: c.dir(id), token: r.Token, ownGroup: r.OwnGroup && c.groups != nil, volumes: r.Volumes, network: r.Network, layers: r.Layers, ended: make(chan struct{})}
+	ct := &container{cfg: cfg, dir: c.dir(id), token: r.Token, ownGroup: r.OwnGroup && c.groups != nil, volumes: r.Volumes, network: r.Network, layers: r.Layers, users: r.Users, gpus: r.GPUs, ended: make(chan struct{})}
+	if c.users != nil && ct.users != 0 {
+		c.mu.Lock()
+		c.users.mark(ct.users, true)
+		c.mu.Unlock()
+	}
+	if c.gpus != nil {
+		c.mu.Lock()
+		for _, g := range ct.gpus {
+			c.gpus.taken[g] = true
+		}
+		c.mu.Unlock()
+	}
 	if c.images != nil && len(r.Layers) > 0 {
 		ct.releases = append(ct.releases, c.images.Hold(r.Layers))
 	}

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
@@ -56,34 +54,6 @@ func (c *Containerizer) confineProcess(p *spec.Process, s *confine.Settings) err
 	}
 	p.Seccomp = seccomp.Bytes(prog)
 	return nil
-}
-
-// deviceRules are the kernel's rules of the only devices that a container may use; nil: all.
-func deviceRules(s *confine.Settings) ([]string, error) {
-	if !s.LimitDevices {
-		return nil, nil
-	}
-	var out []string
-	for _, d := range confine.HarmlessDevices() {
-		out = append(out, d.Rule())
-	}
-	for _, d := range s.Devices {
-		var st unix.Stat_t
-		if err := unix.Stat(d.Path, &st); err != nil {
-			return nil, fmt.Errorf("device %s: %w", d.Path, err)
-		}
-		switch st.Mode & unix.S_IFMT {
-		case unix.S_IFCHR:
-			d.Type = 'c'
-		case unix.S_IFBLK:
-			d.Type = 'b'
-		default:
-			return nil, fmt.Errorf("device %s: it is no device", d.Path)
-		}
-		d.Major, d.Minor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
-		out = append(out, d.Rule())
-	}
-	return out, nil
 }
 
 // join puts a container that has networks of its own into them.
@@ -216,6 +186,9 @@ func (c *Containerizer) namespaces(ct, up *container, s *confine.Settings, p *sp
 	if s.PID == confine.Parents && (inside || upSpec.NewPID) {
 		join("pid")
 		joinsMount = join("mnt")
+	}
+	if inside || joinsMount {
+		c.joinUsers(ct, up, &upSpec, p)
 	}
 	return joinsMount, nil
 }

@@ -17,8 +17,8 @@ import (
 // volume is one thing to be seen at a path of the container. Source is below SourceRoot, out of which no link may lead;
 // with an empty root Source is absolute.
 type volume struct {
-	path  string // in the container: relative to the sandbox, or absolute
-	mount spec.Mount
+	path  string     // in the container: relative to the sandbox, or absolute
+	mount spec.Mount // with IDMap where its files are the agent's, and belong to the container's users in a user namespace too
 	// make: the source is a directory of ours to make when it is not there, for the container's user.
 	make bool
 	// secret is what the file holds, for a mount of that type.
@@ -116,7 +116,7 @@ func (c *Containerizer) volumesOf(cfg *containerizer.Config, up *container) ([]v
 				return nil, errVolume(v, err.Error())
 			}
 		}
-		m := spec.Mount{Type: "bind", Source: c.persistentPath(r), RO: v.GetMode() == mesosv1.Volume_RO}
+		m := spec.Mount{Type: "bind", Source: c.persistentPath(r), RO: v.GetMode() == mesosv1.Volume_RO, IDMap: true}
 		out = append(out, volume{path: p, mount: m, make: true})
 	}
 	for _, v := range cfg.Container.GetVolumes() {
@@ -138,7 +138,7 @@ func (c *Containerizer) volumesOf(cfg *containerizer.Config, up *container) ([]v
 			if err != nil {
 				return nil, errVolume(v, "host_path: "+err.Error())
 			}
-			vol.mount.SourceRoot, vol.mount.Source, vol.make = cfg.Directory, rel, true
+			vol.mount.SourceRoot, vol.mount.Source, vol.mount.IDMap, vol.make = cfg.Directory, rel, true, true
 		case src.GetType() == mesosv1.Volume_Source_HOST_PATH:
 			if vol.mount.SourceRoot, vol.mount.Source, err = c.hostVolume(src.GetHostPath().GetPath()); err != nil {
 				return nil, errVolume(v, err.Error())
@@ -155,7 +155,7 @@ func (c *Containerizer) volumesOf(cfg *containerizer.Config, up *container) ([]v
 				}
 				vol.mount = up.resolve(rel, vol.mount)
 			} else {
-				vol.mount.SourceRoot, vol.mount.Source = cfg.Directory, rel
+				vol.mount.SourceRoot, vol.mount.Source, vol.mount.IDMap = cfg.Directory, rel, true
 			}
 		}
 		out = append(out, vol)
@@ -173,12 +173,12 @@ func (ct *container) resolve(rel string, m spec.Mount) spec.Mount {
 		}
 	}
 	if best == "" {
-		m.SourceRoot, m.Source = ct.cfg.Directory, rel
+		m.SourceRoot, m.Source, m.IDMap = ct.cfg.Directory, rel, true
 		return m
 	}
 	v := ct.volumes[best]
 	rest := strings.TrimPrefix(strings.TrimPrefix(rel, best), "/")
-	m.RO = m.RO || v.RO
+	m.RO, m.IDMap = m.RO || v.RO, v.IDMap
 	switch {
 	case rest == "":
 		m.SourceRoot, m.Source = v.SourceRoot, v.Source

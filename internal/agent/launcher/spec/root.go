@@ -14,6 +14,14 @@ func RootNamespace(pid int) string {
 	return "/proc/" + strconv.Itoa(pid) + "/fd/" + strconv.Itoa(RootFD)
 }
 
+// UserFD is the number of the descriptor under which a helper holds the user namespace of its container.
+const UserFD = 201
+
+// UserNamespace is where the helper with this number holds it, as seen by others.
+func UserNamespace(pid int) string {
+	return "/proc/" + strconv.Itoa(pid) + "/fd/" + strconv.Itoa(UserFD)
+}
+
 // Root is a root file system of the container's own: an image. The process sees it, the helper does not.
 type Root struct {
 	Layers []string `json:"layers"` // directories, the uppermost first
@@ -23,6 +31,8 @@ type Root struct {
 	ReadOnly bool `json:"read_only,omitempty"`
 	// Mounts are made below the root in order, after /proc, /sys and /dev. Their targets are made where they are missing.
 	Mounts []Mount `json:"mounts,omitempty"`
+	// Devices are those that its /dev has beside the harmless ones.
+	Devices []Device `json:"devices,omitempty"`
 	// WorkingDir is made when it is missing.
 	WorkingDir string `json:"working_dir,omitempty"`
 	// Masked paths can't be seen, ReadOnlyPaths not be written.
@@ -38,6 +48,15 @@ type Root struct {
 	// Entrypoint and Cmd are the image's, for a command that does not say all.
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	Cmd        []string `json:"cmd,omitempty"`
+}
+
+// Device is a device file; Name is its path below /dev.
+type Device struct {
+	Name  string `json:"name"`
+	Block bool   `json:"block,omitempty"`
+	Major uint32 `json:"major"`
+	Minor uint32 `json:"minor"`
+	Mode  uint32 `json:"mode"`
 }
 
 // Compose makes what is executed of a command and of what an image says, as Mesos' docker/runtime isolator does:

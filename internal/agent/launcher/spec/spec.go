@@ -66,6 +66,9 @@ type Spec struct {
 	Root *Root `json:"root,omitempty"`
 	// Join are namespaces which the process, but not the helper, enters.
 	Join []Namespace `json:"join,omitempty"`
+	// IDs are those of the user namespace that the process, but not the helper, is in; nil: the host's. The helper makes it, but
+	// where Join has one.
+	IDs *IDs `json:"ids,omitempty"`
 	// OOMFile has a line "oom_kill N" that says how many processes the kernel killed for memory.
 	OOMFile string `json:"oom_file,omitempty"`
 	// Secrets: a list of secrets comes in memory (descriptor SecretsFD), so that they are on no disk.
@@ -140,6 +143,8 @@ type Mount struct {
 	Target     string `json:"target"`
 	Data       string `json:"data,omitempty"`
 	RO         bool   `json:"ro,omitempty"`
+	// IDMap: what belongs to a user on the disk belongs to the same one in the container's user namespace (bind).
+	IDMap bool `json:"id_map,omitempty"`
 	// Secret is the number of the secret that the file holds, for mounts of that type.
 	Secret int `json:"secret,omitempty"`
 	// Layers and Scratch are an image's, as in Root; a read-only one has no Scratch.
@@ -147,9 +152,25 @@ type Mount struct {
 	Scratch string   `json:"scratch,omitempty"`
 }
 
+// IDs is a range of the host's user and group ids, which in a user namespace are those from 0 on.
+type IDs struct {
+	First uint32 `json:"first"`
+	// OpenNetwork: the network namespace is the container's alone, and lets everyone in it listen on every port, and ping: the
+	// namespace belongs to the host's root, who is nobody in the container.
+	OpenNetwork bool `json:"open_network,omitempty"`
+}
+
+// Host gives the host's id of an id in the container.
+func (i *IDs) Host(id uint32) int {
+	if i == nil {
+		return int(id)
+	}
+	return int(i.First + id)
+}
+
 // Namespace names one namespace to enter.
 type Namespace struct {
-	Kind string `json:"kind"` // pid, mnt, net, ipc, uts
+	Kind string `json:"kind"` // pid, mnt, net, ipc, uts, user
 	Path string `json:"path"` // /proc/PID/ns/KIND
 }
 
