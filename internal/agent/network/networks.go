@@ -321,9 +321,16 @@ func (n *Networks) detach(ctx context.Context, id string, limit time.Duration) e
 			n.kill(mark) // plugins of a dead agent, which would go on behind our back
 		}
 	}
+	// A plugin that finds its interface gone, with an earlier deletion that was cut short or with the namespace, leaves alone what it
+	// would have looked up by it.
+	cut, err := n.deleting(id)
+	if err != nil {
+		return err
+	}
 	if !pinned(n.Namespace(id)) {
 		// After a reboot, or somebody unmounted it: plugins are told that there is no namespace any more.
 		_ = dropNamespace(n.Namespace(id))
+		cut = true
 	}
 	for i := len(a.Networks) - 1; i >= 0; i-- {
 		m := &a.Networks[i]
@@ -342,6 +349,11 @@ func (n *Networks) detach(ctx context.Context, id string, limit time.Duration) e
 			return n.cni(id, false).DelNetworkList(ctx, list, rt)
 		})(ctx, limit); err != nil {
 			return fmt.Errorf("leave network %q: %w", list.Name, err)
+		}
+		if cut {
+			if err := dropMasquerade(ctx, limit, list.Name, id); err != nil {
+				return fmt.Errorf("leave network %q: %w", list.Name, err)
+			}
 		}
 	}
 	return n.forget(id)

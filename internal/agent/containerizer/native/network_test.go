@@ -385,7 +385,7 @@ cat | sed -n 's/.*"prevResult":\({.*}\),"type".*/\1/p' | grep . || echo '{"cniVe
 `, fault))
 	n.add(t, "f.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"faulty","plugins":[{"type":"bridge","bridge":"tbr0","isGateway":true,"ipMasq":true,
 		"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.7.0/24"}},{"type":"faulty"}]}`, n.ipam))
-	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = 500 * time.Millisecond }))
+	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = 3 * time.Second }))
 	defer d.end()
 	say := func(what string) {
 		if err := os.WriteFile(fault, []byte(what), 0o644); err != nil {
@@ -441,6 +441,75 @@ cat | sed -n 's/.*"prevResult":\({.*}\),"type".*/\1/p' | grep . || echo '{"cniVe
 	if left := n.remains(t, h); len(left) > 0 {
 		t.Errorf("left: %s", strings.Join(left, "\n"))
 	}
+}
+
+// TestBridgeIsCutShort: the standard bridge plugin, killed when it has removed the interface but not yet the rules that it would have
+// found by it, is asked again, finds no interface and leaves them. They go all the same, and so after a namespace that has gone.
+func TestBridgeIsCutShort(t *testing.T) {
+	if !inOwnNetwork(t) {
+		return
+	}
+	h := newHost(t)
+	n := newNetworks(t, h)
+	bin, fault := filepath.Join(h.dir, "bin"), filepath.Join(h.dir, "fault")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	iptables, err := exec.LookPath("iptables")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\nif [ -e %s ]; then echo hung >> %s.log; exec sleep 1000; fi\nexec %s \"$@\"\n", fault, fault, iptables)
+	if err := os.WriteFile(filepath.Join(bin, "iptables"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.fake(t, "slowbridge", fmt.Sprintf("PATH=%s:$PATH exec %s/bridge\n", bin, pluginsDir))
+	n.add(t, "slow.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"slow","plugins":[{"type":"slowbridge","bridge":"tbr0","isGateway":true,"ipMasq":true,
+		"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.7.0/24"}}]}`, n.ipam))
+	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = 3 * time.Second }))
+	defer d.end()
+	launch := func(id ids.Container) {
+		cfg := d.plain(id, "exec sleep 1000")
+		cfg.Container = inNetwork(&mesosv1.NetworkInfo{Name: ptr("slow")})
+		d.launch(cfg)
+	}
+	rules := func() int {
+		c := 0
+		for _, r := range n.remains(t, h) {
+			if strings.HasPrefix(r, "rule ") {
+				c++
+			}
+		}
+		return c
+	}
+	launch("cut")
+	if rules() == 0 {
+		t.Fatal("the plugin has made no rules: this test would prove nothing")
+	}
+	if err := os.WriteFile(fault, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_ = d.Destroy(t.Context(), "cut")
+	d.wait("cut")
+	if read(t, fault+".log") == "" || rules() == 0 {
+		t.Error("the plugin was not cut short where it should be")
+	}
+	if err := os.Remove(fault); err != nil {
+		t.Fatal(err)
+	}
+	launch("next") // meanwhile
+	eventually(t, "the rules are gone", func() bool { return strings.Count(strings.Join(n.remains(t, h), "\n"), `id: \"cut\"`) == 0 })
+	// The namespace was taken away under it.
+	if err := syscall.Unmount(filepath.Join(h.dir, "run/network/containers/next/ns"), syscall.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	_ = d.Destroy(t.Context(), "next")
+	d.wait("next")
+	eventually(t, "nothing is left", func() bool { return len(n.remains(t, h)) == 0 })
+	if out, err := exec.Command("iptables-save", "-t", "nat").Output(); err != nil || strings.Contains(string(out), ":CNI-") {
+		t.Errorf("chains are left: %s %v", out, err)
+	}
+	d.end()
 }
 
 // TestKillAtAnyMomentWithNetworks is TestKillAtAnyMoment with containers in a bridge network: no address, interface, rule or
