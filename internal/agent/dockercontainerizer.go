@@ -30,13 +30,14 @@ func (a *Agent) compose(native containerizer.Containerizer, known tokens, fetch 
 	if err != nil {
 		return nil, nil, fmt.Errorf("--image_gc_config: %w", err)
 	}
+	policy := c.policy()
 	d, err := docker.New(docker.Config{
 		Socket: c.DockerSocket, WorkDir: c.WorkDir, RuntimeDir: c.RuntimeDir, LinkSocket: socket, RemoveDelay: c.DockerRemove,
 		StopTimeout: c.DockerStop, KeepOrphans: !c.DockerOrphans, Auth: auth,
 		Cgroups:      cgroup.Config{Root: c.CgroupsRoot, EnableCFS: c.CgroupsCFS, LimitSwap: c.CgroupsSwap, PIDs: c.PidsLimit},
 		NoSwitchUser: !c.SwitchUser, LogMaxBytes: int64(c.LogMax), LogKeep: c.LogKeep, RecoveryTimeout: c.RecoveryTimeout,
 		ShutdownGrace: c.ShutdownGrace, PullStall: c.FetcherStall, Images: gc,
-	}, docker.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer(), Fetcher: fetch})
+	}, docker.Deps{Log: a.log, Registry: a.deps.Metrics.Registerer(), Fetcher: fetch, HostVolume: policy.HostVolume})
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the docker containerizer: %w", err)
 	}

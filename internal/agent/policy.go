@@ -45,7 +45,7 @@ func (p *Policy) Check(info *mesosv1.ContainerInfo, nested bool) error {
 	if p.NoHostNetwork && !nested {
 		host := !slices.ContainsFunc(info.GetNetworkInfos(), func(n *mesosv1.NetworkInfo) bool { return n.GetName() != "" })
 		if docker {
-			host = info.GetDocker().GetNetwork() == mesosv1.ContainerInfo_DockerInfo_HOST
+			host = dockerHostNetwork(info)
 		}
 		if host {
 			return errors.New("this agent refuses containers in the host's network (--refuse_host_network): name a container network")
@@ -65,6 +65,16 @@ func (p *Policy) Check(info *mesosv1.ContainerInfo, nested bool) error {
 		case li.GetSeccomp().GetUnconfined():
 			return errors.New("this agent refuses containers without a seccomp profile (--refuse_privileged)")
 		}
+		if docker {
+			// With the mesos containerizer --bounding_capabilities says what can be had.
+			for _, set := range []*mesosv1.CapabilityInfo{li.GetCapabilityInfo(), li.GetBoundingCapabilities(), li.GetEffectiveCapabilities()} {
+				for _, x := range set.GetCapabilities() {
+					if !confine.InDockerDefault(x) {
+						return fmt.Errorf("this agent refuses capabilities beyond Docker's default set (--refuse_privileged): %s", x)
+					}
+				}
+			}
+		}
 	}
 	if docker {
 		for _, x := range info.GetDocker().GetParameters() {
@@ -76,12 +86,31 @@ func (p *Policy) Check(info *mesosv1.ContainerInfo, nested bool) error {
 	return nil
 }
 
+// dockerHostNetwork: network USER takes any name, also those that are no networks: the host's, and another container's.
+func dockerHostNetwork(info *mesosv1.ContainerInfo) bool {
+	switch info.GetDocker().GetNetwork() {
+	case mesosv1.ContainerInfo_DockerInfo_HOST:
+		return true
+	case mesosv1.ContainerInfo_DockerInfo_USER:
+		return slices.ContainsFunc(info.GetNetworkInfos(), func(n *mesosv1.NetworkInfo) bool {
+			return n.GetName() == "host" || strings.HasPrefix(n.GetName(), "container:")
+		})
+	}
+	return false
+}
+
 func (p *Policy) volume(v *mesosv1.Volume) error {
 	host := v.GetHostPath()
 	if s := v.GetSource(); s != nil {
 		host = ""
-		if s.GetType() == mesosv1.Volume_Source_HOST_PATH {
+		switch s.GetType() {
+		case mesosv1.Volume_Source_HOST_PATH:
 			host = s.GetHostPath().GetPath()
+		case mesosv1.Volume_Source_DOCKER_VOLUME:
+			// The local driver mounts whatever its options say.
+			if p.HostVolumes != nil && len(s.GetDockerVolume().GetDriverOptions().GetParameter()) > 0 {
+				return fmt.Errorf("volume at %q: this agent refuses volumes with a driver's options (--allowed_host_volumes)", v.GetContainerPath())
+			}
 		}
 	}
 	if !path.IsAbs(host) {
@@ -116,13 +145,13 @@ func (p *Policy) HostVolume(host string) (root, rel string, err error) {
 }
 
 // harmlessParameters are options of `docker run` that take nothing of a container's isolation away. Volumes and networks
-// among the others have rules of their own.
+// among the others have rules of their own. Annotations are not among them: OCI runtimes do what some of them say.
 var harmlessParameters = []string{
-	"add-host", "annotation", "blkio-weight", "cap-drop", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime", "cpu-shares", "cpus",
+	"add-host", "blkio-weight", "cap-drop", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime", "cpu-shares", "cpus",
 	"cpuset-cpus", "cpuset-mems", "dns", "dns-opt", "dns-option", "dns-search", "domainname", "e", "entrypoint", "env", "expose", "h",
 	"health-cmd", "health-interval", "health-retries", "health-start-period", "health-timeout", "hostname", "init", "ip", "ip6", "kernel-memory",
 	"l", "label", "link", "log-driver", "log-opt", "m", "mac-address", "memory", "memory-reservation", "memory-swap", "memory-swappiness", "name",
-	"network-alias", "no-healthcheck", "p", "pids-limit", "platform", "publish", "pull", "read-only", "restart", "rm", "shm-size", "stop-signal",
+	"net-alias", "network-alias", "no-healthcheck", "p", "pids-limit", "platform", "publish", "pull", "read-only", "restart", "rm", "shm-size", "stop-signal",
 	"stop-timeout", "storage-opt", "tmpfs", "tty", "u", "ulimit", "user", "w", "workdir",
 }
 

@@ -31,6 +31,25 @@ func TestPolicy(t *testing.T) {
 		}}}}
 	}
 	li := func(l *mesosv1.LinuxInfo) *mesosv1.ContainerInfo { return &mesosv1.ContainerInfo{LinuxInfo: l} }
+	user := func(name string) *mesosv1.ContainerInfo {
+		c := docker(&mesosv1.ContainerInfo_DockerInfo{Network: mesosv1.ContainerInfo_DockerInfo_USER.Enum()})
+		c.NetworkInfos = []*mesosv1.NetworkInfo{{Name: &name}}
+		return c
+	}
+	dockerVolume := func(options ...string) *mesosv1.ContainerInfo {
+		v := &mesosv1.Volume_Source_DockerVolume{Name: str("v"), Driver: str("local"), DriverOptions: &mesosv1.Parameters{}}
+		for _, o := range options {
+			v.DriverOptions.Parameter = append(v.DriverOptions.Parameter, &mesosv1.Parameter{Key: &o, Value: str("/etc")})
+		}
+		return &mesosv1.ContainerInfo{Volumes: []*mesosv1.Volume{{ContainerPath: str("x"), Source: &mesosv1.Volume_Source{
+			Type: mesosv1.Volume_Source_DOCKER_VOLUME.Enum(), DockerVolume: v,
+		}}}}
+	}
+	capability := func(c mesosv1.CapabilityInfo_Capability) *mesosv1.ContainerInfo {
+		info := docker(&mesosv1.ContainerInfo_DockerInfo{})
+		info.LinuxInfo = &mesosv1.LinuxInfo{BoundingCapabilities: &mesosv1.CapabilityInfo{Capabilities: []mesosv1.CapabilityInfo_Capability{c}}}
+		return info
+	}
 	named := &mesosv1.ContainerInfo{NetworkInfos: []*mesosv1.NetworkInfo{{Name: str("n")}}}
 	volumes, network, privileged := Policy{HostVolumes: []string{"/srv/data", "/opt"}}, Policy{NoHostNetwork: true}, Policy{NoPrivileged: true}
 	for _, c := range []struct {
@@ -63,6 +82,14 @@ func TestPolicy(t *testing.T) {
 		{name: "no container at all", policy: network, err: "host's network"},
 		{name: "a network by name", policy: network, info: named},
 		{name: "a nested container", policy: network, nested: true},
+		{name: "the network host by name", policy: network, info: user("host"), err: "host's network"},
+		{name: "another container's network by name", policy: network, info: user("container:x"), err: "host's network"},
+		{name: "a network of Docker's by name", policy: network, info: user("shop")},
+		{name: "a volume of Docker's", policy: volumes, info: dockerVolume()},
+		{name: "a volume of Docker's with options", policy: volumes, info: dockerVolume("device"), err: "driver's options"},
+		{name: "capability", policy: privileged, info: capability(mesosv1.CapabilityInfo_SYS_ADMIN), err: "SYS_ADMIN"},
+		{name: "capability that Docker gives anyway", policy: privileged, info: capability(mesosv1.CapabilityInfo_CHOWN)},
+		{name: "--annotation", policy: privileged, info: param("annotation", "run.oci.hooks.stdout=/etc/x"), err: "isolation"},
 		{name: "privileged", policy: privileged, info: docker(&mesosv1.ContainerInfo_DockerInfo{Privileged: &yes}), err: "privileged"},
 		{name: "host pid", policy: privileged, info: li(&mesosv1.LinuxInfo{SharePidNamespace: &yes}), err: "PID"},
 		{name: "host ipc", policy: privileged, info: li(&mesosv1.LinuxInfo{IpcMode: mesosv1.LinuxInfo_SHARE_PARENT.Enum()}), err: "IPC"},

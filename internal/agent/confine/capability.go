@@ -53,6 +53,11 @@ const sysPtrace Capability = 19
 // dockerDefault is what Docker gives a container that asks for nothing (facts/security.md 5).
 var dockerDefault = []Capability{0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}
 
+// InDockerDefault reports whether Docker gives a capability to a container that asks for nothing.
+func InDockerDefault(c mesosv1.CapabilityInfo_Capability) bool {
+	return slices.Contains(dockerDefault, Capability(c)-capabilityBase)
+}
+
 // setOf reads a message; nil stays nil, which means that nothing was said.
 func setOf(m *mesosv1.CapabilityInfo) ([]Capability, error) {
 	if m == nil {

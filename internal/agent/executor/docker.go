@@ -40,9 +40,9 @@ const (
 // dockerBox is a container of Docker's that the helper stands beside: it starts it, keeps its output, and learns its end
 // however often the Engine is restarted meanwhile.
 type dockerBox struct {
-	c    *supervisor.Container
-	eng  *engine.Client
-	name string
+	c   *supervisor.Container
+	eng *engine.Client
+	ref atomic.Pointer[string] // what Docker is told to mean the container: its name, and its ID as soon as that is known
 
 	state  spec.DockerState
 	about  about
@@ -61,7 +61,8 @@ func runDocker(c *supervisor.Container) error {
 	if d.Exec != nil {
 		return runDockerExec(c)
 	}
-	b := &dockerBox{c: c, eng: &engine.Client{Socket: d.Socket}, name: d.Name, done: make(chan struct{})}
+	b := &dockerBox{c: c, eng: &engine.Client{Socket: d.Socket}, done: make(chan struct{})}
+	b.ref.Store(&d.Name)
 	c.Remote(b.signalled)
 	var drv *driver
 	if c.Spec.Mode == spec.Command {
@@ -116,15 +117,15 @@ func (b *dockerBox) start() error {
 		}
 	}()
 	wantInput := b.c.Spec.Log.Attach
-	stream, err := b.eng.Attach(context.Background(), b.name, wantInput)
+	stream, err := b.eng.Attach(context.Background(), *b.ref.Load(), wantInput)
 	if err != nil {
 		return fmt.Errorf("attach to the container: %w", err)
 	}
-	if err := b.eng.Start(ctx, b.name); err != nil {
+	if err := b.eng.Start(ctx, *b.ref.Load()); err != nil {
 		stream.Close()
 		return fmt.Errorf("start the container: %w", err)
 	}
-	st, raw, err := b.eng.Inspect(ctx, b.name)
+	st, raw, err := b.eng.Inspect(ctx, *b.ref.Load())
 	if err != nil {
 		stream.Close()
 		return fmt.Errorf("look at the started container: %w", err)
@@ -139,7 +140,7 @@ func (b *dockerBox) start() error {
 		resize = func(rows, columns uint16) {
 			ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 			defer cancel()
-			_ = b.eng.Resize(ctx, b.name, rows, columns) // a terminal of the wrong size is better than none
+			_ = b.eng.Resize(ctx, *b.ref.Load(), rows, columns) // a terminal of the wrong size is better than none
 		}
 		if w := b.c.Spec.Process.TTY; w != nil && w.Rows > 0 && w.Columns > 0 {
 			resize(w.Rows, w.Columns)
@@ -189,9 +190,9 @@ func (b *dockerBox) resume(stdout, stderr io.Writer) {
 		var s *engine.Stream
 		var err error
 		if b.tty {
-			s, err = b.eng.Attach(ctx, b.name, false)
+			s, err = b.eng.Attach(ctx, *b.ref.Load(), false)
 		} else {
-			s, err = b.eng.Logs(ctx, b.name, since)
+			s, err = b.eng.Logs(ctx, *b.ref.Load(), since)
 		}
 		if err != nil {
 			cancel()
@@ -247,6 +248,9 @@ func stamped(data []byte) (at time.Time, rest []byte, ok bool) {
 // learn keeps what the Engine says of the container that has just been started.
 func (b *dockerBox) learn(st *engine.State, raw json.RawMessage) {
 	b.state = spec.DockerState{ID: st.ID}
+	if st.ID != "" {
+		b.ref.Store(&st.ID) // names can be changed by anybody
+	}
 	b.tty = st.Config.Tty
 	b.stop = st.Config.StopSignal
 	if b.stop == "" {
@@ -341,13 +345,13 @@ func (b *dockerBox) wait() (code int, known bool, said string) {
 	defer cancel()
 	var goneSince time.Time
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		code, err := b.eng.Wait(ctx, b.name)
+		code, err := b.eng.Wait(ctx, *b.ref.Load())
 		if err == nil {
 			return code, true, fmt.Sprintf("Container exited with status %d", code)
 		}
 		// The Engine has gone away, or the container has.
 		ask, done := context.WithTimeout(ctx, askTimeout)
-		st, _, err := b.eng.Inspect(ask, b.name)
+		st, _, err := b.eng.Inspect(ask, *b.ref.Load())
 		done()
 		switch {
 		case engine.IsStatus(err, engine.NotFound):
@@ -378,7 +382,7 @@ func (b *dockerBox) exhausted(code int) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	for deadline := time.Now().Add(oomLate); ; {
-		st, _, err := b.eng.Inspect(ctx, b.name)
+		st, _, err := b.eng.Inspect(ctx, *b.ref.Load())
 		if err != nil || st.State.OOMKilled {
 			return err == nil
 		}
@@ -413,7 +417,7 @@ func (b *dockerBox) signal(name string, sig syscall.Signal) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout/2)
 	defer cancel()
-	err := b.eng.Kill(ctx, b.name, name)
+	err := b.eng.Kill(ctx, *b.ref.Load(), name)
 	if err == nil || engine.IsStatus(err, engine.NotFound) || engine.IsStatus(err, engine.Conflict) {
 		return nil // it is told, or there is nobody to tell
 	}
@@ -497,7 +501,7 @@ func (t *dockerTask) run(ctx context.Context, _ string, c *message.Command) (int
 	if c.Shell {
 		cmd = []string{"/bin/sh", "-c", c.Value}
 	}
-	p, err := startDockerExec(ctx, t.box.eng, t.box.name, engine.Command{Cmd: cmd, Env: c.Env, AttachStdout: true, AttachStderr: true})
+	p, err := startDockerExec(ctx, t.box.eng, *t.box.ref.Load(), engine.Command{Cmd: cmd, Env: c.Env, AttachStdout: true, AttachStderr: true})
 	if err != nil {
 		return 0, err
 	}

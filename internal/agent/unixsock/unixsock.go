@@ -34,12 +34,22 @@ func short(path string, f func(string) error) error {
 	return f("/proc/self/fd/" + strconv.Itoa(dir) + "/" + filepath.Base(path))
 }
 
+// inherited is how long a socket may answer whose owner is gone: a process that is killed while it starts another leaves all
+// it has open to that one, until it has become its own program.
+const inherited = 2 * time.Second
+
 // Listen listens at path, mode 0600. A socket left by an earlier process is replaced; one that still answers is an error,
 // because two owners would steal each other's clients.
 func Listen(path string) (*net.UnixListener, error) {
-	if c, err := Dial(path, time.Second); err == nil {
+	for deadline := time.Now().Add(inherited); ; time.Sleep(10 * time.Millisecond) {
+		c, err := Dial(path, time.Second)
+		if err != nil {
+			break
+		}
 		c.Close()
-		return nil, fmt.Errorf("listen on %s: another process is serving this socket", path)
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("listen on %s: another process is serving this socket", path)
+		}
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old socket: %w", err)

@@ -52,3 +52,27 @@ func TestLongPaths(t *testing.T) {
 		})
 	}
 }
+
+// TestInherited: a socket whose owner has just gone may answer for a moment, in the hands of what the owner was starting.
+func TestInherited(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	probed := make(chan struct{})
+	go func() {
+		defer close(probed)
+		if c, err := l.Accept(); err == nil { // the successor looks whether anybody answers
+			c.Close()
+		}
+		l.Close()
+	}()
+	next, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Close()
+	<-probed
+}

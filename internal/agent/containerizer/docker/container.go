@@ -38,6 +38,7 @@ type container struct {
 	cfg      containerizer.Config
 	dir      string
 	name     string // in the Engine: its own, or that of the container which it is inside of
+	engineID string // what the Engine calls it whoever renames it; empty: not known yet. See ref
 	token    string
 	phase    phase
 	helper   *launcher.Helper
@@ -134,7 +135,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) er
 		if up := c.containers[p]; up == nil || up.phase != running {
 			refusal = fmt.Errorf("its parent %s is not running", p)
 		} else {
-			ct.name = up.name
+			ct.name = c.refLocked(up)
 		}
 	}
 	if refusal != nil {
@@ -248,6 +249,10 @@ func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, imag
 	if err := p.prepare(ct.dir, c.owner(ct.cfg.User)); err != nil {
 		return err
 	}
+	if err := c.pin(p); err != nil {
+		return err
+	}
+	p.sign(p.wants, map[string]string{labelAgent: c.mark, labelContainer: string(ct.cfg.ID)})
 	limit := p.options.HostConfig.Memory
 	c.mu.Lock()
 	ct.memory, ct.made = limit, true
@@ -261,7 +266,7 @@ func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, imag
 	// to remove it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createLimit)
 	defer cancel()
-	_, err := c.api.ContainerCreate(ctx, opts)
+	made, err := c.api.ContainerCreate(ctx, opts)
 	if cerrdefs.IsConflict(err) {
 		// The name is taken: by what an earlier attempt left behind, or by a stranger, who is left alone.
 		there, ierr := c.api.ContainerInspect(ctx, ct.name, client.ContainerInspectOptions{})
@@ -274,7 +279,7 @@ func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, imag
 		if _, rerr := c.api.ContainerRemove(ctx, ct.name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); rerr != nil && !cerrdefs.IsNotFound(rerr) {
 			return fmt.Errorf("remove an earlier container of the same name: %w", rerr)
 		}
-		_, err = c.api.ContainerCreate(ctx, opts)
+		made, err = c.api.ContainerCreate(ctx, opts)
 	}
 	if cerrdefs.IsNotFound(err) && p.image != "" {
 		// Somebody removed the image since it was looked at.
@@ -283,11 +288,38 @@ func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, imag
 	if err != nil {
 		return c.engineError("create the container", err)
 	}
+	c.mu.Lock()
+	ct.engineID = made.ID
+	c.mu.Unlock()
 	return nil
+}
+
+// ref is what the Engine is told to mean a container: its ID as soon as it is known, because anybody may rename a container.
+func (c *Containerizer) ref(ct *container) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refLocked(ct)
+}
+
+func (c *Containerizer) refLocked(ct *container) string {
+	if ct.engineID == "" && !inside(ct.cfg.Kind) {
+		var st spec.DockerState
+		if spec.Read(ct.dir, spec.DockerFile, &st) == nil { // of an earlier agent process
+			ct.engineID = st.ID
+		}
+	}
+	if ct.engineID == "" {
+		return ct.name
+	}
+	return ct.engineID
 }
 
 // engineError says what failed, and what to do when nobody answered at all.
 func (c *Containerizer) engineError(what string, err error) error {
+	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) || cerrdefs.IsInvalidArgument(err) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	c.doubt() // what it has done of what it was asked is not known
 	if client.IsErrConnectionFailed(err) {
 		return fmt.Errorf("%s: the Docker Engine does not answer on %s: is it running? (%w)", what, c.cfg.Socket, err)
 	}

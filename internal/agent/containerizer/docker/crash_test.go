@@ -258,6 +258,25 @@ func (c *child) through(t *testing.T, moment time.Duration) bool {
 	}
 }
 
+// works waits until some of the work has been done, however fast the machine is, and then a while: others of it are under way.
+// It says whether the process was through before.
+func (c *child) works(t *testing.T, h *host, steps int, pause time.Duration) bool {
+	t.Helper()
+	size := func() int64 {
+		fi, err := os.Stat(filepath.Join(h.dir, journalFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.Size()
+	}
+	over, from := false, size()
+	eventually(t, "the agent process works", func() bool {
+		over = c.through(t, time.Millisecond)
+		return over || size() >= from+int64(12*steps)
+	})
+	return over || c.through(t, pause)
+}
+
 // TestKillAtAnyMoment kills the agent process, and helpers, at seeded moments of the start, the run and the end of containers.
 // After that every container is running and known, or gone; and at the end nothing is left of any of them.
 func TestKillAtAnyMoment(t *testing.T) {
@@ -266,17 +285,11 @@ func TestKillAtAnyMoment(t *testing.T) {
 	seed := uint64(20261127)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	h := newHost(t, dockertest.Options{})
+	h.e.Import(soakWants, nil, "VOLUME /wanted")
 	caught, kills, seen := map[string]int{}, map[string]int{}, map[ids.Container]string{}
 	for round := range rounds {
 		c := agentOn(t, h, agentPlan{Seed: seed, Round: uint64(round), Slots: 4, Pause: 600 * time.Millisecond, Count: 1 << 20, Faults: []string{"destroy", "stay", "destroy"}})
-		// The random moment: however fast the machine is, some of the work has been done, and some is under way.
-		steps := len(read(t, h.dir, journalFile)) + 12*rng.IntN(24)
-		over := false
-		eventually(t, "the agent process works", func() bool {
-			over = c.through(t, time.Millisecond)
-			return over || len(read(t, h.dir, journalFile)) >= steps
-		})
-		if over || c.through(t, time.Duration(rng.IntN(200))*time.Millisecond) {
+		if c.works(t, h, rng.IntN(24), time.Duration(rng.IntN(200))*time.Millisecond) {
 			t.Fatalf("seed %d: the agent process ended by itself: %s", seed, c.said.String())
 		}
 		if round%2 == 1 {

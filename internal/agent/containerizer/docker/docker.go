@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,7 +67,7 @@ type Config struct {
 	MaxLaunches int
 	// Images says when images are removed.
 	Images ImageGC
-	// LateLook is when, after Recover, the Engine is searched once more for what an earlier process had asked of it; 0: 1 min.
+	// LateLook is when, after Recover and after the Engine was away, it is searched once more for what was asked of it; 0: 1 min.
 	LateLook time.Duration
 }
 
@@ -81,6 +82,9 @@ type Deps struct {
 	Registry prometheus.Registerer
 	// Fetcher may be nil: then containers with URIs are refused.
 	Fetcher Fetcher
+	// HostVolume judges a path of the host that a container wants as a volume: it lies at rel below root, which no link may
+	// lead out of. An empty root: anywhere. nil: every path is allowed.
+	HostVolume func(path string) (root, rel string, err error)
 }
 
 // Labels of our containers.
@@ -106,6 +110,8 @@ type Containerizer struct {
 	slots   chan struct{}
 	images  *images
 	pulls   pulls
+	doubts  chan struct{}                                   // see doubt
+	judge   func(path string) (root, rel string, err error) // of host paths; nil: all are allowed
 
 	mu         sync.Mutex
 	containers map[ids.Container]*container
@@ -154,8 +160,8 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	}
 	sum := sha256.Sum256([]byte(cfg.WorkDir))
 	c := &Containerizer{
-		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, metrics: newMetrics(deps.Registry), mark: hex.EncodeToString(sum[:8]),
-		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container),
+		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, judge: deps.HostVolume, metrics: newMetrics(deps.Registry), mark: hex.EncodeToString(sum[:8]),
+		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container), doubts: make(chan struct{}, 1),
 	}
 	c.pulls.running = make(map[string]*pull)
 	if err := os.MkdirAll(c.containersDir(), 0o700); err != nil {
@@ -174,9 +180,13 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	if c.launch, err = launcher.New(binary); err != nil {
 		return nil, err
 	}
-	c.api, err = client.New(client.WithHost("unix://"+cfg.Socket), client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", cfg.Socket)
-	}))
+	}
+	// A connection for each call: dockerd goes on to serve those that are open while it shuts down, and what is begun then is left
+	// half done. A new one is refused.
+	each := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
+	c.api, err = client.New(client.WithHTTPClient(each), client.WithHost("unix://"+cfg.Socket), client.WithDialContext(dial), client.WithScheme("http"))
 	if err != nil {
 		return nil, fmt.Errorf("make the client of Docker: %w", err)
 	}

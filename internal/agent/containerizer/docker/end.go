@@ -155,15 +155,15 @@ func (c *Containerizer) release(ct *container) {
 	made, failedStart, group := ct.made, ct.phase == starting, ct.group
 	c.mu.Unlock()
 	if made {
-		deadline := time.Now().Add(releaseWait)
+		deadline, ref := time.Now().Add(releaseWait), c.ref(ct)
 		for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-			err := c.putAway(ct.name, failedStart || c.cfg.RemoveDelay <= 0)
+			err := c.putAway(ref, failedStart || c.cfg.RemoveDelay <= 0)
 			if err == nil {
 				break
 			}
 			if time.Now().After(deadline) {
 				c.log.Error("a container can't be removed from Docker now; trying again later", "container_id", ct.cfg.ID, "error", err)
-				c.wg.Go(func() { c.retry(ct.name, failedStart || c.cfg.RemoveDelay <= 0) })
+				c.wg.Go(func() { c.retry(ref, failedStart || c.cfg.RemoveDelay <= 0) })
 				break
 			}
 			select {
@@ -208,6 +208,9 @@ func (c *Containerizer) putAway(name string, remove bool) error {
 	defer cancel()
 	if remove {
 		_, err := c.api.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		if cerrdefs.IsNotFound(err) {
+			c.doubt() // who has removed it may have left its volumes
+		}
 		// A conflict: somebody else is removing it.
 		if err == nil || cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
 			return nil

@@ -251,3 +251,26 @@ func globs(pattern string) []string {
 	found, _ := filepath.Glob(pattern)
 	return found
 }
+
+// TestForgottenVolumes: an Engine that is stopped while it removes a container forgets its volumes. They have our mark, also
+// those that only the image asks for, and go; a stranger's stay.
+func TestForgottenVolumes(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{})
+	h.e.Import("wants:1", nil, "VOLUME /wanted")
+	d := h.start(nil)
+	defer d.end()
+	cfg := d.executor("x", "sleep 1000")
+	cfg.Container.Docker.Image = ptr("wants:1")
+	cfg.Container.Volumes = []*mesosv1.Volume{volume("/own", rw, "", nil)}
+	cfg.Container.Docker.Parameters = []*mesosv1.Parameter{param("volume", "/parameter")}
+	d.launch(cfg)
+	ours := strings.Fields(h.e.Docker("volume", "ls", "-q", "--filter", "label="+labelAgent+"="+d.mark, "--filter", "label="+labelContainer+"=x"))
+	if all := strings.Fields(h.e.Docker("volume", "ls", "-q")); len(ours) != 3 || len(all) != 3 {
+		t.Fatalf("the container's volumes are %q, with our mark %q", all, ours)
+	}
+	h.e.Docker("volume", "create", "strange")
+	h.e.Docker("rm", "-f", "mesos-x") // which leaves the volumes
+	d.wait("x")
+	eventually(t, "the volumes are gone", func() bool { return h.e.Docker("volume", "ls", "-q") == "strange" })
+}

@@ -32,7 +32,7 @@ func (c *Containerizer) ensureImage(ctx context.Context, ct *container, p *plan)
 		p.force = false // an id is what it is
 	}
 	if !p.force {
-		id, err := c.imageID(ctx, p.image)
+		id, err := c.lookAt(ctx, p)
 		if err == nil {
 			c.images.used(id, time.Now())
 			return id, nil
@@ -55,7 +55,7 @@ func (c *Containerizer) ensureImage(ctx context.Context, ct *container, p *plan)
 		return "", c.engineError("pull the image "+p.image, err)
 	}
 	c.metrics.pulls.WithLabelValues("pulled").Inc()
-	id, err := c.imageID(ctx, p.image)
+	id, err := c.lookAt(ctx, p)
 	if err != nil {
 		return "", c.engineError("look at the pulled image "+p.image, err)
 	}
@@ -66,6 +66,15 @@ func (c *Containerizer) ensureImage(ctx context.Context, ct *container, p *plan)
 	}
 	c.images.used(id, time.Now())
 	return id, nil
+}
+
+// lookAt gives the ID of the plan's image, and keeps which volumes the image wants.
+func (c *Containerizer) lookAt(ctx context.Context, p *plan) (string, error) {
+	r, err := c.api.ImageInspect(ctx, p.image)
+	if err == nil && r.Config != nil {
+		p.wants = r.Config.Volumes
+	}
+	return r.ID, err
 }
 
 func (c *Containerizer) imageID(ctx context.Context, image string) (string, error) {

@@ -178,7 +178,7 @@ func (c *Containerizer) applyLimits(ctx context.Context, ct *container) error {
 	if err := c.writeMemory(ct.dir, max(r.Memory, 0)); err != nil {
 		return fmt.Errorf("write down the memory limit: %w", err)
 	}
-	if _, err := c.api.ContainerUpdate(ctx, ct.name, client.ContainerUpdateOptions{Resources: &r}); err != nil && !cerrdefs.IsNotFound(err) {
+	if _, err := c.api.ContainerUpdate(ctx, c.ref(ct), client.ContainerUpdateOptions{Resources: &r}); err != nil && !cerrdefs.IsNotFound(err) {
 		return c.engineError("change the limits of the container", err)
 	}
 	c.mu.Lock()
@@ -207,7 +207,7 @@ func (c *Containerizer) Usage(id ids.Container) (*mesosv1.ResourceStatistics, er
 		}
 	}
 	if s == nil {
-		if s, err = c.engineUsage(ct.name); err != nil {
+		if s, err = c.engineUsage(c.ref(ct)); err != nil {
 			return nil, err
 		}
 	}

@@ -389,7 +389,7 @@ func (p *plan) volumeText(v string) error {
 	f := strings.Split(v, ":")
 	switch {
 	case len(f) == 1 && path.IsAbs(f[0]):
-		p.host().Mounts = append(p.host().Mounts, mount.Mount{Type: mount.TypeVolume, Target: f[0]})
+		p.anonymous(f[0], false)
 		return nil
 	case len(f) == 2 || len(f) == 3:
 		if !path.IsAbs(f[1]) || f[0] == "" {

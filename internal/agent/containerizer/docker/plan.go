@@ -27,12 +27,14 @@ const sandboxInContainer = "/mnt/mesos/sandbox"
 type plan struct {
 	options client.ContainerCreateOptions
 	image   string
-	force   bool     // pull even when it is here
-	hidden  []string // variables whose values are secrets
+	wants   map[string]struct{} // directories that the image wants to be volumes
+	force   bool                // pull even when it is here
+	hidden  []string            // variables whose values are secrets
 	secrets []secretFile
 	makes   []string // directories of the sandbox to make, relative to it
 	sandbox string
-	dirs    []string // directories of ours to make, absolute
+	dirs    []string        // directories of ours to make, absolute
+	ours    map[string]bool // sources of volumes that the agent has chosen itself
 }
 
 // secretFile is a secret that the container sees as a file.
@@ -68,7 +70,7 @@ func (c *Containerizer) plan(cfg *containerizer.Config) (*plan, error) {
 	if strings.TrimSpace(d.GetImage()) == "" {
 		return nil, errors.New("container.docker.image is empty")
 	}
-	p := &plan{image: d.GetImage(), force: d.GetForcePullImage(), sandbox: cfg.Directory}
+	p := &plan{image: d.GetImage(), force: d.GetForcePullImage(), sandbox: cfg.Directory, ours: map[string]bool{}}
 	labels := map[string]string{}
 	for k, v := range cfg.Labels {
 		labels[k] = v
@@ -384,6 +386,12 @@ func (p *plan) prepare(dir string, who owner) error {
 func below(path, root string) bool {
 	real, err := filepath.EvalSymlinks(root)
 	return err == nil && (path == real || strings.HasPrefix(path, real+"/"))
+}
+
+// bindOurs adds a directory or file that the agent has chosen.
+func (p *plan) bindOurs(source, target string, ro bool) {
+	p.ours[source] = true
+	p.bind(source, target, ro, "")
 }
 
 // bind adds a directory or file of the host.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	dcontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -117,16 +118,18 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 	look, cancel := context.WithTimeout(ctx, firstLook)
 	defer cancel()
 	found, err := c.sweep(look)
-	if err == nil {
-		c.wg.Go(c.lookAgain)
-	} else {
+	if err != nil {
 		c.log.Warn("Docker does not answer; its containers are looked through when it does, and tasks that need it fail until then", "socket", c.cfg.Socket, "error", err)
-		c.wg.Go(func() {
+	}
+	c.wg.Go(func() {
+		if err != nil {
 			if c.sweepLater(); c.ctx.Err() == nil {
 				c.log.Info("Docker answers", "socket", c.cfg.Socket)
 			}
-		})
-	}
+		}
+		c.lookAgain()
+	})
+	c.doubt()
 	return append(gone, found...), nil
 }
 
@@ -160,15 +163,31 @@ func (c *Containerizer) sweepLater() {
 	}
 }
 
-// lookAgain sweeps once more: what an earlier agent process had asked the Engine for goes on there without it, so that a
-// container may come when the first look is over, and nobody would know of it until the next restart.
-func (c *Containerizer) lookAgain() {
+// doubt makes lookAgain look: the Engine may have begun something of which nobody here will hear.
+func (c *Containerizer) doubt() {
 	select {
-	case <-c.ctx.Done():
-		return
-	case <-time.After(c.cfg.LateLook):
+	case c.doubts <- struct{}{}:
+	default: // it will look anyway
 	}
-	c.sweepLater()
+}
+
+// lookAgain sweeps once more, a while after there was a reason to: what an earlier agent process had asked the Engine for goes on
+// there without it, so that a container may come when the first look is over; and an Engine that is stopped in the middle of
+// making or removing a container leaves volumes, or the container, behind.
+func (c *Containerizer) lookAgain() {
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-c.doubts:
+		}
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-time.After(c.cfg.LateLook):
+		}
+		c.sweepLater()
+	}
 }
 
 // sweep looks through the Engine's containers with our mark: those that run and are not held are orphans, those that have
@@ -203,6 +222,10 @@ func (c *Containerizer) sweep(ctx context.Context) ([]ids.Container, error) {
 		default:
 			c.later(x.ID, c.remaining(ctx, x.ID))
 		}
+	}
+	// Volumes of containers of ours that are not there any more. Only what no container has is removed.
+	if _, err := c.api.VolumePrune(ctx, client.VolumePruneOptions{Filters: client.Filters{}.Add("label", labelAgent+"="+c.mark)}); err != nil && !cerrdefs.IsConflict(err) {
+		return orphans, err
 	}
 	return orphans, nil
 }

@@ -33,6 +33,9 @@ const (
 // neverLaunched are the faults with which no container can start.
 var neverLaunched = []string{"noimage", "noprogram", "refused", "portbusy"}
 
+// soakWants is an image with a volume of its own.
+const soakWants = "wants:1"
+
 // soakContainer describes the container of a number: a task or an executor, in a network of one kind or another, with
 // volumes, a secret and a port.
 func (d *daemon) soakContainer(i int, fault string) containerizer.Config {
@@ -47,6 +50,9 @@ func (d *daemon) soakContainer(i int, fault string) containerizer.Config {
 		info.Docker.Parameters = []*mesosv1.Parameter{param("network-alias", "web")}
 	case 2:
 		info.Docker.Network, port = onHost.Enum(), 0
+	}
+	if i%4 == 0 {
+		info.Docker.Image = ptr(soakWants)
 	}
 	switch fault {
 	case "noimage":
@@ -103,12 +109,17 @@ func (b *befalls) run() {
 		time.AfterFunc(b.pause, cancel)
 	}
 	err := d.Launch(ctx, b.cfg)
+	for err != nil && (strings.Contains(err.Error(), "does not answer on") || strings.Contains(err.Error(), "connect to Docker")) {
+		time.Sleep(200 * time.Millisecond) // as a framework does: it tries again until the Engine is back
+		err = d.Launch(ctx, b.cfg)
+	}
 	if err != nil {
 		// Whether it should have started is not to be known: the Engine comes and goes. But it says why.
 		var le *containerizer.LaunchError
 		if !errors.As(err, &le) || le.Message == "" || le.Reason != mesosv1.TaskStatus_REASON_CONTAINER_LAUNCH_FAILED {
 			t.Errorf("%s: %v", id, err)
 		}
+		fmt.Println(id, err)
 		b.j.write("gone", id)
 		return
 	}
@@ -185,6 +196,7 @@ func soak(t *testing.T, restore bool) {
 	seed := uint64(20261126)
 	rng := rand.New(rand.NewPCG(seed, 3))
 	h := newHost(t, dockertest.Options{Bridge: true, LiveRestore: restore})
+	h.e.Import(soakWants, nil, "VOLUME /wanted")
 	h.e.Docker("network", "create", soakNetwork)
 	taken := h.e.Listen(fmt.Sprintf("0.0.0.0:%d", soakTaken))
 	defer taken.Close()
@@ -199,7 +211,8 @@ func soak(t *testing.T, restore bool) {
 		if c == nil {
 			c = agentOn(t, h, agentPlan{Seed: seed, Round: round, Slots: 6, Pause: 250 * time.Millisecond, Count: count, Faults: soakFaults})
 		}
-		if c.through(t, time.Duration(1000+rng.IntN(3000))*time.Millisecond) {
+		if c.works(t, h, 10+rng.IntN(20), time.Duration(rng.IntN(500))*time.Millisecond) {
+			t.Log(c.said.String())
 			break
 		}
 		switch round % 5 {
@@ -217,28 +230,34 @@ func soak(t *testing.T, restore bool) {
 			h.e.Run()
 			did["the Engine was restarted"]++
 		case 4:
-			h.e.Kill()
+			h.e.Stop()
 			c.kill()
 			c = nil
 			h.e.Run()
-			did["agent and Engine were killed"]++
+			did["the agent was killed while the Engine was away"]++
 		}
 	}
-	t.Logf("%d containers; %v", len(begun(h)), did)
+	ran := strings.Count(read(t, h.dir, journalFile), "up ")
+	t.Logf("%d containers, of which %d ran; %v", len(begun(h)), ran, did)
+	if ran < count/4 {
+		t.Error("too few have run: this test would prove little")
+	}
 	d = knownOrGone(t, h, seed)
 	d.destroyAll()
 	var now map[string]int
-	for range 300 {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if now = h.held(d); maps.Equal(now, before) {
 			break
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	if !maps.Equal(now, before) {
 		t.Errorf("seed %d: left are %v, before %v: %q %q %q %q %q", seed, now, before, h.e.Processes(), h.e.Mounts(), h.e.Links(), h.e.Rules(), h.e.Endpoints())
+		for _, v := range strings.Fields(h.e.Docker("volume", "ls", "-q")) {
+			t.Log(h.e.Docker("volume", "inspect", v))
+		}
 	}
 	d.end()
 	// The Engine itself has no container in them any more.
 	h.e.Docker("network", "rm", soakNetwork)
-	h.e.Docker("rmi", box)
+	h.e.Docker("rmi", box, soakWants)
 }

@@ -3,8 +3,10 @@ package docker
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/mount"
@@ -47,7 +49,7 @@ func target(v *mesosv1.Volume) (string, error) {
 
 // volumes adds the sandbox, the volumes of the container, and the persistent ones among its resources.
 func (c *Containerizer) volumes(p *plan, cfg *containerizer.Config) error {
-	p.bind(cfg.Directory, sandboxInContainer, false, "")
+	p.bindOurs(cfg.Directory, sandboxInContainer, false)
 	for _, v := range cfg.Container.GetVolumes() {
 		at, err := target(v)
 		if err != nil {
@@ -68,7 +70,7 @@ func (c *Containerizer) volumes(p *plan, cfg *containerizer.Config) error {
 		}
 		source := c.persistentPath(r)
 		p.dirs = append(p.dirs, source)
-		p.bind(source, at, v.GetMode() == mesosv1.Volume_RO, "")
+		p.bindOurs(source, at, v.GetMode() == mesosv1.Volume_RO)
 	}
 	return nil
 }
@@ -85,7 +87,7 @@ func (c *Containerizer) volume(p *plan, cfg *containerizer.Config, v *mesosv1.Vo
 			return errVolume(v, "both paths are relative: it is in the sandbox already")
 		}
 		p.makes = append(p.makes, rel)
-		p.bind(filepath.Join(cfg.Directory, rel), at, ro, "")
+		p.bindOurs(filepath.Join(cfg.Directory, rel), at, ro)
 		return nil
 	}
 	if v.Image != nil {
@@ -95,7 +97,7 @@ func (c *Containerizer) volume(p *plan, cfg *containerizer.Config, v *mesosv1.Vo
 	switch {
 	case src == nil && v.HostPath == nil:
 		// As `docker run -v PATH`: a volume of the container's own, which goes with it.
-		p.host().Mounts = append(p.host().Mounts, mount.Mount{Type: mount.TypeVolume, Target: at, ReadOnly: ro})
+		p.anonymous(at, ro)
 	case src == nil && path.IsAbs(v.GetHostPath()):
 		p.bind(path.Clean(v.GetHostPath()), at, ro, "")
 	case src == nil && driver != "":
@@ -137,11 +139,51 @@ func (c *Containerizer) volume(p *plan, cfg *containerizer.Config, v *mesosv1.Vo
 		}
 		name := filepath.Join("secrets", fmt.Sprint(len(p.secrets)))
 		p.secrets = append(p.secrets, secretFile{name, data})
-		p.bind(filepath.Join(c.dir(cfg.ID), name), at, true, "")
+		p.bindOurs(filepath.Join(c.dir(cfg.ID), name), at, true)
 	default:
 		return errVolume(v, "volumes of type "+src.GetType().String()+" are not given by the docker containerizer")
 	}
 	return nil
+}
+
+// anonymous adds a volume of the container's own, which goes with it. sign gives it our mark.
+func (p *plan) anonymous(at string, ro bool) {
+	p.host().Mounts = append(p.host().Mounts, mount.Mount{Type: mount.TypeVolume, Target: at, ReadOnly: ro})
+}
+
+// sign puts labels on the volumes that the Engine makes for this container alone, also those that the image wants, so that
+// they can be found when the Engine forgets to remove them with it.
+func (p *plan) sign(wanted map[string]struct{}, labels map[string]string) {
+	taken := map[string]bool{}
+	for _, b := range p.host().Binds {
+		if f := strings.Split(b, ":"); len(f) > 1 {
+			taken[path.Clean(f[1])] = true
+		}
+	}
+	for at := range p.host().Tmpfs {
+		taken[path.Clean(at)] = true
+	}
+	for _, m := range p.host().Mounts {
+		taken[path.Clean(m.Target)] = true
+	}
+	for _, at := range slices.Sorted(maps.Keys(wanted)) {
+		if path.IsAbs(at) && !taken[path.Clean(at)] && len(p.host().VolumesFrom) == 0 {
+			p.anonymous(path.Clean(at), false)
+		}
+	}
+	for i := range p.host().Mounts {
+		m := &p.host().Mounts[i]
+		if m.Type != mount.TypeVolume || m.Source != "" {
+			continue
+		}
+		if m.VolumeOptions == nil {
+			m.VolumeOptions = &mount.VolumeOptions{}
+		}
+		if m.VolumeOptions.Labels == nil {
+			m.VolumeOptions.Labels = map[string]string{}
+		}
+		maps.Copy(m.VolumeOptions.Labels, labels)
+	}
 }
 
 // named adds a volume that Docker or a driver of its keeps.
