@@ -48,9 +48,9 @@ type Confinement struct {
 	GPUDevices string `flag:"nvidia_gpu_devices" help:"Numbers of the GPUs that may be used, separated by commas: N is /dev/nvidiaN. Unset: all that are there. Needs the isolation gpu/nvidia."`
 
 	MetricsLimit  int      `flag:"container_metrics_limit" env:"-" default:"200" help:"Running containers that Prometheus is told of one by one. 0: none."`
-	HostVolumes   []string `flag:"allowed_host_volumes" env:"-" help:"The only directories of the host that volumes may come from; no symbolic link leads out of them. none: no volumes from the host. Unset: any path."`
+	HostVolumes   []string `flag:"allowed_host_volumes" env:"-" help:"The only directories of the host that volumes may come from; no symbolic link leads out of them, and Docker volumes with a driver's options are refused. none: no volumes from the host. Unset: any path."`
 	NoHostNetwork bool     `flag:"refuse_host_network" env:"-" default:"false" help:"Refuse containers in the host's network."`
-	NoPrivileged  bool     `flag:"refuse_privileged" env:"-" default:"false" help:"Refuse what undoes a container's isolation: privileged, the host's PID and IPC namespace, no seccomp profile, and Docker parameters that are not known to be harmless."`
+	NoPrivileged  bool     `flag:"refuse_privileged" env:"-" default:"false" help:"Refuse what undoes a container's isolation: privileged, the host's PID and IPC namespace, no seccomp profile, and Docker capabilities and parameters that are not known to be harmless."`
 }
 
 // noVolumes is the value of --allowed_host_volumes that allows none.

@@ -97,13 +97,14 @@ type site struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	group  string
+	flags  []string // beside those that every site has
 
 	mu       sync.Mutex
 	heard    map[string][]*mesosv1.TaskStatus // of each task, every update once
 	launched map[string]bool
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, flags ...string) *site {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("a process test")
@@ -116,7 +117,7 @@ func newSite(t *testing.T) *site {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: dir, group: fmt.Sprintf("orchestrator-agent-test-%d-%d", os.Getpid(), rand.Uint32()), heard: map[string][]*mesosv1.TaskStatus{}, launched: map[string]bool{}}
+	s := &site{t: t, dir: dir, flags: flags, group: fmt.Sprintf("orchestrator-agent-test-%d-%d", os.Getpid(), rand.Uint32()), heard: map[string][]*mesosv1.TaskStatus{}, launched: map[string]bool{}}
 	s.master = newFakeMaster(t, l)
 	s.master.answer(s.register)
 	if s.log, err = os.Create(dir + "/log"); err != nil {
@@ -183,6 +184,7 @@ func (s *site) start() {
 		s.dir + "/address", "--master=" + s.master.listener.Addr().String(), "--work_dir=" + s.dir + "/work", "--runtime_dir=" + s.dir + "/run", "--ip=127.0.0.1", "--port=0",
 		"--hostname=localhost", "--resources=cpus:64;mem:65536;disk:65536", "--cgroups_root=" + s.group, "--executor_reregistration_timeout=15secs",
 	}
+	args = append(args, s.flags...)
 	s.cmd = exec.Command(os.Args[0])
 	s.cmd.Env = append(os.Environ(), daemonEnv+"="+strings.Join(args, "\n"))
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log

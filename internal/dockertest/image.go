@@ -44,7 +44,7 @@ func Layer(t testing.TB, extra map[string]string) []byte {
 		put(tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: mode}, nil)
 	}
 	put(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, box)
-	for _, name := range strings.Fields("sh cat echo env sleep ls id hostname ip mount touch dd nc httpd kill ps head tail true false stty seq wget tr od yes test mkdir rm trap printf date") {
+	for _, name := range strings.Fields("sh cat grep echo env sleep ls id hostname ip mount touch dd nc httpd kill ps head tail true false stty seq wget tr od yes test mkdir rm trap printf date") {
 		put(tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
 	}
 	put(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"))
