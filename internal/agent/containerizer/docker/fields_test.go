@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -88,6 +89,10 @@ func rlimit(typ mesosv1.RLimitInfo_RLimit_Type, soft, hard uint64) *mesosv1.RLim
 	return &mesosv1.RLimitInfo{Rlimits: []*mesosv1.RLimitInfo_RLimit{{Type: &typ, Soft: &soft, Hard: &hard}}}
 }
 
+func capabilities(cs ...mesosv1.CapabilityInfo_Capability) *mesosv1.CapabilityInfo {
+	return &mesosv1.CapabilityInfo{Capabilities: cs}
+}
+
 func volume(at string, mode mesosv1.Volume_Mode, hostPath string, src *mesosv1.Volume_Source) *mesosv1.Volume {
 	v := &mesosv1.Volume{ContainerPath: &at, Mode: &mode, Source: src}
 	if hostPath != "" {
@@ -105,27 +110,18 @@ const (
 	byName = mesosv1.ContainerInfo_DockerInfo_USER
 )
 
-// TestFields has a row for every field of ContainerInfo, DockerInfo, Volume, and of the command and the resources, read back
-// from the Engine and from the kernel.
-func TestFields(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, dockertest.Options{Bridge: true})
-	h.e.Import("entry:1", nil, "ENTRYPOINT [\"/bin/env\", \"FROM_ENTRYPOINT=1\"]", "CMD [\"/bin/sleep\", \"1000\"]", "ENV PATH=/image/path:/bin", "USER nobody")
-	h.e.Docker("network", "create", "shop")
-	data := filepath.Join(h.dir, "data")
-	if err := os.MkdirAll(data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(data, "f"), []byte("of the host"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	d := h.start(nil)
+// fieldRow is one field of a task, and what is to be seen of it.
+type fieldRow struct {
+	name string
+	make func(ti *mesosv1.TaskInfo, info *mesosv1.ContainerInfo)
+	see  func(s *seen)
+}
+
+// fieldRows has a row for every field of ContainerInfo, DockerInfo, Volume, and of the command and the resources. data is a
+// directory of the host with a file f.
+func fieldRows(h *host, d *daemon, data string) []fieldRow {
+	dir := h.dir
 	limit := func(v float64) *mesosv1.Value_Scalar { return &mesosv1.Value_Scalar{Value: &v} }
-	type row struct {
-		name string
-		make func(ti *mesosv1.TaskInfo, info *mesosv1.ContainerInfo)
-		see  func(s *seen)
-	}
 	docker := func(f func(d *mesosv1.ContainerInfo_DockerInfo)) func(*mesosv1.TaskInfo, *mesosv1.ContainerInfo) {
 		return func(_ *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) { f(info.Docker) }
 	}
@@ -135,12 +131,15 @@ func TestFields(t *testing.T) {
 	res := func(limits map[string]*mesosv1.Value_Scalar, rs ...*mesosv1.Resource) func(*mesosv1.TaskInfo, *mesosv1.ContainerInfo) {
 		return func(ti *mesosv1.TaskInfo, _ *mesosv1.ContainerInfo) { ti.Resources, ti.Limits = rs, limits }
 	}
+	linux := func(l *mesosv1.LinuxInfo) func(*mesosv1.TaskInfo, *mesosv1.ContainerInfo) {
+		return func(_ *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) { info.LinuxInfo = l }
+	}
 	holder := func() string {
 		l := ""
 		h.e.InNetwork(func() { l, _ = os.Readlink("/proc/thread-self/ns/net") })
 		return l
 	}
-	rows := []row{
+	return []fieldRow{
 		{"docker.image", docker(func(*mesosv1.ContainerInfo_DockerInfo) {}), func(s *seen) {
 			s.want("image", s.Config.Image, box)
 			s.want("name", s.Name, "/mesos-"+string(s.cfg.ID))
@@ -176,6 +175,10 @@ func TestFields(t *testing.T) {
 			st, _ := d.Status(s.cfg.ID)
 			s.want("network", st.GetNetworkInfos()[0].GetName(), "shop")
 		}},
+		{"network_infos.ip_addresses", func(_ *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) {
+			info.Docker.Network = byName.Enum()
+			info.NetworkInfos = []*mesosv1.NetworkInfo{{Name: ptr("fixed"), IpAddresses: []*mesosv1.NetworkInfo_IPAddress{{Protocol: mesosv1.NetworkInfo_IPv4.Enum(), IpAddress: ptr("10.211.0.77")}}}}
+		}, func(s *seen) { s.has("addresses", s.proc("net/fib_trie"), "10.211.0.77") }},
 		{"docker.port_mappings", func(ti *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) {
 			ti.Command = shell("mkdir /www; httpd -p 8080 -h /www; sleep 1000")
 			ti.Resources = append(ti.Resources, ports(31000, 31005))
@@ -263,14 +266,57 @@ func TestFields(t *testing.T) {
 				return err == nil
 			})
 		}},
+		{"persistent volume, shared and grown", func(ti *mesosv1.TaskInfo, _ *mesosv1.ContainerInfo) {
+			// What another task, with a smaller share of the same volume, has written.
+			kept := filepath.Join(dir, "work/volumes/roles/r/p2")
+			if h.e != nil {
+				if err := errors.Join(os.MkdirAll(kept, 0o755), os.WriteFile(filepath.Join(kept, "x"), []byte("before"), 0o644)); err != nil {
+					h.t.Fatal(err)
+				}
+			}
+			r := scalar("disk", 20)
+			r.Reservations = []*mesosv1.Resource_ReservationInfo{{Type: mesosv1.Resource_ReservationInfo_STATIC.Enum(), Role: ptr("r")}}
+			r.Shared = &mesosv1.Resource_SharedInfo{}
+			r.Disk = &mesosv1.Resource_DiskInfo{Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: ptr("p2")}, Volume: volume("/kept", ro, "", nil)}
+			ti.Resources = append(ti.Resources, r)
+		}, func(s *seen) {
+			s.want("file", s.file("/kept/x"), "before")
+			s.has("mounts", s.proc("mountinfo"), " /kept ro,")
+		}},
+		{"persistent volumes on disks of their own", func(ti *mesosv1.TaskInfo, _ *mesosv1.ContainerInfo) {
+			on := func(id, at string, src *mesosv1.Resource_DiskInfo_Source) {
+				r := scalar("disk", 10)
+				r.Reservations = []*mesosv1.Resource_ReservationInfo{{Type: mesosv1.Resource_ReservationInfo_STATIC.Enum(), Role: ptr("r")}}
+				r.Disk = &mesosv1.Resource_DiskInfo{Persistence: &mesosv1.Resource_DiskInfo_Persistence{Id: ptr(id)}, Volume: volume(at, rw, "", nil), Source: src}
+				ti.Resources = append(ti.Resources, r)
+			}
+			on("p3", "mounted", &mesosv1.Resource_DiskInfo_Source{Type: mesosv1.Resource_DiskInfo_Source_MOUNT.Enum(), Mount: &mesosv1.Resource_DiskInfo_Source_Mount{Root: ptr(filepath.Join(dir, "disk1"))}})
+			on("p4", "beside", &mesosv1.Resource_DiskInfo_Source{Type: mesosv1.Resource_DiskInfo_Source_PATH.Enum(), Path: &mesosv1.Resource_DiskInfo_Source_Path{Root: ptr(filepath.Join(dir, "disk2"))}})
+			ti.Command = shell("echo 1 > /mnt/mesos/sandbox/mounted/x; echo 2 > /mnt/mesos/sandbox/beside/x; sleep 1000")
+		}, func(s *seen) {
+			eventually(s.t, "it is on the disks", func() bool {
+				one, _ := os.ReadFile(filepath.Join(dir, "disk1/x"))
+				two, _ := os.ReadFile(filepath.Join(dir, "disk2/volumes/roles/r/p4/x"))
+				return string(one) == "1\n" && string(two) == "2\n"
+			})
+		}},
 		{"rlimit_info", func(_ *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) {
 			info.RlimitInfo = rlimit(mesosv1.RLimitInfo_RLimit_RLMT_NOFILE, 123, 456)
 		}, func(s *seen) {
 			s.has("limits", strings.Join(strings.Fields(s.proc("limits")), " "), "Max open files 123 456")
 		}},
-		{"linux_info capabilities", func(_ *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) {
-			info.LinuxInfo = &mesosv1.LinuxInfo{BoundingCapabilities: &mesosv1.CapabilityInfo{Capabilities: []mesosv1.CapabilityInfo_Capability{mesosv1.CapabilityInfo_NET_BIND_SERVICE}}}
-		}, func(s *seen) { s.has("capabilities", s.proc("status"), "CapBnd:\t0000000000000400") }},
+		{"linux_info.bounding_capabilities", linux(&mesosv1.LinuxInfo{BoundingCapabilities: capabilities(mesosv1.CapabilityInfo_NET_BIND_SERVICE)}), func(s *seen) {
+			s.has("capabilities", s.proc("status"), "CapBnd:\t0000000000000400")
+		}},
+		{"linux_info.effective_capabilities", linux(&mesosv1.LinuxInfo{EffectiveCapabilities: capabilities(mesosv1.CapabilityInfo_NET_ADMIN)}), func(s *seen) {
+			s.has("capabilities", s.proc("status"), "CapEff:\t0000000000001000")
+		}},
+		{"linux_info.effective_capabilities, bounding_capabilities", linux(&mesosv1.LinuxInfo{
+			EffectiveCapabilities: capabilities(mesosv1.CapabilityInfo_CHOWN, mesosv1.CapabilityInfo_KILL), BoundingCapabilities: capabilities(mesosv1.CapabilityInfo_KILL, mesosv1.CapabilityInfo_CHOWN),
+		}), func(s *seen) { s.has("capabilities", s.proc("status"), "CapEff:\t0000000000000021") }},
+		{"linux_info.capability_info", linux(&mesosv1.LinuxInfo{CapabilityInfo: capabilities(mesosv1.CapabilityInfo_CHOWN)}), func(s *seen) {
+			s.has("capabilities", s.proc("status"), "CapEff:\t0000000000000001")
+		}},
 		{"linux_info shm_size", func(_ *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) {
 			info.LinuxInfo = &mesosv1.LinuxInfo{IpcMode: mesosv1.LinuxInfo_PRIVATE.Enum(), ShmSize: ptr(uint32(7))}
 		}, func(s *seen) { s.has("mounts", s.proc("mountinfo"), "size=7168k") }},
@@ -285,6 +331,12 @@ func TestFields(t *testing.T) {
 		}},
 		{"tty_info", func(_ *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) { info.TtyInfo = &mesosv1.TTYInfo{} }, func(s *seen) {
 			s.want("tty", fmt.Sprint(s.Config.Tty, s.Config.OpenStdin), "true true")
+		}},
+		{"tty_info.window_size", func(ti *mesosv1.TaskInfo, info *mesosv1.ContainerInfo) {
+			info.TtyInfo = &mesosv1.TTYInfo{WindowSize: &mesosv1.TTYInfo_WindowSize{Rows: ptr(uint32(33)), Columns: ptr(uint32(77))}}
+			ti.Command = shell(`until [ "$(stty size)" = "33 77" ]; do sleep 0.05; done; touch /mnt/mesos/sandbox/fits; sleep 1000`)
+		}, func(s *seen) {
+			eventually(s.t, "the terminal has the size", func() bool { _, err := os.Stat(filepath.Join(s.cfg.Directory, "fits")); return err == nil })
 		}},
 		{"command: value and arguments", func(ti *mesosv1.TaskInfo, _ *mesosv1.ContainerInfo) {
 			ti.Command = &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("sleep"), Arguments: []string{"1000"}}
@@ -338,6 +390,24 @@ func TestFields(t *testing.T) {
 			s.want("memory", fmt.Sprint(s.HostConfig.Memory, s.HostConfig.MemoryReservation, s.HostConfig.CPUQuota), "0 67108864 0")
 		}},
 	}
+}
+
+// TestFields reads every field back from the Engine and from the kernel.
+func TestFields(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dockertest.Options{Bridge: true})
+	h.e.Import("entry:1", nil, "ENTRYPOINT [\"/bin/env\", \"FROM_ENTRYPOINT=1\"]", "CMD [\"/bin/sleep\", \"1000\"]", "ENV PATH=/image/path:/bin", "USER nobody")
+	h.e.Docker("network", "create", "shop")
+	h.e.Docker("network", "create", "--subnet=10.211.0.0/24", "fixed")
+	data := filepath.Join(h.dir, "data")
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data, "f"), []byte("of the host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d := h.start(nil)
+	rows := fieldRows(h, d, data)
 	t.Run("rows", func(t *testing.T) {
 		slots := make(chan struct{}, 6)
 		for i, r := range rows {
@@ -454,6 +524,24 @@ var parameterRows = []struct {
 	{"volumes-from", "other", `"VolumesFrom":["other"]`, true},
 }
 
+// plannedRows are fields that not every kernel and Engine gives: what is seen is what the Engine is told.
+var plannedRows = []struct {
+	make func(info *mesosv1.ContainerInfo)
+	in   string
+}{
+	{func(info *mesosv1.ContainerInfo) { info.Docker.Privileged = ptr(true) }, `"Privileged":true`},
+	{func(info *mesosv1.ContainerInfo) {
+		info.Volumes = []*mesosv1.Volume{volume("/d", ro, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_HOST_PATH.Enum(), HostPath: &mesosv1.Volume_Source_HostPath{
+			Path: ptr("/x"), MountPropagation: &mesosv1.MountPropagation{Mode: mesosv1.MountPropagation_HOST_TO_CONTAINER.Enum()},
+		}})}
+	}, `"/x:/d:ro,rslave"`},
+	{func(info *mesosv1.ContainerInfo) {
+		info.Volumes = []*mesosv1.Volume{volume("/d", rw, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_HOST_PATH.Enum(), HostPath: &mesosv1.Volume_Source_HostPath{
+			Path: ptr("/x"), MountPropagation: &mesosv1.MountPropagation{Mode: mesosv1.MountPropagation_BIDIRECTIONAL.Enum()},
+		}})}
+	}, `"/x:/d:rshared"`},
+}
+
 // TestParameters: every flag is known, and means what it means to `docker run`.
 func TestParameters(t *testing.T) {
 	t.Parallel()
@@ -495,22 +583,7 @@ func TestParameters(t *testing.T) {
 			t.Errorf("%s=%s: %s is not in what Docker has made: %s", p.key, p.value, p.in, text)
 		}
 	}
-	for _, f := range []struct {
-		make func(info *mesosv1.ContainerInfo)
-		in   string
-	}{
-		{func(info *mesosv1.ContainerInfo) { info.Docker.Privileged = ptr(true) }, `"Privileged":true`},
-		{func(info *mesosv1.ContainerInfo) {
-			info.Volumes = []*mesosv1.Volume{volume("/d", ro, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_HOST_PATH.Enum(), HostPath: &mesosv1.Volume_Source_HostPath{
-				Path: ptr("/x"), MountPropagation: &mesosv1.MountPropagation{Mode: mesosv1.MountPropagation_HOST_TO_CONTAINER.Enum()},
-			}})}
-		}, `"/x:/d:ro,rslave"`},
-		{func(info *mesosv1.ContainerInfo) {
-			info.Volumes = []*mesosv1.Volume{volume("/d", rw, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_HOST_PATH.Enum(), HostPath: &mesosv1.Volume_Source_HostPath{
-				Path: ptr("/x"), MountPropagation: &mesosv1.MountPropagation{Mode: mesosv1.MountPropagation_BIDIRECTIONAL.Enum()},
-			}})}
-		}, `"/x:/d:rshared"`},
-	} {
+	for _, f := range plannedRows {
 		cfg := containerizer.Config{ID: "p", Kind: containerizer.CommandTask, Directory: h.dir, Command: shell("true"), Container: dockerInfo(bridge)}
 		f.make(cfg.Container)
 		if got, err := d.plan(&cfg); err != nil || !strings.Contains(asJSON(got.options), f.in) {
@@ -524,32 +597,27 @@ func dirExists(p string) bool {
 	return err == nil && fi.IsDir()
 }
 
-// TestRefused: what can't be given is refused with the reason, before anything is made.
-func TestRefused(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	c, err := New(Config{Socket: filepath.Join(dir, "no.sock"), WorkDir: dir, RuntimeDir: dir, LinkSocket: filepath.Join(dir, "l"), Helper: helperPath}, Deps{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	type change = func(cfg *containerizer.Config, info *mesosv1.ContainerInfo)
-	par := func(key, value string) change {
+// refusal makes something of a container that can't be given.
+type refusal = func(cfg *containerizer.Config, info *mesosv1.ContainerInfo)
+
+// refusals is what can't be given, by a part of the reason.
+func refusals() map[string]refusal {
+	par := func(key, value string) refusal {
 		return func(_ *containerizer.Config, info *mesosv1.ContainerInfo) {
 			info.Docker.Parameters = []*mesosv1.Parameter{param(key, value)}
 		}
 	}
-	vol := func(v *mesosv1.Volume) change {
+	vol := func(v *mesosv1.Volume) refusal {
 		return func(_ *containerizer.Config, info *mesosv1.ContainerInfo) { info.Volumes = []*mesosv1.Volume{v} }
 	}
-	mapping := func(n mesosv1.ContainerInfo_DockerInfo_Network, host, in uint32, proto string) change {
+	mapping := func(n mesosv1.ContainerInfo_DockerInfo_Network, host, in uint32, proto string) refusal {
 		return func(cfg *containerizer.Config, info *mesosv1.ContainerInfo) {
 			cfg.Resources = []*mesosv1.Resource{ports(31000, 31001)}
 			info.Docker.Network = n.Enum()
 			info.Docker.PortMappings = []*mesosv1.ContainerInfo_DockerInfo_PortMapping{{HostPort: &host, ContainerPort: &in, Protocol: &proto}}
 		}
 	}
-	for why, f := range map[string]change{
+	return map[string]refusal{
 		"containers of type DOCKER only": func(_ *containerizer.Config, info *mesosv1.ContainerInfo) {
 			info.Type = mesosv1.ContainerInfo_MESOS.Enum()
 		},
@@ -580,20 +648,35 @@ func TestRefused(t *testing.T) {
 		"both paths are relative":    vol(volume("a", rw, "b", nil)),
 		"its source must be":         vol(volume("/a", rw, "../../../etc", nil)),
 		"from images":                vol(&mesosv1.Volume{ContainerPath: ptr("/a"), Mode: rw.Enum(), Image: &mesosv1.Image{}}),
-		"type CSI_VOLUME":            vol(volume("/a", rw, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_CSI_VOLUME.Enum()})),
+		"type CSI_VOLUME":            vol(volume("/a", rw, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_CSI_VOLUME.Enum(), CsiVolume: &mesosv1.Volume_Source_CSIVolume{}})),
 		"has no parent": vol(volume("/a", rw, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_SANDBOX_PATH.Enum(), SandboxPath: &mesosv1.Volume_Source_SandboxPath{
 			Type: mesosv1.Volume_Source_SandboxPath_PARENT.Enum(), Path: ptr("x"),
 		}})),
 		"no resolver of secrets": vol(volume("/a", rw, "", &mesosv1.Volume_Source{Type: mesosv1.Volume_Source_SECRET.Enum(), Secret: &mesosv1.Secret{
 			Type: mesosv1.Secret_REFERENCE.Enum(), Reference: &mesosv1.Secret_Reference{Name: ptr("db")},
 		}})),
+		"different effective and bounding": func(_ *containerizer.Config, info *mesosv1.ContainerInfo) {
+			info.LinuxInfo = &mesosv1.LinuxInfo{EffectiveCapabilities: capabilities(mesosv1.CapabilityInfo_CHOWN), BoundingCapabilities: capabilities(mesosv1.CapabilityInfo_CHOWN, mesosv1.CapabilityInfo_KILL)}
+		},
 		"seccomp profiles by name": func(_ *containerizer.Config, info *mesosv1.ContainerInfo) {
 			info.LinuxInfo = &mesosv1.LinuxInfo{Seccomp: &mesosv1.SeccompInfo{ProfileName: ptr("x")}}
 		},
 		"not one that Docker sets": func(_ *containerizer.Config, info *mesosv1.ContainerInfo) {
 			info.RlimitInfo = rlimit(mesosv1.RLimitInfo_RLimit_RLMT_AS, 1, 1)
 		},
-	} {
+	}
+}
+
+// TestRefused: what can't be given is refused with the reason, before anything is made.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c, err := New(Config{Socket: filepath.Join(dir, "no.sock"), WorkDir: dir, RuntimeDir: dir, LinkSocket: filepath.Join(dir, "l"), Helper: helperPath}, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for why, f := range refusals() {
 		cfg := containerizer.Config{ID: "r", Kind: containerizer.CommandTask, Directory: dir, Command: shell("true"), Container: hostNet()}
 		f(&cfg, cfg.Container)
 		err := c.Launch(t.Context(), cfg)

@@ -304,6 +304,9 @@ func (p *plan) isolation(info *mesosv1.ContainerInfo) error {
 		p.host().SecurityOpt = append(p.host().SecurityOpt, "seccomp=unconfined")
 	}
 	caps := li.GetBoundingCapabilities()
+	if e := li.GetEffectiveCapabilities(); e != nil && caps != nil && !sameSet(e.GetCapabilities(), caps.GetCapabilities()) {
+		return errors.New("docker can't give different effective and bounding capabilities: name one of the two")
+	}
 	if caps == nil {
 		caps = li.GetEffectiveCapabilities()
 	}
@@ -329,6 +332,11 @@ func (p *plan) isolation(info *mesosv1.ContainerInfo) error {
 		p.host().ShmSize = int64(li.GetShmSize()) << 20
 	}
 	return nil
+}
+
+func sameSet(a, b []mesosv1.CapabilityInfo_Capability) bool {
+	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
+	return slices.Equal(slices.Compact(a), slices.Compact(b))
 }
 
 // prepare does what the plan needs on the host. dir is the container's runtime directory.
