@@ -77,7 +77,7 @@ type zkSyncConfig struct {
 	Watches      bool              `flag:"watches" help:"Follow the source by watches through its client port, because its quorum port can't be reached. Weaker: see the documentation."`
 	FullRead     time.Duration     `flag:"full_read" default:"30secs" help:"With --watches, how often everything is read: ACLs have no events and follow then."`
 	Elections    []string          `flag:"elections" help:"With --two-way: parents of leader elections' contenders (ephemeral sequential nodes) that come on both sides; at most one leads at any time."`
-	Conflicts    string            `flag:"conflicts" default:"home" help:"With --two-way, what becomes of writes to a copy: home (the home wins), last (the later write wins), manual (a person decides by zk resolve)."`
+	Conflicts    string            `flag:"conflicts" default:"home" help:"With --two-way, what becomes of writes to a copy: home (the home wins), source (the source side wins, whatever the home), last (the later write wins), manual (a person decides by zk resolve)."`
 	Listen       string            `flag:"listen" help:"Serve status, conflicts, health and Prometheus metrics here, host:port."`
 	Audit        string            `flag:"audit" help:"Append every action to this file, one JSON object a line: claims, phases, reconciliations, conflicts, flips, decisions, repairs, election steps, alerts."`
 	AlertHook    string            `flag:"alert_webhook" help:"Post alerts here as JSON when they begin and when they end: not-live, stopped, source-unreachable, target-unreachable, lag, queue, digest, conflicts."`

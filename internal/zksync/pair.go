@@ -32,6 +32,7 @@ type Policy string
 // Policies. What is not decided by them is mended: the copy becomes as its home is.
 const (
 	PolicyHome   Policy = "home"   // the home's state wins
+	PolicySource Policy = "source" // the source side's state wins, also over a home in the target
 	PolicyLast   Policy = "last"   // the later of the two writes wins, by the servers' clocks
 	PolicyManual Policy = "manual" // the node is left as it is until a person decides
 )
@@ -80,9 +81,9 @@ func NewPair(cfg Config, deps Deps, homes map[string]Home, policy Policy) (*Pair
 	switch policy {
 	case "":
 		policy = PolicyHome
-	case PolicyHome, PolicyLast, PolicyManual:
+	case PolicyHome, PolicySource, PolicyLast, PolicyManual:
 	default:
-		return nil, fmt.Errorf("conflict policy %q: want home, last or manual", policy)
+		return nil, fmt.Errorf("conflict policy %q: want home, source, last or manual", policy)
 	}
 	for p, h := range homes {
 		if !scope.Has(p) || h != HomeSource && h != HomeTarget {
@@ -464,6 +465,8 @@ func (p *Pair) apply(ctx context.Context, f foreign) error {
 			f.engine.held[f.path] = true
 			f.engine.record(c)
 			return nil
+		case PolicySource:
+			take = f.engine == p.Back // the copy is the source side's
 		case PolicyLast:
 			take = n == nil || f.time > max(n.Mtime, n.Ctime)
 		}

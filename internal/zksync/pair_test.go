@@ -173,7 +173,7 @@ func TestPairConflicts(t *testing.T) {
 			return strings.Contains(x, want) && strings.Contains(y, want)
 		})
 	}
-	for _, policy := range []Policy{PolicyHome, PolicyLast, PolicyManual} {
+	for _, policy := range []Policy{PolicyHome, PolicySource, PolicyLast, PolicyManual} {
 		root := "/" + string(policy)
 		for _, n := range []string{"", "/n", "/m", "/gone"} {
 			if _, err := ca.Create(ctx, root+n, []byte("first"), zk.OpenACL(), zk.Persistent); err != nil {
@@ -201,6 +201,8 @@ func TestPairConflicts(t *testing.T) {
 				t.Fatal(err)
 			}
 			both(root+"/new", "no such node")
+		case PolicySource: // the source side is the home here; where it is not, see TestPairPolicies
+			both(root+"/n", "first")
 		case PolicyLast:
 			both(root+"/n", "foreign")
 			if err := cb.Delete(ctx, root+"/gone", -1); err != nil {
@@ -247,6 +249,107 @@ func TestPairConflicts(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// What each policy says about a set, a deletion and a creation in a copy, with the home on either side.
+func TestPairPolicies(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	ctx := t.Context()
+	clients := map[Home]*zk.Client{HomeSource: a.Client(t, zk.Config{}), HomeTarget: b.Client(t, zk.Config{})}
+	var names []string
+	for policy, wins := range map[Policy]map[Home]string{ // what is there in the end, by home
+		PolicyHome:   {HomeSource: "home", HomeTarget: "home"},
+		PolicySource: {HomeSource: "home", HomeTarget: "copy"},
+		PolicyLast:   {HomeSource: "copy", HomeTarget: "copy"},
+		PolicyManual: {HomeSource: "both", HomeTarget: "both"},
+	} {
+		root := "/p-" + string(policy)
+		if _, err := clients[HomeSource].Create(ctx, root, nil, zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+		for _, home := range []Home{HomeSource, HomeTarget} {
+			for _, p := range []string{"", "/set", "/del"} {
+				if _, err := clients[HomeSource].Create(ctx, root+"/"+string(home)+p, []byte("old"), zk.OpenACL(), zk.Persistent); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		p, stop := startPair(t, a, b, nil, policy)
+		if err := p.Flip(ctx, root+"/target", HomeTarget); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, a, b, Scope{Source: root})
+		for _, home := range []Home{HomeSource, HomeTarget} {
+			dir := root + "/" + string(home)
+			other := HomeTarget
+			fed := p.Forward
+			if home == HomeTarget {
+				other, fed = HomeSource, p.Back
+			}
+			c := clients[other]
+			if _, err := c.Set(ctx, dir+"/set", []byte("new"), -1); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Delete(ctx, dir+"/del", -1); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Create(ctx, dir+"/new", []byte("new"), zk.OpenACL(), zk.Persistent); err != nil {
+				t.Fatal(err)
+			}
+			zktest.Eventually(t, 30*time.Second, "three conflicts are recorded", func() bool {
+				n := 0
+				for _, c := range fed.Conflicts() {
+					if zk.Within(c.Path, dir) && c.Policy == policy && c.Pending == (policy == PolicyManual) {
+						n++
+					}
+				}
+				return n >= 3
+			})
+			state := func(h Home) string {
+				out := ""
+				for _, n := range []string{"set", "del", "new"} {
+					data, _, err := clients[h].Get(ctx, dir+"/"+n)
+					if err != nil {
+						data = []byte("none")
+					}
+					out += n + "=" + string(data) + " "
+				}
+				return out
+			}
+			const old, changed = "set=old del=old new=none ", "set=new del=none new=new "
+			atHome, atCopy := old, old
+			switch wins[home] {
+			case "copy":
+				atHome, atCopy = changed, changed
+			case "both": // nothing happens until somebody decides
+				atCopy = changed
+			}
+			zktest.Eventually(t, 30*time.Second, fmt.Sprintf("%s, home %s: %q at home, %q in the copy", policy, home, atHome, atCopy), func() bool {
+				return state(home) == atHome && state(other) == atCopy
+			})
+			if policy == PolicyManual {
+				for n, keep := range map[string]string{"set": "copy", "del": "home", "new": "copy"} {
+					if err := p.Resolve(ctx, dir+"/"+n, keep); err != nil {
+						t.Error(err)
+					}
+				}
+				const decided = "set=new del=old new=new "
+				zktest.Eventually(t, 30*time.Second, "what was decided is on both sides", func() bool {
+					return state(home) == decided && state(other) == decided
+				})
+			}
+			names = append(names, fmt.Sprintf("%s, home %s: %s wins", policy, home, wins[home]))
+		}
+		equalBut(t, a, b, Scope{Source: root}, "counter")
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%q", names)
+	if _, err := NewPair(config(a, b), Deps{}, nil, "coin"); err == nil || !strings.Contains(err.Error(), "source") {
+		t.Errorf("a policy that is none: %v", err)
 	}
 }
 
