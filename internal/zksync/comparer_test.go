@@ -3,10 +3,12 @@ package zksync
 import (
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/tree"
 	"github.com/orchestrator/orchestrator/internal/zk/zkfile"
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
@@ -63,11 +65,32 @@ func TestSnapshotComparerAgrees(t *testing.T) {
 	if m := differs.FindAllString(out, 5); len(m) > 0 || strings.Contains(out, base) {
 		t.Errorf("the comparer sees differences: %q", out[max(0, len(out)-2000):])
 	}
+	// A pair that is different on purpose: one node too many, one too few, one with other bytes. Both say so, of each.
 	c := b.Client(t, zk.Config{Auth: super()})
-	if _, err := c.Create(t.Context(), base+"/extra", []byte("some bytes"), zk.OpenACL(), zk.Persistent); err != nil {
+	for _, p := range []string{"/less", "/other"} {
+		if _, err := a.Client(t, zk.Config{}).Create(t.Context(), base+p, []byte("some bytes"), zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for p, data := range map[string]string{"/extra": "some bytes", "/other": "other bytes, and more of them"} {
+		if _, err := c.Create(t.Context(), base+p, []byte(data), zk.OpenACL(), zk.Persistent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out = compare()
+	proof, err := Compare(t.Context(), Side{Quorum: quorum(a)}, Side{Quorum: quorum(b)}, Scope{}, "no such link", 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if out := compare(); !strings.Contains(out, base+"/extra") {
-		t.Errorf("the comparer does not see the extra node: %s", out[max(0, len(out)-2000):])
+	for p, what := range map[string]string{"/extra": "extra", "/less": "missing", "/other": "data"} {
+		if !strings.Contains(out, base+p) {
+			t.Errorf("the comparer does not see %s: %s", p, out[max(0, len(out)-2000):])
+		}
+		if !slices.ContainsFunc(proof.Differences, func(d tree.Difference) bool { return d.Path == base+p && d.What == what }) {
+			t.Errorf("zk diff does not see %s %s: %+v", what, p, proof.Differences)
+		}
+	}
+	if extra := slices.DeleteFunc(proof.Differences, func(d tree.Difference) bool { return strings.HasPrefix(d.Path, base) }); len(extra) > 0 {
+		t.Errorf("zk diff sees more: %+v", extra)
 	}
 }
