@@ -361,7 +361,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	defer e.c.Close()
 	e.client.Store(e.c)
 	if err := e.c.WaitConnected(ctx); err != nil {
-		return fmt.Errorf("target: %w", err)
+		return fmt.Errorf("target: %w", identity(err, "target"))
 	}
 	e.sessions.Store(e.c.Session().ID, true)
 	if err := e.discover(ctx); err != nil {
@@ -399,6 +399,17 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	}
 }
 
+// identity adds what a person can do about an error that says that a side does not accept who we are.
+func identity(err error, side string) error {
+	switch {
+	case errors.Is(err, zk.ErrAuthFailed):
+		return fmt.Errorf("%w; correct --%s-sasl or --%s-auth", err, side, side)
+	case errors.Is(err, zk.ErrNoAuth):
+		return fmt.Errorf("%w; the %s must permit it: --%s-auth digest:super:PASSWORD", err, side, side)
+	}
+	return err
+}
+
 // learnerID is a server id for the follower that no person gives to a server and no other engine has.
 func learnerID(engine string) int64 {
 	h := int64(0)
@@ -417,6 +428,9 @@ func (e *Engine) discover(ctx context.Context) error {
 		}
 		defer c.Close()
 		if e.cfg.Source.Quorum, err = learner.Discover(ctx, c); err != nil {
+			if errors.Is(err, zk.ErrAuthFailed) || errors.Is(err, zk.ErrNoAuth) {
+				return fmt.Errorf("source: %w; or give its quorum ports by --source-quorum", identity(err, "source"))
+			}
 			return fmt.Errorf("source: %w; where its quorum port can't be reached, --watches follows it through its client port", err)
 		}
 	}
@@ -443,7 +457,7 @@ func (e *Engine) discover(ctx context.Context) error {
 func (e *Engine) lock(ctx context.Context) error {
 	dir := e.root + "/engines"
 	if err := retry(ctx, func() error { return e.c.MakePath(ctx, dir, zk.OpenACL()) }); err != nil {
-		return fmt.Errorf("making the engine's nodes in the target (it needs to write below %s): %w", stateRoot, err)
+		return fmt.Errorf("making the engine's nodes in the target (it needs to write below %s): %w", stateRoot, identity(err, "target"))
 	}
 	mine := ""
 	for {
@@ -548,7 +562,7 @@ func (e *Engine) pop() {
 func (e *Engine) advance(position int64) {
 	for {
 		ev, ok := e.next()
-		if !ok || e.exact && ev.txn != nil && ev.txn.Zxid > position {
+		if !ok || ev.refused != nil || e.exact && ev.txn != nil && ev.txn.Zxid > position {
 			return
 		}
 		e.pop()
@@ -716,6 +730,9 @@ func (e *Engine) awaitShadow(ctx context.Context) error {
 				break
 			}
 			e.pop()
+			if ev.refused != nil {
+				return ev.refused
+			}
 			e.replay(ev, nil)
 		}
 		e.publish()
@@ -782,6 +799,9 @@ func (e *Engine) stream(ctx context.Context) error {
 				return errNewShadow
 			}
 			e.pop()
+			if ev.refused != nil {
+				return errors.Join(e.w.drain(ctx), ev.refused)
+			}
 			work := e.plan
 			if ev.patch != nil {
 				work = e.patched

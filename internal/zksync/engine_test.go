@@ -2,19 +2,14 @@ package zksync
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -317,123 +312,5 @@ func TestRefusals(t *testing.T) {
 	}
 	if ok, _, _ := tgt.Exists(t.Context(), "/copy/of/app/out"); ok {
 		t.Error("the excluded subtree is in the target")
-	}
-}
-
-// The engine as a process of its own, for kill -9.
-func TestMain(m *testing.M) {
-	if os.Getenv("ZKSYNC_TEST_CHILD") == "" {
-		os.Exit(m.Run())
-	}
-	cfg := Config{SessionTimeout: time.Second, Scope: Scope{Source: "/hot"}}
-	cfg.Source.Servers, cfg.Target.Servers = strings.Split(os.Getenv("SOURCE"), ","), strings.Split(os.Getenv("TARGET"), ",")
-	cfg.Target.Auth = super()
-	e, err := New(cfg, Deps{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
-	if err == nil {
-		err = e.Run(context.Background())
-	}
-	fmt.Fprintln(os.Stderr, "ended:", err)
-	os.Exit(1)
-}
-
-func child(t *testing.T, a, b *zktest.Ensemble, out *os.File) *exec.Cmd {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "ZKSYNC_TEST_CHILD=1", "SOURCE="+strings.Join(a.Servers(), ","), "TARGET="+strings.Join(b.Servers(), ","))
-	cmd.Stderr = out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return cmd
-}
-
-// Two engine processes, one of which is killed again and again while counters are incremented: the version of every counter
-// in the target says that each increment was applied once.
-func TestKill9(t *testing.T) {
-	t.Parallel()
-	kills := 6
-	if os.Getenv("ZK_LONG") != "" {
-		kills = 150
-	}
-	a, b := pair(t)
-	c := a.Client(t, zk.Config{})
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	const counters = 50
-	for _, p := range []string{"/hot", "/hot/seq"} {
-		if _, err := c.Create(ctx, p, nil, zk.OpenACL(), zk.Persistent); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range counters {
-		if _, err := c.Create(ctx, fmt.Sprintf("/hot/%d", i), nil, zk.OpenACL(), zk.Persistent); err != nil {
-			t.Fatal(err)
-		}
-	}
-	out, err := os.Create(filepath.Join(t.TempDir(), "engines.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	t.Cleanup(func() {
-		if t.Failed() {
-			log, _ := os.ReadFile(out.Name())
-			t.Logf("engines: %s", log[max(0, len(log)-6000):])
-		}
-	})
-	engines := []*exec.Cmd{child(t, a, b, out), child(t, a, b, out)}
-	var wg sync.WaitGroup
-	updates := 0
-	wg.Go(func() {
-		w := c.NewWindow(50)
-		for i := 0; ctx.Err() == nil; i++ {
-			op := zk.Set(fmt.Sprintf("/hot/%d", i%counters), fmt.Append(nil, i), zk.AnyVersion)
-			if i%20 == 0 {
-				op = zk.Create("/hot/seq/n-", nil, zk.OpenACL(), zk.PersistentSequential)
-			}
-			if err := w.Send(ctx, op, nil); err != nil && ctx.Err() == nil {
-				t.Error(err)
-				return
-			}
-			updates++
-			if i%50 == 0 {
-				time.Sleep(10 * time.Millisecond) // the pace of the load
-			}
-		}
-		_ = w.Wait(context.Background())
-	})
-	tgt := b.Client(t, zk.Config{})
-	moved := func() {
-		_, st, _ := tgt.Get(context.Background(), "/hot/1")
-		zktest.Eventually(t, 60*time.Second, "the target moves on", func() bool {
-			_, now, err := tgt.Get(context.Background(), "/hot/1")
-			return err == nil && now.Version > st.Version+3
-		})
-	}
-	moved()
-	for i := range kills {
-		k := i % 2
-		_ = engines[k].Process.Kill()
-		_ = engines[k].Wait()
-		engines[k] = child(t, a, b, out)
-		moved()
-	}
-	cancel()
-	wg.Wait()
-	defer func() {
-		for _, e := range engines {
-			_ = e.Process.Kill()
-			_ = e.Wait()
-		}
-	}()
-	equal(t, a, b, Scope{Source: "/hot"})
-	t.Logf("%d kills, %d updates: every version is equal", kills, updates)
-	log, err := os.ReadFile(out.Name())
-	if err != nil || strings.Contains(string(log), "ended:") || strings.Contains(string(log), "conflict:") {
-		t.Errorf("an engine ended or saw a conflict (%v)", err)
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		t.Error("too slow")
 	}
 }

@@ -12,13 +12,15 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk/txn"
 )
 
-// event is one thing that the source sent: a snapshot (fuzzy until live), a transaction, that the follower is live, or a patch.
+// event is one thing that the source sent: a snapshot (fuzzy until live), a transaction, that the follower is live, a patch, or
+// why it can't be followed until a person does something.
 type event struct {
 	snapshot *tree.Tree
 	txn      *txn.Txn
 	live     bool
 	patch    []reading // nodes as a watcher has read them, at zxid or later
 	zxid     int64
+	refused  error
 	arrived  time.Time
 }
 

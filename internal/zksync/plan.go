@@ -42,7 +42,16 @@ func (e *Engine) plan(ctx context.Context, ev event) error {
 		}
 	}
 	if err == nil {
-		err = e.w.add(ctx, ops, ev.txn.Zxid, ev.arrived, ev.txn.Time)
+		parts := e.parts(ops, ev.txn)
+		for i, part := range parts {
+			position := int64(0)
+			if i == len(parts)-1 {
+				position = ev.txn.Zxid
+			}
+			if err = e.w.add(ctx, part, position, ev.arrived, ev.txn.Time); err != nil {
+				break
+			}
+		}
 	}
 	var m *mismatch
 	if errors.As(err, &m) { // what this transaction wanted did not happen either
@@ -54,6 +63,15 @@ func (e *Engine) plan(ctx context.Context, ev event) error {
 		}
 	}
 	return err
+}
+
+// parts divides what ends a session with very many ephemeral nodes, which need not go in one moment, into requests that the target
+// takes. Everything else is one part.
+func (e *Engine) parts(ops []zk.Op, x *txn.Txn) [][]zk.Op {
+	if x.Type != zk.OpCloseSession || len(ops) <= batchOps {
+		return [][]zk.Op{ops}
+	}
+	return slices.Collect(slices.Chunk(ops, batchOps))
 }
 
 // translate makes the target's operations of one change; the shadow is as the change finds it.
@@ -233,6 +251,9 @@ func (e *Engine) repair(ctx context.Context, m *mismatch) (whole bool, err error
 func (e *Engine) conflict(m *mismatch) {
 	if m.op == "delete" && errors.Is(m.err, zk.ErrNoNode) {
 		return // gone there already: containers and TTL nodes go by the target's own clock
+	}
+	if transient(m.err) {
+		return // an answer was lost: what the target has is looked at, nobody else wrote
 	}
 	c := Conflict{Path: m.path, Op: m.op, Error: m.err.Error(), Source: "absent", Target: "absent"}
 	if n := e.shadow.Get(e.cfg.Scope.ToSource(m.path)); n != nil {

@@ -3,6 +3,7 @@ package zksync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -78,6 +79,10 @@ func (w *watcher) run(ctx context.Context) {
 			return
 		}
 		w.f.fail(err)
+		if errors.Is(err, zk.ErrNoAuth) || errors.Is(err, zk.ErrAuthFailed) {
+			_ = w.f.push(event{refused: fmt.Errorf("source: %w; --watches must be able to read everything below %s: --source-auth digest:super:PASSWORD, or an identity that the ACLs there permit to read, or --source-sasl", err, w.root)}, 0) // fails for transactions only
+			return
+		}
 		w.f.log.Info("source connection lost", "error", err)
 		t := time.NewTimer(100 * time.Millisecond)
 		select {
@@ -453,8 +458,9 @@ func (w *watcher) ask(ctx context.Context, paths []string) ([]lookAt, error) {
 				}
 				if err == nil {
 					f(r)
+					return nil
 				}
-				return err
+				return fmt.Errorf("reading %s: %w", p, err)
 			}
 		}
 		list := take(func(r zk.Result) {

@@ -3,6 +3,7 @@ package zksync
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func TestWatches(t *testing.T) {
 				halt := make(chan struct{})
 				base := a.Base(t)
 				stormy := a.Base(t)
-				wg.Go(func() { a.Disturbed(t, base, uint64(i), halt) })
+				wg.Go(func() { a.Disturbed(t, base, uint64(i), halt, new(atomic.Int64)) })
 				wg.Go(func() { a.Storm(t, stormy, uint64(i), 400) })
 				f.do()
 				close(halt)

@@ -97,9 +97,9 @@ func (w *writer) add(ctx context.Context, ops []zk.Op, zxid int64, arrived time.
 	}
 	b.ops = append(b.ops, ops...)
 	b.bytes += size
-	b.txns++
 	if zxid > 0 {
 		b.zxid = zxid
+		b.txns++
 	}
 	return nil
 }
@@ -258,7 +258,12 @@ func explain(b *batch, err error) error {
 	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrInvalidACL):
 		hint = "; ACLs are copied as they are, so the engine must be super in the target: --target-auth digest:super:PASSWORD, and its providers must be those of the source"
 	case errors.Is(err, zk.ErrUnimplemented), errors.Is(err, zk.ErrMarshalling):
-		hint = "; the target does not know this kind of node: containers need 3.5, TTL nodes 3.5.4 with zookeeper.extendedTypesEnabled=true"
+		for i := range b.ops {
+			if op := &b.ops[i]; where == "" && (op.Code == zk.OpCreateContainer || op.Code == zk.OpCreateTTL) {
+				where = " " + op.Code.String() + " " + op.Path
+			}
+		}
+		hint = "; the target does not know this kind of node: containers need 3.5, TTL nodes 3.5.4 with zookeeper.extendedTypesEnabled=true; upgrade it, or leave them out by --exclude"
 	case errors.Is(err, zk.ErrQuotaExceeded):
 		hint = "; raise or remove the quota in the target"
 	case errors.Is(err, zk.ErrNotReadOnly):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,8 +97,9 @@ func (e *Ensemble) Churn(tb testing.TB, base string, seed uint64, n int) {
 	}
 }
 
-// Disturbed changes nodes below base until stop is closed, whatever happens to the servers: what fails is passed over.
-func (e *Ensemble) Disturbed(tb testing.TB, base string, seed uint64, stop <-chan struct{}) {
+// Disturbed changes nodes below base until stop is closed, whatever happens to the servers: what fails is passed over, what is
+// acknowledged is counted.
+func (e *Ensemble) Disturbed(tb testing.TB, base string, seed uint64, stop <-chan struct{}, acknowledged *atomic.Int64) {
 	tb.Helper()
 	rng := rand.New(rand.NewPCG(seed, 2))
 	c, err := zk.New(zk.Config{Servers: e.Servers(), Chroot: base, Renew: true, SessionTimeout: 4 * time.Second}, zk.Deps{})
@@ -123,7 +125,12 @@ func (e *Ensemble) Disturbed(tb testing.TB, base string, seed uint64, stop <-cha
 		case 3:
 			op = zk.Create("/e-", nil, zk.OpenACL(), zk.EphemeralSequential)
 		}
-		_ = w.Send(ctx, op, func(zk.Result, error) error { return nil })
+		_ = w.Send(ctx, op, func(_ zk.Result, err error) error {
+			if err == nil {
+				acknowledged.Add(1)
+			}
+			return nil
+		})
 		if i%20 == 0 {
 			time.Sleep(5 * time.Millisecond) // the pace of the load
 		}
