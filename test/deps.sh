@@ -2,7 +2,7 @@
 # Installs what the tests need from Debian's packages. Does nothing when all of it is there; without root it only says
 # what is missing.
 set -eu
-packages="zookeeper:/usr/share/java/zookeeper.jar python3-kazoo:/usr/lib/python3/dist-packages/kazoo protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/duration.proto crun:/usr/bin/crun runc:/usr/sbin/runc xz-utils:/usr/bin/xz bzip2:/usr/bin/bzip2 docker.io:/usr/sbin/dockerd containerd:/usr/bin/ctr iptables:/usr/sbin/iptables util-linux:/usr/bin/nsenter containernetworking-plugins:/usr/lib/cni/bridge iproute2:/usr/sbin/ip busybox-static:/bin/busybox chromium:/usr/bin/chromium"
+packages="zookeeper:/usr/share/java/zookeeper.jar python3-kazoo:/usr/lib/python3/dist-packages/kazoo libcurator-recipes-java:/usr/share/java/curator-recipes.jar protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/duration.proto crun:/usr/bin/crun runc:/usr/sbin/runc xz-utils:/usr/bin/xz bzip2:/usr/bin/bzip2 docker.io:/usr/sbin/dockerd containerd:/usr/bin/ctr iptables:/usr/sbin/iptables util-linux:/usr/bin/nsenter containernetworking-plugins:/usr/lib/cni/bridge iproute2:/usr/sbin/ip busybox-static:/bin/busybox chromium:/usr/bin/chromium"
 missing=
 for p in $packages; do
 	[ -e "${p#*:}" ] || missing="$missing ${p%%:*}"
@@ -15,6 +15,7 @@ if [ "$(uname -m)" = x86_64 ]; then
 	[ -e "$kernel" ] || missing="$missing linux-image-cloud-amd64"
 fi
 command -v java >/dev/null 2>&1 || missing="$missing default-jre-headless"
+command -v javac >/dev/null 2>&1 || missing="$missing default-jdk-headless"
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v npm >/dev/null 2>&1 || missing="$missing npm"
 # The console's tools and libraries, as its lock file names them.
