@@ -40,6 +40,7 @@ type watcher struct {
 	// oneShot is set when the server refused a recursive watch.
 	oneShot bool
 	watch   *zk.Watch
+	ask     func(ctx context.Context, paths []string) ([]lookAt, error)
 
 	mu    sync.Mutex
 	dirty map[string]bool
@@ -50,6 +51,7 @@ type watcher struct {
 func newWatcher(f *follower, c *zk.Client, root string, every time.Duration) *watcher {
 	w := &watcher{f: f, c: c, root: root, every: every, dirty: map[string]bool{}, wake: make(chan struct{}, 1)}
 	w.watch = zk.NewWatch(w.event)
+	w.ask = w.askServer
 	return w
 }
 
@@ -437,8 +439,8 @@ func same(t *tree.Tree, n *tree.Node, r *reading) bool {
 		string(n.Data) == string(r.data) && slices.Equal(t.ACL(n), r.acl)
 }
 
-// ask reads nodes, pipelined; each answer is consistent in itself and leaves a watch where those are one-shot.
-func (w *watcher) ask(ctx context.Context, paths []string) ([]lookAt, error) {
+// askServer reads nodes, pipelined; each answer is consistent in itself and leaves a watch where those are one-shot.
+func (w *watcher) askServer(ctx context.Context, paths []string) ([]lookAt, error) {
 	nodes := make([]lookAt, len(paths))
 	win := w.c.NewWindow(1000)
 	one := func(op zk.Op) zk.Op {
