@@ -2,9 +2,12 @@ package zksync
 
 import (
 	"fmt"
+	"os"
+	"sync"
 	"testing"
 
 	"github.com/orchestrator/orchestrator/internal/zk"
+	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
 
 // The source deletes nodes with children and creates them again, with lower versions and counters, while no engine runs, and in the
@@ -141,5 +144,45 @@ func TestRecreatedMeanwhile(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A target with any other history of the same paths, of every kind, ACL and version, is overwritten, and is equal; then the source goes
+// on by itself, and is caught up with.
+func TestOverwriteAnything(t *testing.T) {
+	t.Parallel()
+	links := uint64(3)
+	if os.Getenv("ZK_LONG") != "" {
+		links = 40
+	}
+	a, b := pair(t)
+	for seed := range links {
+		root := a.Base(t)
+		if err := b.Client(t, zk.Config{}).MakePath(t.Context(), root, zk.OpenACL()); err != nil {
+			t.Fatal(err)
+		}
+		live := func(e *zktest.Ensemble, seed uint64) {
+			e.Churn(t, root, seed, 400)
+			e.Storm(t, root, seed, 150)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { live(b, 100+seed) })
+		live(a, seed)
+		wg.Wait()
+		cfg := config(a, b)
+		cfg.Name, cfg.Scope, cfg.Overwrite = fmt.Sprintf("link%d", seed), Scope{Source: root}, true
+		e, stop := start(t, cfg)
+		ready(t, e)
+		equal(t, a, b, cfg.Scope)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		live(a, 200+seed)
+		e, stop = start(t, cfg)
+		ready(t, e)
+		equal(t, a, b, cfg.Scope)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
