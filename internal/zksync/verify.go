@@ -121,6 +121,10 @@ func Verify(ctx context.Context, source, target Side, scope Scope, name string, 
 		r.mu.Lock()
 		base := r.t.Zxid()
 		r.mu.Unlock()
+		if position < base && !kept(vb.Tree, name) {
+			// Nobody will bring the target to where the comparison began: they are compared as they are.
+			return Proof{}, errNotLinked
+		}
 		if position < base {
 			if err := wait(100 * time.Millisecond); err != nil { // the target has yet to reach where the comparison began
 				return Proof{}, err
@@ -158,6 +162,12 @@ func Verify(ctx context.Context, source, target Side, scope Scope, name string, 
 			return Proof{}, err
 		}
 	}
+}
+
+// kept reports whether an engine keeps the link.
+func kept(target *tree.Tree, name string) bool {
+	n := target.Get(stateRoot + "/" + name + "/engines")
+	return n != nil && n.NumChildren() > 0
 }
 
 // Compare compares two ensembles: at a barrier when the target is fed by the link, otherwise as they are.

@@ -158,8 +158,8 @@ type Aspects struct {
 // AllAspects compares everything that two ensembles can have in common.
 var AllAspects = Aspects{true, true, true, true}
 
-// Compare reports how b below rootB differs from a below rootA, at most limit differences (0: all); skip leaves out a
-// subtree by its path in a. Transaction numbers and times are never compared: two ensembles cannot have the same.
+// Compare reports how b below rootB differs from a below rootA, at most limit differences (0: all); skip leaves out nodes, by their
+// paths in a, and has to say so for each of a subtree. Transaction numbers and times are never compared: two ensembles cannot have the same.
 func Compare(a *Tree, rootA string, b *Tree, rootB string, what Aspects, skip func(*Node) bool, limit int) []Difference {
 	var out []Difference
 	add := func(d Difference) bool {
@@ -182,28 +182,11 @@ func Compare(a *Tree, rootA string, b *Tree, rootB string, what Aspects, skip fu
 		}
 		return to + rel
 	}
-	under := func(t *Tree, n *Node, toA bool) bool { // skipped, by itself or a node above it
-		for ; n != nil; n = n.parent {
-			m := n
-			if toA {
-				if !zk.Within(n.Path, rootB) {
-					return false
-				}
-				if m = a.Get(mapPath(n.Path, rootB, rootA)); m == nil {
-					m = &Node{Path: mapPath(n.Path, rootB, rootA), Data: n.Data, Stat: n.Stat}
-				}
-			}
-			if skip(m) {
-				return true
-			}
-		}
-		return false
-	}
 	if skip == nil {
 		skip = func(*Node) bool { return false }
 	}
 	for n := range a.Walk(rootA) {
-		if under(a, n, false) {
+		if skip(n) {
 			continue
 		}
 		m := b.Get(mapPath(n.Path, rootA, rootB))
@@ -221,7 +204,7 @@ func Compare(a *Tree, rootA string, b *Tree, rootB string, what Aspects, skip fu
 	}
 	for m := range b.Walk(rootB) {
 		path := mapPath(m.Path, rootB, rootA)
-		if a.Get(path) == nil && !under(b, m, true) {
+		if a.Get(path) == nil && !skip(&Node{Path: path, Data: m.Data, Stat: m.Stat}) {
 			if !add(Difference{Path: path, What: "extra", B: m.summary()}) {
 				return out
 			}

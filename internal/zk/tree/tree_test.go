@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -87,6 +88,38 @@ func TestTreeProperties(t *testing.T) {
 			rt.Fatal(d)
 		}
 	})
+}
+
+// What is left out is left out node by node: that what lies above a root is not wanted says nothing of what lies below it.
+func TestCompareSubtrees(t *testing.T) {
+	t.Parallel()
+	build := func(root string, more map[string]string) *Tree {
+		tr := New()
+		for _, p := range []string{"/m", root, root + "/x", root + "/y", root + "/out", root + "/out/z"} {
+			if tr.Get(p) == nil {
+				if err := tr.Put(p, []byte("same"), zk.OpenACL(), Stat{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for p, data := range more {
+			if err := tr.Put(root+p, []byte(data), zk.OpenACL(), Stat{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return tr
+	}
+	a := build("/m/a", map[string]string{"/out/only": "a", "/gone": "a"})
+	b := build("/m", map[string]string{"/x": "other", "/out/z": "other", "/new": "b", "/out/new": "b"})
+	skip := func(n *Node) bool { return !zk.Within(n.Path, "/m/a") || zk.Within(n.Path, "/m/a/out") }
+	var got []string
+	for _, d := range Compare(a, "/m/a", b, "/m", AllAspects, skip, 0) {
+		got = append(got, d.Path+" "+d.What)
+	}
+	slices.Sort(got)
+	if want := []string{"/m/a/gone missing", "/m/a/new extra", "/m/a/x data"}; !slices.Equal(got, want) {
+		t.Errorf("differences %q, want %q", got, want)
+	}
 }
 
 // BenchmarkMillion reports the memory of a million nodes of 100 bytes.
