@@ -156,6 +156,19 @@ func (o *zkOptions) withClient(work func(cmd *cobra.Command, c *zk.Client, args 
 	}
 }
 
+// withPath is withClient for commands whose first argument is a path: one that cannot be is refused before any server is asked.
+func (o *zkOptions) withPath(work func(cmd *cobra.Command, c *zk.Client, args []string) error) func(*cobra.Command, []string) error {
+	run := o.withClient(work)
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			if err := pathArg(args[0]); err != nil {
+				return err
+			}
+		}
+		return run(cmd, args)
+	}
+}
+
 // quorumOf finds quorum ports: those given, or those that the ensemble names and that answer. None is no error.
 func quorumOf(ctx context.Context, c *zk.Client, given string) []string {
 	if given != "" {
@@ -213,6 +226,7 @@ func (p *progress) at(n, total int) {
 func (p *progress) end() {
 	if p.shown {
 		fmt.Fprint(p.w, "\r\033[K")
+		p.shown = false
 	}
 }
 

@@ -58,10 +58,7 @@ func newZKExportCommand(o *zkOptions) *cobra.Command {
 Servers tell ACLs only node by node, which takes most of the time: --no-acl leaves them out, and --snapshot reads everything through the
 quorum port.`,
 		Args: cobra.ExactArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) (err error) {
-			if err := pathArg(args[0]); err != nil {
-				return err
-			}
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) (err error) {
 			t, err := how.tree(cmd, o, c, args[0], bulk.Options{Stat: true, Data: true, ACL: !noACL, Depth: -1})
 			if err != nil {
 				return err
@@ -121,11 +118,8 @@ func newZKImportCommand(o *zkOptions) *cobra.Command {
 		Use:   "import PATH",
 		Short: "Make what export wrote, below PATH",
 		Args:  cobra.ExactArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			root := args[0]
-			if err := pathArg(root); err != nil {
-				return err
-			}
 			in := cmd.InOrStdin()
 			if file != "" {
 				f, err := os.Open(file)
@@ -197,6 +191,10 @@ func newZKImportCommand(o *zkOptions) *cobra.Command {
 			}
 			if err := w.Flush(cmd.Context()); err != nil {
 				return err
+			}
+			p.end()
+			if o.output == "json" {
+				return printJSON(cmd, map[string]any{"path": root, "nodes": n, "there_already": kept})
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%d nodes written, %d of them were there already\n", n, kept)
 			return nil
@@ -316,6 +314,10 @@ kinds are restored; versions begin anew and ephemeral nodes are left out. To res
 			}
 			if err := w.Flush(cmd.Context()); err != nil {
 				return fmt.Errorf("after about %d nodes: %w", n, err)
+			}
+			p.end()
+			if o.output == "json" {
+				return printJSON(cmd, map[string]any{"path": to, "nodes": n})
 			}
 			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "%d nodes restored\n", n)
 			return err

@@ -25,10 +25,7 @@ func newZKGetCommand(o *zkOptions) *cobra.Command {
 		Use:   "get PATH",
 		Short: "Print a node's data",
 		Args:  cobra.ExactArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
-			if err := pathArg(args[0]); err != nil {
-				return err
-			}
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			data, st, err := c.Get(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -49,10 +46,7 @@ func newZKStatCommand(o *zkOptions) *cobra.Command {
 		Use:   "stat PATH",
 		Short: "Print what the server knows about a node, and its ACL",
 		Args:  cobra.ExactArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
-			if err := pathArg(args[0]); err != nil {
-				return err
-			}
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			acl, st, err := c.GetACL(cmd.Context(), args[0])
 			if errors.Is(err, zk.ErrNoAuth) {
 				var r zk.Result
@@ -154,7 +148,7 @@ func walk(n *bulk.Node, depth int, f func(n *bulk.Node, depth int) error) error 
 
 func warnDenied(cmd *cobra.Command, denied int) {
 	if denied > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "orchestrator: %d reads were not permitted by the nodes' ACLs; --auth gives more rights\n", denied)
+		fmt.Fprintf(cmd.ErrOrStderr(), "orchestrator: the ACLs of %d nodes do not let us read them whole; --auth gives more rights\n", denied)
 	}
 }
 
@@ -165,13 +159,10 @@ func newZKLsCommand(o *zkOptions) *cobra.Command {
 		Use:   "ls [PATH]",
 		Short: "List a node's children",
 		Args:  cobra.MaximumNArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			path := "/"
 			if len(args) == 1 {
 				path = args[0]
-			}
-			if err := pathArg(path); err != nil {
-				return err
 			}
 			if !long && !recursive {
 				names, _, err := c.Children(cmd.Context(), path)
@@ -328,13 +319,10 @@ func newZKTreeCommand(o *zkOptions) *cobra.Command {
 		Use:   "tree [PATH]",
 		Short: "Draw a node and all below it",
 		Args:  cobra.MaximumNArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			path := "/"
 			if len(args) == 1 {
 				path = args[0]
-			}
-			if err := pathArg(path); err != nil {
-				return err
 			}
 			t, err := how.tree(cmd, o, c, path, bulk.Options{Stat: o.output == "json", Depth: depth})
 			if err != nil {
@@ -419,13 +407,10 @@ func newZKDuCommand(o *zkOptions) *cobra.Command {
 		Use:   "du [PATH]",
 		Short: "Count nodes and bytes below a node",
 		Args:  cobra.MaximumNArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			path := "/"
 			if len(args) == 1 {
 				path = args[0]
-			}
-			if err := pathArg(path); err != nil {
-				return err
 			}
 			t, err := how.tree(cmd, o, c, path, bulk.Options{Stat: true, Depth: -1})
 			if err != nil {
@@ -482,10 +467,7 @@ func newZKWatchCommand(o *zkOptions) *cobra.Command {
 		Use:   "watch PATH",
 		Short: "Print changes below a node as they happen (servers 3.6+)",
 		Args:  cobra.ExactArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
-			if err := pathArg(args[0]); err != nil {
-				return err
-			}
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			// The callback must not wait for the terminal; what does not fit is counted, not hidden.
 			events := make(chan zk.Event, 10_000)
 			var mu sync.Mutex

@@ -32,10 +32,7 @@ func newZKSetCommand(o *zkOptions) *cobra.Command {
 		Use:   "set PATH DATA",
 		Short: "Replace a node's data (DATA - reads standard input)",
 		Args:  cobra.ExactArgs(2),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
-			if err := pathArg(args[0]); err != nil {
-				return err
-			}
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			data, err := dataArg(cmd, args)
 			if err != nil {
 				return err
@@ -68,7 +65,7 @@ func newZKCreateCommand(o *zkOptions) *cobra.Command {
 		Use:   "create PATH [DATA]",
 		Short: "Make a node and print its path (DATA - reads standard input)",
 		Args:  cobra.RangeArgs(1, 2),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			check := args[0]
 			if sequential {
 				check += "1"
@@ -76,15 +73,19 @@ func newZKCreateCommand(o *zkOptions) *cobra.Command {
 			if err := pathArg(check); err != nil {
 				return err
 			}
-			data, err := dataArg(cmd, args)
-			if err != nil {
-				return err
-			}
 			list := zk.OpenACL()
 			if acl != "" {
+				var err error
 				if list, err = zk.ParseACL(acl); err != nil {
 					return usageError{err}
 				}
+			}
+			if container && (sequential || ttl > 0) {
+				return usagef("--container goes with neither --sequential nor --ttl")
+			}
+			data, err := dataArg(cmd, args)
+			if err != nil {
+				return err
 			}
 			mode := zk.Persistent
 			if sequential {
@@ -92,8 +93,6 @@ func newZKCreateCommand(o *zkOptions) *cobra.Command {
 			}
 			op := zk.Create(args[0], data, list, mode)
 			switch {
-			case container && (sequential || ttl > 0):
-				return usagef("--container goes with neither --sequential nor --ttl")
 			case container:
 				op = zk.Create(args[0], data, list, zk.Container)
 			case ttl > 0 && sequential:
@@ -101,24 +100,10 @@ func newZKCreateCommand(o *zkOptions) *cobra.Command {
 			case ttl > 0:
 				op = zk.CreateTTL(args[0], data, list, zk.PersistentTTL, ttl)
 			}
-			if parents {
-				if err := c.MakePath(cmd.Context(), zk.Parent(args[0]), zk.OpenACL()); err != nil {
-					return err
-				}
-			}
-			r, err := c.Do(cmd.Context(), op)
-			if err != nil {
-				if errors.Is(err, zk.ErrNoNode) {
-					return fmt.Errorf("%w; -p makes the parents", err)
-				}
-				return err
-			}
-			if o.output == "json" {
-				return printJSON(cmd, map[string]any{"path": r.Path})
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), r.Path)
-			return err
-		}),
+			return o.withClient(func(cmd *cobra.Command, c *zk.Client, _ []string) error {
+				return o.create(cmd, c, op, parents)
+			})(cmd, args)
+		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&sequential, "sequential", "s", false, "The server appends a number to the name.")
@@ -129,6 +114,27 @@ func newZKCreateCommand(o *zkOptions) *cobra.Command {
 	return cmd
 }
 
+// create makes a node and prints its path.
+func (o *zkOptions) create(cmd *cobra.Command, c *zk.Client, op zk.Op, parents bool) error {
+	if parents {
+		if err := c.MakePath(cmd.Context(), zk.Parent(op.Path), zk.OpenACL()); err != nil {
+			return err
+		}
+	}
+	r, err := c.Do(cmd.Context(), op)
+	if errors.Is(err, zk.ErrNoNode) {
+		return fmt.Errorf("%w; -p makes the parents", err)
+	}
+	if err != nil {
+		return err
+	}
+	if o.output == "json" {
+		return printJSON(cmd, map[string]any{"path": r.Path})
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), r.Path)
+	return err
+}
+
 func newZKRmCommand(o *zkOptions) *cobra.Command {
 	recursive := false
 	version := zk.AnyVersion
@@ -136,21 +142,25 @@ func newZKRmCommand(o *zkOptions) *cobra.Command {
 		Use:   "rm PATH",
 		Short: "Delete a node, with -r also all below it",
 		Args:  cobra.ExactArgs(1),
-		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
+		RunE: o.withPath(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			path := args[0]
-			if err := pathArg(path); err != nil {
-				return err
-			}
-			if path == "/" || path == "/zookeeper" {
-				return usagef("%s cannot be deleted", path)
+			done := func(nodes int) error {
+				if o.output == "json" {
+					return printJSON(cmd, map[string]any{"path": path, "nodes": nodes})
+				}
+				return nil
 			}
 			if !recursive {
 				err := c.Delete(cmd.Context(), path, version)
-				if errors.Is(err, zk.ErrNotEmpty) {
+				switch {
+				case errors.Is(err, zk.ErrNotEmpty):
 					return fmt.Errorf("%w; -r deletes all of it", err)
+				case err != nil:
+					return err
 				}
-				return err
+				return done(1)
 			}
+			deleted := 0
 			p := newProgress(cmd, "deleting")
 			defer p.end()
 			// Nodes may be made while this goes on: a few rounds, then whoever makes them has won.
@@ -177,6 +187,9 @@ func newZKRmCommand(o *zkOptions) *cobra.Command {
 							again = true
 							return nil
 						}
+						if err == nil {
+							deleted += len(ops)
+						}
 						return err
 					})
 					if err != nil {
@@ -187,14 +200,25 @@ func newZKRmCommand(o *zkOptions) *cobra.Command {
 					return err
 				}
 				if !again {
-					return nil
+					return done(deleted)
 				}
-				if ok, _, err := c.Exists(cmd.Context(), path); err != nil || !ok {
+				ok, _, err := c.Exists(cmd.Context(), path)
+				switch {
+				case err != nil:
 					return err
+				case !ok:
+					return done(deleted)
 				}
 			}
 			return fmt.Errorf("%s is still there: something makes nodes below it as fast as they are deleted", path)
 		}),
+	}
+	remove := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if args[0] == "/" || args[0] == "/zookeeper" {
+			return usagef("%s cannot be deleted", args[0])
+		}
+		return remove(cmd, args)
 	}
 	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "Delete all that is below it as well.")
 	cmd.Flags().Int32Var(&version, "version", zk.AnyVersion, "Only when the node has this version.")
