@@ -42,6 +42,13 @@ func fill(b testing.TB, e *zktest.Ensemble, n int) {
 	}
 }
 
+// cpuTime is the processor time so far of this process and of two servers.
+func cpuTime(a, b *zktest.Node) (self, source, target time.Duration) {
+	var ru syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), a.CPU(), b.CPU()
+}
+
 // BenchmarkLag is the goal of synchronization: ZK_NODES nodes, ZK_RATE sets a second for ZK_SECONDS, open loop. It reports the
 // seed's time, the lag from the moment a transaction was read from the source to the target's answer, and the engine's heap.
 func BenchmarkLag(b *testing.B) {
@@ -79,12 +86,7 @@ func BenchmarkLag(b *testing.B) {
 	mu.Lock()
 	lags = nil
 	mu.Unlock()
-	cpu := func() (self, source, target time.Duration) {
-		var ru syscall.Rusage
-		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
-		return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), src.Nodes[0].CPU(), dst.Nodes[0].CPU()
-	}
-	self0, src0, dst0 := cpu()
+	self0, src0, dst0 := cpuTime(src.Nodes[0], dst.Nodes[0])
 	b.ResetTimer()
 	start := time.Now()
 	sent := 0
@@ -105,12 +107,14 @@ func BenchmarkLag(b *testing.B) {
 	zktest.Eventually(b, time.Minute, "the target has all", func() bool { return e.Status().Txns >= int64(rate*seconds) })
 	behind := time.Since(start) - took
 	b.StopTimer()
-	self1, src1, dst1 := cpu()
+	self1, src1, dst1 := cpuTime(src.Nodes[0], dst.Nodes[0])
 	wall := time.Since(start).Seconds()
 	// Processor time for each second: of this process (engine and load), and of the servers. Their sum says what the machine had left.
 	b.ReportMetric((self1-self0).Seconds()/wall, "cpu-engine+load")
 	b.ReportMetric((src1-src0).Seconds()/wall, "cpu-source")
 	b.ReportMetric((dst1-dst0).Seconds()/wall, "cpu-target")
+	// For each update, in millionths of a second, with the load that this process makes.
+	b.ReportMetric((self1-self0).Seconds()*1e6/float64(sent), "cpu-us/update")
 	b.ReportMetric(float64(e.Status().Ops)/float64(e.Status().Batches), "ops/batch")
 	mu.Lock()
 	defer mu.Unlock()
