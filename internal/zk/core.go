@@ -161,7 +161,11 @@ func (c *core) prepare(op *Op, done func(Result, error), limit int) (*call, erro
 		return nil, err
 	}
 	cl := &call{op: *op, path: c.root.server(op.Path), done: done}
-	cl.frame = c.appendFrame(make([]byte, 0, 64+len(op.Path)+len(op.Data)), 0, op.Code, func(b []byte) []byte {
+	size := 64 + len(op.Path) + len(op.Data) // about: a frame that grows costs more than one that is a little too large
+	for i := range op.Ops {
+		size += 64 + len(c.root) + len(op.Ops[i].Path) + len(op.Ops[i].Data)
+	}
+	cl.frame = c.appendFrame(make([]byte, 0, size), 0, op.Code, func(b []byte) []byte {
 		return op.appendBody(b, c.root)
 	})
 	// The server compares the frame's own length, and closes the connection of who exceeds it.

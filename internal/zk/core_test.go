@@ -237,3 +237,19 @@ func FuzzParseConnectString(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkPrepare is what a batch of a hundred sets costs before it is sent.
+func BenchmarkPrepare(b *testing.B) {
+	c := core{}
+	ops := make([]Op, 100)
+	for i := range ops {
+		ops[i] = Set(fmt.Sprintf("/some/directory/n%d", i), make([]byte, 100), 7)
+	}
+	op := Multi(ops...)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.prepare(&op, nil, 1<<20); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

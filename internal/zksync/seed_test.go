@@ -9,7 +9,7 @@ import (
 )
 
 // BenchmarkSeed is the goal of seeding: ZK_NODES nodes of 100 bytes in the source, an empty target, until the stream is live. Beside the
-// time it reports the processor seconds of the three processes, which compare on a busy machine where times do not.
+// time it reports the processor seconds of the three processes, which compare on a busy machine where times do not. ZK_RTT_MS puts the target that far away.
 func BenchmarkSeed(b *testing.B) {
 	nodes := envInt("ZK_NODES", 100_000)
 	heap := max(512, nodes/1000*2)
@@ -22,7 +22,13 @@ func BenchmarkSeed(b *testing.B) {
 	self, source, target := cpuTime(src.Nodes[0], dst.Nodes[0])
 	b.ResetTimer()
 	began := time.Now()
-	e, stop := start(b, config(src, dst))
+	cfg := config(src, dst)
+	if ms := envInt("ZK_RTT_MS", 0); ms > 0 { // the target is far away
+		p := zktest.NewProxy(b, dst.Nodes[0].Client)
+		p.Delay(time.Duration(ms) * time.Millisecond / 2)
+		cfg.Target.Servers = []string{p.Addr()}
+	}
+	e, stop := start(b, cfg)
 	<-e.Ready()
 	took := time.Since(began)
 	b.StopTimer()
