@@ -236,9 +236,10 @@ func finite(v float32) bool {
 	return !math.IsNaN(f) && math.Abs(f) < 1e30
 }
 
-// Clean makes text valid UTF-8 of at most limit bytes, without NUL. It cuts between characters.
+// Clean makes text valid UTF-8 of at most limit bytes. NUL is left out, and the characters that command terminals (escapes,
+// bells, their 8-bit forms) become U+FFFD: names end up in terminals too. It cuts between characters.
 func Clean(s string, limit int) string {
-	if len(s) <= limit && utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+	if len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, commands) {
 		return s
 	}
 	var b strings.Builder
@@ -246,10 +247,18 @@ func Clean(s string, limit int) string {
 		if r == 0 {
 			continue
 		}
+		if commands(r) {
+			r = utf8.RuneError
+		}
 		if b.Len()+utf8.RuneLen(r) > limit {
 			break
 		}
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// commands reports whether a character does something to a terminal other than to appear or to begin a new line.
+func commands(r rune) bool {
+	return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r >= 0x7f && r < 0xa0
 }

@@ -104,7 +104,10 @@ func TestClean(t *testing.T) {
 		{"aé", 2, "a"},
 		{"a\xff", 10, "a\uFFFD"},
 		{"a\x00b", 10, "ab"},
-		{"<b>\x1b[31m", 20, "<b>\x1b[31m"},
+		{"<b>\x1b[31m", 20, "<b>\uFFFD[31m"},
+		{"\u009b31m\a\x7f", 20, "\uFFFD31m\uFFFD\uFFFD"},
+		{"a\tb\r\nc", 20, "a\tb\r\nc"},
+		{"\x1b\x1b", 4, "\uFFFD"},
 	} {
 		if got := Clean(x.in, x.limit); got != x.want {
 			t.Errorf("Clean(%q, %d) = %q, want %q", x.in, x.limit, got, x.want)

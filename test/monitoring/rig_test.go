@@ -133,7 +133,7 @@ func (r *rig) token(role string) string {
 // eventually waits for a condition with a deadline that only a broken build reaches.
 func (r *rig) eventually(what string, cond func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(90 * time.Second)
 	for !cond() {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("waited for: %s", what)
@@ -190,7 +190,7 @@ type message struct {
 // read takes the next message, compressed or not.
 func (r *rig) read(conn *websocket.Conn) message {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 90*time.Second)
 	defer cancel()
 	kind, data, err := conn.Read(ctx)
 	if err != nil {
