@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -166,7 +167,10 @@ func killVictim(t *testing.T, p victimPlan, after time.Duration) {
 	_ = cmd.Wait()
 }
 
-// TestKillAtAnyMoment kills the agent process at seeded moments of starting and ending containers. Afterwards every
+// roundsEnv says how often TestKillAtAnyMoment kills.
+const roundsEnv = "ORCHESTRATOR_TEST_ROUNDS"
+
+// TestKillAtAnyMoment kills the agent process, and helpers, at seeded moments of starting and ending containers. Afterwards every
 // container is running and known, or gone; and at the end nothing is left of any of them.
 func TestKillAtAnyMoment(t *testing.T) {
 	t.Parallel()
@@ -177,10 +181,29 @@ func TestKillAtAnyMoment(t *testing.T) {
 		WorkDir: filepath.Join(h.dir, "work"), RuntimeDir: filepath.Join(h.dir, "run"), LinkSocket: filepath.Join(h.dir, "run", "exec.sock"),
 		Helper: helperPath, Cgroups: cgroup.Config{Root: h.root},
 	}
-	for round := range 6 {
+	rounds := 6
+	if s := os.Getenv(roundsEnv); s != "" {
+		rounds, _ = strconv.Atoi(s)
+	}
+	helpers, containers := 0, 0
+	for round := range rounds {
 		killVictim(t, victimPlan{Config: cfg, Dir: h.dir, Round: round}, time.Duration(rng.IntN(150))*time.Millisecond)
+		if round%2 == 1 && os.Geteuid() == 0 {
+			before := helpersUnder(h.dir)
+			killSomeHelpers(t, h, rng)
+			helpers += before / 2
+		}
+		if round%10 == 9 && round < rounds-1 { // in between too: what has ended need not be carried along
+			ks := knownOf(h.dir, "", "")
+			containers += len(ks)
+			checkVictims(t, h, h.start(ks), ks, seed)
+			if err := os.Remove(filepath.Join(h.dir, "known")); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	ks := knownOf(h.dir, "", "")
+	t.Logf("%d rounds, %d containers, about %d helpers killed", rounds, containers+len(ks), helpers)
 	checkVictims(t, h, h.start(ks), ks, seed)
 }
 

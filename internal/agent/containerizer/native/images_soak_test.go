@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/userns"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -62,7 +64,13 @@ func TestManyImageContainers(t *testing.T) {
 			names = append(names, boxImage(t, r, fmt.Sprintf("i%d", i), v1.Config{Cmd: []string{"/bin/sleep", "1000"}}, []imagetest.File{{Name: fmt.Sprint("own", i)}}))
 		}
 		mark := fmt.Sprintf("im%d-", seed)
-		d := h.start(nil, func(c *Config) { c.OCIRuntime = oci })
+		d := h.start(nil, func(c *Config) {
+			c.OCIRuntime = oci
+			if oci == "" { // the helper gives user namespaces too
+				inUsers(c)
+				c.Users.Last = c.Users.First + 30*userns.Count - 1
+			}
+		})
 		store := d.images.(*image.Store)
 		if before := imageRemains(h, mark); len(before) > 0 {
 			t.Fatalf("before anything was started: %v", before)
@@ -108,6 +116,11 @@ func TestManyImageContainers(t *testing.T) {
 		if es, _ := os.ReadDir(filepath.Join(h.dir, "store", "layers")); len(es) > 0 {
 			t.Errorf("seed %d: layers are held: %v", seed, es)
 		}
+		d.mu.Lock()
+		if oci == "" && slices.Contains(d.users.used, true) {
+			t.Errorf("seed %d: ids are held: %v", seed, d.users.used)
+		}
+		d.mu.Unlock()
 		d.end()
 	})
 }

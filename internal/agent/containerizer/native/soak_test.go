@@ -35,6 +35,24 @@ func held(t *testing.T, h *host, n *networks) []string {
 	})...)
 }
 
+// descriptors counts those of this process that hold a container, a namespace or memory of one.
+func descriptors(t *testing.T) (n int) {
+	t.Helper()
+	es, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range es {
+		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		for _, kind := range []string{"[pidfd]", "net:[", "mnt:[", "user:[", "pid:[", "memfd:", "/cgroup"} {
+			if strings.Contains(to, kind) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // heldOfHost lists the helpers and cgroups of a host, and the processes whose environment is a container's.
 func heldOfHost(h *host, ours func(environ string) bool) (out []string) {
 	if c := helpersUnder(h.dir); c > 0 {
@@ -62,7 +80,7 @@ func TestManyContainers(t *testing.T) {
 	if !inOwnNetwork(t) {
 		return
 	}
-	count := 48
+	count := 200
 	if s := os.Getenv(soakEnv); s != "" {
 		var err error
 		if count, err = strconv.Atoi(s); err != nil {
@@ -87,6 +105,7 @@ cat | sed -n 's/.*"prevResult":\({.*}\),"type".*/\1/p' | grep . || echo '{"cniVe
 	if before := held(t, h, n); len(before) > 0 {
 		t.Fatalf("before anything was started: %v", before)
 	}
+	open := descriptors(t)
 	var mu sync.Mutex
 	started, failed := 0, 0
 	var wg sync.WaitGroup
@@ -120,7 +139,7 @@ cat | sed -n 's/.*"prevResult":\({.*}\),"type".*/\1/p' | grep . || echo '{"cniVe
 			_ = d.Destroy(t.Context(), i.ID)
 		}
 	}
-	eventually(t, "nothing is left", func() bool { return len(held(t, h, n)) == 0 })
+	eventually(t, "nothing is left", func() bool { return len(held(t, h, n)) == 0 && descriptors(t) <= open })
 	d.end()
 	if left := held(t, h, n); len(left) > 0 {
 		t.Errorf("seed %d: left: %s", seed, strings.Join(left, "\n"))
@@ -142,6 +161,9 @@ func (d *daemon) oneOfMany(rng *rand.Rand, i int) error {
 		cfg.Container.Volumes = []*mesosv1.Volume{{ContainerPath: ptr("s"), Mode: mesosv1.Volume_RO.Enum(), Source: &mesosv1.Volume_Source{
 			Type: mesosv1.Volume_Source_SECRET.Enum(), Secret: &mesosv1.Secret{Type: mesosv1.Secret_VALUE.Enum(), Value: &mesosv1.Secret_Value{Data: []byte("x")}},
 		}}}
+	}
+	if rng.IntN(4) == 0 { // one after the other has it, and some at once
+		cfg.Resources = append(cfg.Resources, persistent(fmt.Sprint("v", rng.IntN(5)), "vol"))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
