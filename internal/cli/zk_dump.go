@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -208,6 +209,7 @@ func newZKImportCommand(o *zkOptions) *cobra.Command {
 func newZKBackupCommand(o *zkOptions) *cobra.Command {
 	quorum := ""
 	epoch := int64(0)
+	seed := false
 	cmd := &cobra.Command{
 		Use:   "backup DIR",
 		Short: "Write a snapshot of the whole ensemble, from which a server can be started",
@@ -216,12 +218,21 @@ port. DIR gets a snapshot.<zxid> file in the server's own format: data, ACLs, ve
 their sessions.
 
 With --epoch-ahead DIR also gets the epoch files that make it a data directory (version-2) for a new ensemble whose transaction
-numbers are far above this one's, so that clients that move there do not find it in their past.`,
+numbers are far above this one's, so that clients that move there do not find it in their past.
+
+With --seed it is what "zk sync" makes of the ensemble: a target that is started from it is nearly equal already, and the first
+"zk sync --overwrite" into it writes only what has changed since. Ephemeral nodes are persistent there, as in every target.`,
 		Args: cobra.ExactArgs(1),
 		RunE: o.withClient(func(cmd *cobra.Command, c *zk.Client, args []string) error {
 			t, err := o.snapshot(cmd, c, quorum)
 			if err != nil {
 				return err
+			}
+			if seed {
+				if err := mirror(t); err != nil {
+					return err
+				}
+				epoch = cmp.Or(epoch, 1000)
 			}
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
@@ -243,8 +254,24 @@ numbers are far above this one's, so that clients that move there do not find it
 		}),
 	}
 	cmd.Flags().StringVar(&quorum, "quorum", "", "Quorum ports, host:port[,…]; found through the client port when not given.")
+	cmd.Flags().BoolVar(&seed, "seed", false, "Write the data directory of a target for zk sync (epoch files included).")
 	cmd.Flags().Int64Var(&epoch, "epoch-ahead", 0, "Also write epoch files, this many epochs ahead (1000 is a good number).")
 	return cmd
+}
+
+// mirror makes of an ensemble's tree what zk sync makes of it in a target: ephemeral nodes become persistent, and engines' own nodes go.
+func mirror(t *tree.Tree) error {
+	for session := range t.Sessions() {
+		for _, n := range slices.Collect(t.Ephemerals(session)) {
+			st := n.Stat
+			st.Owner = 0
+			if err := t.Put(n.Path, n.Data, t.ACL(n), st); err != nil {
+				return err
+			}
+		}
+	}
+	t.Remove("/zksync")
+	return nil
 }
 
 func newZKRestoreCommand(o *zkOptions) *cobra.Command {

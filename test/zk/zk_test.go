@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -422,6 +423,54 @@ func TestTwoWay(t *testing.T) {
 			t.Errorf("watch said %q", line)
 		}
 	}
+	if code := stop(); code != 0 {
+		t.Errorf("the engine ended with %d after SIGTERM", code)
+	}
+}
+
+// A target that was started from a seed is nearly equal already: the engine writes what has changed since, and keeps it equal.
+func TestSeedByFile(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	A, B := a.Servers()[0], b.Servers()[0]
+	base := a.Base(t)
+	a.Churn(t, base, 9, 400)
+	session := a.Client(t, zk.Config{})
+	for _, p := range []string{"/eph", "/eph2"} {
+		if _, err := session.Create(t.Context(), p, []byte("mine"), zk.OpenACL(), zk.Ephemeral); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := filepath.Join(b.Nodes[0].Dir, "data", "version-2")
+	b.Nodes[0].Kill()
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	check(t, "backup --seed", run(t, "", "--server", A, "backup", "--seed", data), 0, "snapshot.", "")
+	check(t, "set", run(t, "", "--server", A, "set", "--create", "/after/x", "1"), 0, "", "")
+	if err := session.Delete(t.Context(), "/eph2", zk.AnyVersion); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Nodes[0].Start(); err != nil {
+		t.Fatal(err)
+	}
+	b.Nodes[0].Await(t)
+	at, stop := engine(t, "--source", A, "--target", B, "--target-auth", auth, "--overwrite")
+	check(t, "diff", run(t, "", "diff", A, B, "--auth", auth), 0, "", "0 differences")
+	resp, err := http.Get(at + "/api/v1/sync/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var status struct{ Operations, Nodes int }
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil || status.Nodes < 50 || status.Operations > 10 {
+		t.Errorf("%d operations for %d nodes, %v", status.Operations, status.Nodes, err)
+	}
+	check(t, "the mirror", run(t, "", "--server", B, "get", "/eph"), 0, "mine\n", "")
+	session.Close()
+	a.Churn(t, base, 10, 200)
+	check(t, "diff after more", run(t, "", "diff", A, B, "--auth", auth), 0, "", "at the barrier")
+	check(t, "the mirror of a session that ended", run(t, "", "--server", B, "get", "/eph"), 1, "", "no such node")
 	if code := stop(); code != 0 {
 		t.Errorf("the engine ended with %d after SIGTERM", code)
 	}
