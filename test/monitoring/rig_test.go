@@ -146,8 +146,16 @@ func (r *rig) eventually(what string, cond func() bool) {
 	}
 }
 
-// socket opens a WebSocket.
+// socket opens a WebSocket for as long as the test runs.
 func (r *rig) socket(path, token string, header ...string) (*websocket.Conn, *http.Response, error) {
+	conn, resp, err := r.dial(r.t.Context(), path, token, header...)
+	if err == nil {
+		r.t.Cleanup(func() { conn.CloseNow() })
+	}
+	return conn, resp, err
+}
+
+func (r *rig) dial(ctx context.Context, path, token string, header ...string) (*websocket.Conn, *http.Response, error) {
 	h := http.Header{}
 	if token != "" {
 		h.Set("Authorization", "Bearer "+token)
@@ -155,10 +163,9 @@ func (r *rig) socket(path, token string, header ...string) (*websocket.Conn, *ht
 	for i := 0; i+1 < len(header); i += 2 {
 		h.Set(header[i], header[i+1])
 	}
-	conn, resp, err := websocket.Dial(r.t.Context(), "ws"+strings.TrimPrefix(r.url, "http")+path, &websocket.DialOptions{HTTPHeader: h})
+	conn, resp, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(r.url, "http")+path, &websocket.DialOptions{HTTPHeader: h})
 	if err == nil {
 		conn.SetReadLimit(64 << 20)
-		r.t.Cleanup(func() { conn.CloseNow() })
 	}
 	return conn, resp, err
 }
