@@ -159,7 +159,7 @@ func subject(r *estate.Reader, id string) (one *estate.Entity, members []*estate
 		}
 	case topology.KindUncontain, topology.KindUnmanaged:
 		match = func(e *estate.Entity) bool {
-			return e.Kind == topology.KindProcess && e.Hostname() == rest && e.Container() == nil
+			return e.Kind == topology.KindProcess && (rest == "" || e.Hostname() == rest) && e.Container() == nil
 		}
 	case topology.KindUnknown:
 		return r.Entity(rest), nil

@@ -316,6 +316,46 @@ func cluster(t testing.TB) string {
 	return u.link()
 }
 
+// plugins runs a monitor and a probe with the two example plugins and one that is none, and a process to act on.
+func plugins(t testing.TB) (link string, sleeper int) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "plugs") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.WriteFile(filepath.Join(dir, "broken.sock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, link = monitor(t, 0)
+	address, _, _ := strings.Cut(strings.TrimPrefix(link, "http://"), "/")
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin, "./examples/plugins/...")
+	build.Dir = filepath.Join("..", "..")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	background := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.Command(name, args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() })
+		return cmd
+	}
+	for _, name := range []string{"tcpstats", "priority"} {
+		background(filepath.Join(bin, name), "-dir", dir, "-host", "plugged")
+	}
+	sleeper = background("sleep", "3600").Process.Pid
+	start(t, "probe", "--monitors="+address, "--token=between", "--hostname=plugged", "--plugins-dir="+dir, "--plugins-timeout=10secs", "--docker-socket=off",
+		"--runtime-sockets=off", "--net-source=none", "--conntrack=off", "--max-processes=10000")
+	eventually(t, "the plugins", func() bool {
+		list := get(t, link, "/api/v1/plugins")
+		return strings.Count(list, `"state":"ok"`) == 2 && strings.Contains(list, "is not a socket")
+	})
+	return link, sleeper
+}
+
 // Journeys of people through a real browser: web/test/browser/journeys.mjs.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
@@ -323,7 +363,9 @@ func TestBrowser(t *testing.T) {
 	_, empty := monitor(t, 0)
 	_, hosts := monitor(t, 20)
 	dying, lost := monitor(t, 3)
+	plugged, sleeper := plugins(t)
 	env := []string{
+		"PLUGINS=" + plugged, fmt.Sprintf("SLEEPER=%d", sleeper),
 		"UP=" + cluster(t), "EMPTY=" + empty, "HOSTS=" + hosts, "LOST=" + lost, fmt.Sprintf("LOST_PID=%d", dying.cmd.Process.Pid), "PROFILES=" + t.TempDir(),
 	}
 	out := run(t, env, "node", "test/browser/journeys.mjs")

@@ -114,6 +114,7 @@ const places: Place[] = [
   { id: "deployments", label: "Deployments", icon: "deploy", path: "/services/deployments", key: "g d", section: "Services", when: () => !!status.get()?.cluster.marathon },
   { id: "zksync", label: "ZooKeeper sync", icon: "sync", path: "/zksync", key: "g z", section: "Replication", when: () => !!status.get()?.cluster.zksync },
   { id: "probes", label: "Probes", icon: "probe", path: "/system/probes", key: "g b", section: "System" },
+  { id: "plugins", label: "Plugins", icon: "link", path: "/system/plugins", key: "g i", section: "System" },
   { id: "access", label: "Access", icon: "users", path: "/system/access", key: "g u", section: "System", when: () => may("admin") },
   { id: "audit", label: "Audit log", icon: "audit", path: "/system/audit", key: "g l", section: "System", when: () => may("admin") },
 ];

@@ -436,6 +436,10 @@ func (v *View) standIn(kind, id, label string) []*node {
 	if v.p.Opts["pseudo"] == "hide" {
 		return nil
 	}
+	if kind != topology.KindUnknown && v.group != "none" && v.group != "auto" && v.group != "host" {
+		// Who groups by app does not look at hosts: one for all of them, or a thousand would stand around a few groups.
+		id, label = "", "All hosts"
+	}
 	return []*node{v.get(topology.ID(kind, id), kind, label, false, true)}
 }
 

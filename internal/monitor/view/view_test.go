@@ -367,3 +367,44 @@ func TestLayoutThatIsChosen(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsInNoContainerFolds: processes outside containers stand by host where hosts are looked at, and are one node where
+// apps are.
+func TestWhatIsInNoContainerFolds(t *testing.T) {
+	t.Parallel()
+	es := estate.New(nil)
+	const hosts = 5
+	for i := range hosts {
+		name := fmt.Sprintf("h%d", i)
+		es.Hello(name, "i", name, 0, 0)
+		d := &probev1.Delta{Seq: 1, Snapshot: true, Entities: []*probev1.Entity{
+			{Ref: 1, Id: topology.HostID(name), Kind: topology.KindHost, Label: name, State: "running"},
+			{Ref: 2, Id: "container;" + name + ";c", Kind: topology.KindContainer, Label: "c", State: "running", Parents: []string{topology.HostID(name), "app;/shop"}},
+			{Ref: 3, Id: "process;" + name + ";7;7", Kind: topology.KindProcess, Label: "backup", Parents: []string{topology.HostID(name)}},
+		}, Edges: []*probev1.Edge{{Ref: 1, Src: 3, Dst: 2, Port: 80, Conns: 1, Seen: 3}}}
+		if !es.Apply(name, d, 1) {
+			t.Fatal("refused")
+		}
+	}
+	for group, want := range map[string]int{"none": hosts, "host": hosts, "app": 1} {
+		v, err := New(Spec{View: "containers", Group: group}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		es.Flush(1, func(estate.Changes) { v.Build(es.Reader()); v.Settle() })
+		v.Emit(1)
+		f := decode(t, v.Frame(1))
+		got := 0
+		for i, kind := range f.Nodes.Kind {
+			if kind == topology.KindUncontain {
+				got++
+				if f.Nodes.Minor[i] != "not in a container" {
+					t.Errorf("%s: %q", group, f.Nodes.Minor[i])
+				}
+			}
+		}
+		if got != want || len(f.Edges.H) == 0 {
+			t.Errorf("grouped by %s: %d nodes for what is in no container, want %d; %d edges", group, got, want, len(f.Edges.H))
+		}
+	}
+}

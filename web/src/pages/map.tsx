@@ -377,6 +377,11 @@ export function Bulk({ ids, pic, clear }: { ids: string[]; pic: Picture; clear: 
 export function csvOf(vs: ViewState) {
   const o = vs.options;
   const q = new URLSearchParams({ view: vs.view, q: o.q ?? "", group: o.group ?? "auto", metric: o.metric ?? "", size: o.size ?? "", format: "csv" });
+  if (o.focus) {
+    q.set("focus", o.focus);
+    q.set("hops", String(o.hops ?? 1));
+  }
+  for (const id of o.expand ?? []) q.append("expand", id);
   for (const [k, v] of Object.entries(o.opts ?? {})) q.set("opt." + k, v);
   if (o.at) q.set("at", String(o.at));
   fetch(`${api}/topology?${q}`).then(async (r) => (r.ok ? save(`${vs.view}.csv`, await r.blob()) : toast("The export failed", "crit")));

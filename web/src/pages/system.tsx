@@ -8,6 +8,7 @@ import { ago, bytes, count, duration, plural, stamp } from "../format";
 import { setParams, useRoute } from "../router";
 import { Button, Chip, Dialog, Empty, Health, Loading, Problem, toast } from "../ui/parts";
 import { Table, type Column } from "../ui/table";
+import { Plugins } from "./plugins";
 import { Command, NoProbes } from "./welcome";
 
 export default function System({ part }: { part: string }) {
@@ -16,6 +17,8 @@ export default function System({ part }: { part: string }) {
       return <Access />;
     case "audit":
       return <Audit />;
+    case "plugins":
+      return <Plugins />;
     case "zksync":
       return <ZkSync />;
     default:

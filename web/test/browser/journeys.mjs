@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { drawn, open } from "./browser.mjs";
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const { UP, EMPTY, HOSTS, LOST, LOST_PID } = process.env;
+const { UP, EMPTY, HOSTS, LOST, LOST_PID, PLUGINS } = process.env;
 const only = process.argv[2];
 
 /** Rules of WCAG 2.2 AA that the page breaks. */
@@ -209,7 +209,7 @@ const journeys = {
     const origin = new URL(page.url()).origin;
     const pages = {
       "/map": ".map canvas[data-drawn]", "/hosts": ".tr", "/containers": ".tr", "/processes": ".tr", "/resources": ".hostrow", "/events": ".timeline .linkrow", "/cluster": ".card", "/cluster/nodes": ".tr",
-      "/cluster/tasks": ".tr", "/cluster/frameworks": ".tr", "/services?app=/shop/web": ".tr", "/services/deployments": ".empty, .card", "/system/probes": ".tr", "/system/access": ".card", "/system/audit": ".tr",
+      "/cluster/tasks": ".tr", "/cluster/frameworks": ".tr", "/services?app=/shop/web": ".tr", "/services/deployments": ".empty, .card", "/system/probes": ".tr", "/system/plugins": ".empty, .tr", "/system/access": ".card", "/system/audit": ".tr",
     };
     const main = ["/map", "/containers", "/resources", "/cluster", "/services?app=/shop/web"];
     for (const theme of ["dark", "light", "contrast"]) {
@@ -284,6 +284,99 @@ const journeys = {
     }
   },
 
+  /** Many at once: drawn around, focused on, saved as files, and stopped together. */
+  async many({ page }) {
+    await page.goto(HOSTS);
+    await drawn(page, 200);
+    const origin = new URL(page.url()).origin;
+    // Only the neighbours of a node; more hops show more.
+    await page.goto(origin + "/map?group=none");
+    await drawn(page, 200);
+    const id = await page.evaluate(() => { const p = window.mapRenderer.picture; return p.id[p.kind.indexOf("container")]; });
+    await page.goto(`${origin}/map?group=none&focus=${encodeURIComponent(id)}&hops=1`);
+    await page.getByText(/focus, 1 hop/).waitFor();
+    const shown = async () => (await drawn(page, 2))[0];
+    const one = await shown();
+    assert.ok(one < 100, `${one} nodes within one hop`);
+    // What is saved is what is shown.
+    const saved = async (button) => {
+      const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: button }).click()]);
+      return readFileSync(await download.path());
+    };
+    const lines = (await saved("Save as CSV")).toString().trim().split(/\r?\n/);
+    assert.match(lines[0], /^id,label,/);
+    assert.equal(lines.length - 1, one, "a line for each node that is shown");
+    assert.ok(lines.some((l) => l.includes(id)), "the node itself among them");
+    const png = await saved("Save as PNG");
+    assert.equal(png.subarray(1, 4).toString(), "PNG");
+    const box = await page.locator(".map canvas").evaluate((c) => [c.width, c.height]);
+    assert.deepEqual([png.readUInt32BE(16), png.readUInt32BE(20)], box, "the picture in its size");
+    assert.ok(png.length > 5000, "the picture is not empty");
+    await page.getByRole("button", { name: "One hop more" }).click();
+    await page.getByText(/focus, 2 hops/).waitFor();
+    await page.waitForFunction((n) => Number(document.querySelector(".map canvas").dataset.drawn.split("/")[0]) > n, one);
+    // A lasso around all of one host, and what can be done with what is in it.
+    await page.goto(origin + "/map?group=none&o.pseudo=hide&q=host:sim-0005");
+    await page.waitForFunction(() => document.querySelector(".map canvas")?.dataset.drawn?.startsWith("10/"));
+    await page.getByRole("button", { name: "Fit everything in" }).click();
+    const at = await page.locator(".map").boundingBox();
+    const corners = [[0.01, 0.02], [0.99, 0.02], [0.99, 0.98], [0.01, 0.98], [0.01, 0.04]].map(([x, y]) => [at.x + at.width * x, at.y + at.height * y]);
+    await page.keyboard.down("Shift");
+    await page.mouse.move(...corners[0]);
+    await page.mouse.down();
+    for (const c of corners.slice(1)) await page.mouse.move(...c, { steps: 8 });
+    await page.mouse.up();
+    await page.keyboard.up("Shift");
+    const bulk = page.getByRole("group", { name: "With the selected" });
+    await bulk.getByText("10 selected").waitFor();
+    await bulk.getByRole("button", { name: "Stop" }).click();
+    const dialog = page.getByRole("dialog", { name: "Stop 10 nodes?" });
+    await dialog.getByText("would stop").first().waitFor();
+    assert.equal(await dialog.getByText("would stop").count(), 10, "what would happen to each");
+    assert.ok(await dialog.getByRole("button", { name: "Stop" }).isDisabled(), "many are not stopped by one click");
+    await accessible(page, "many at once");
+    await dialog.getByRole("textbox").fill("stop");
+    await page.keyboard.press("Enter");
+    await dialog.waitFor({ state: "detached" });
+    await page.waitForFunction(async () => (await (await fetch("/api/v1/search?q=" + encodeURIComponent("host:sim-0005 kind:container state:exited"))).json()).total === 10);
+  },
+
+  /** What plugins bring: a table of them with what is wrong, their tables and metrics on nodes, their controls. */
+  async plugins({ page }) {
+    await page.goto(PLUGINS);
+    await page.getByRole("navigation").waitFor();
+    await go(page, "Plugins");
+    const table = page.getByRole("grid", { name: "Plugins" });
+    await table.getByRole("row", { name: /TCP counters.*ok/ }).waitFor();
+    await table.getByRole("row", { name: /broken.*failed.*is not a socket/ }).waitFor();
+    await accessible(page, "plugins");
+    await table.getByRole("row", { name: /TCP counters/ }).click();
+    const panel = page.getByRole("complementary", { name: "Plugin TCP counters" });
+    await panel.getByText("reports", { exact: true }).waitFor();
+    await panel.getByRole("button", { name: /Open TCP connections/ }).waitFor();
+    await accessible(page, "a plugin");
+    // On the host: its metric and its table.
+    await panel.getByRole("button", { name: "Its host" }).click();
+    await details(page).getByText("Open TCP connections").first().waitFor();
+    await details(page).getByRole("table").first().waitFor();
+    // A control of the other on a process, done and undone.
+    await page.keyboard.press("Control+k");
+    await page.keyboard.type(`kind:process pid=${process.env.SLEEPER}`);
+    await page.getByRole("option").first().waitFor();
+    await page.keyboard.press("Enter");
+    for (const [act, other] of [["Lower priority", "Restore priority"], ["Restore priority", "Lower priority"]]) {
+      await details(page).getByRole("button", { name: "Actions" }).click();
+      await page.locator(".popover [data-item]", { hasText: act }).click();
+      await page.getByRole("dialog").getByRole("button", { name: act }).click();
+      for (;;) {
+        await details(page).getByRole("button", { name: "Actions" }).click();
+        const there = await page.locator(".popover [data-item]", { hasText: other }).count();
+        await page.keyboard.press("Escape");
+        if (there) break;
+      }
+    }
+  },
+
   /** The monitor hangs and comes back; then it is killed: the picture stays and says how old it is. */
   async lost({ page }) {
     await page.goto(LOST);
@@ -326,7 +419,7 @@ async function make(name) {
 }
 
 // Two at a time. Those in one lane look at the same monitor.
-const lanes = [["newcomer", "accessibility"], ["keyboard", "states", "lost"]];
+const lanes = [["newcomer", "accessibility", "plugins"], ["keyboard", "states", "many", "lost"]];
 await Promise.all(lanes.map(async (lane) => {
   for (const name of lane) await make(name);
 }));
