@@ -32,13 +32,19 @@ func (m *Manager) enable(dir string) error {
 	if m.Has("cpuset") {
 		wanted = append(wanted, "cpuset")
 	}
+	var on []string
 	for _, c := range wanted {
-		if !slices.Contains(m.host.V2Controllers, c) {
-			continue
+		if slices.Contains(m.host.V2Controllers, c) {
+			on = append(on, "+"+c)
 		}
-		if err := write(dir, "cgroup.subtree_control", "+"+c); err != nil {
-			return fmt.Errorf("enable controller %s below %s: %w", c, dir, err)
-		}
+	}
+	if len(on) == 0 {
+		return nil
+	}
+	// All at one time: in a group with processes some alone would be granted, and make of it one below which there can be no
+	// processes any more (a threaded domain), instead of an error.
+	if err := write(dir, "cgroup.subtree_control", strings.Join(on, " ")); err != nil {
+		return fmt.Errorf("enable the controllers %s below %s: %w", strings.Join(on, " "), dir, err)
 	}
 	return nil
 }
