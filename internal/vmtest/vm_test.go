@@ -3,6 +3,7 @@ package vmtest
 import (
 	"os"
 	"testing"
+	"time"
 )
 
 // xfs and ext4 are disks whose file systems have project quotas.
@@ -27,15 +28,44 @@ func TestAgent(t *testing.T) {
 	})
 }
 
-// TestAgentInAContainer is about an agent that sees a part only of the hierarchy, with itself in it.
-func TestAgentInAContainer(t *testing.T) {
+// everythingEnv asks for the long tests.
+const everythingEnv = "ORCHESTRATOR_VM_TESTS"
+
+func long(t *testing.T) {
+	t.Helper()
 	if os.Getenv(everythingEnv) == "" {
 		t.Skip("set " + everythingEnv + "=1 to run what takes minutes")
 	}
+}
+
+// TestAgentInAContainer is about an agent that sees a part only of the hierarchy, with itself in it.
+func TestAgentInAContainer(t *testing.T) {
+	t.Parallel()
 	Run(t, Config{Delegated: true, Tests: []Test{{
 		Package: "internal/agent/cgroup", Args: []string{"-test.v", "-test.run=^TestUnifiedInAContainer$"}, Env: []string{"ORCHESTRATOR_TEST_DELEGATED=1"},
 	}}})
 }
 
-// everythingEnv asks for the long tests.
-const everythingEnv = "ORCHESTRATOR_VM_TESTS"
+// TestWholeAgent runs all tests of what starts and confines containers, with and without images, but those that go on at random for
+// a long time.
+func TestWholeAgent(t *testing.T) {
+	long(t)
+	tmp := []string{"TMPDIR=" + xfs.At}
+	var tests []Test
+	for _, p := range []string{"cgroup", "confine", "seccomp", "osthread", "launcher", "supervisor", "image"} {
+		tests = append(tests, Test{Package: "internal/agent/" + p, Args: []string{"-test.v"}, Env: tmp})
+	}
+	Run(t, Config{
+		Programs: []string{"mkfs.xfs", "crun", "runc", "ip", "iptables", "iptables-save", "tc", "nsenter"}, Trees: []string{"/usr/lib/cni", "/usr/lib/x86_64-linux-gnu/xtables"},
+		Modules: []string{
+			"xfs", "crc32c_generic", "bridge", "br_netfilter", "veth", "nf_tables", "nft_compat", "nf_nat", "nft_chain_nat", "xt_MASQUERADE", "xt_comment", "xt_addrtype", "xt_conntrack",
+			"xt_mark", "xt_multiport", "xt_DNAT", "xt_nat", "xt_tcpudp", "sch_tbf", "sch_ingress", "ifb", "act_mirred", "cls_u32",
+		},
+		Disks: []Disk{{At: xfs.At, Format: xfs.Format, Type: xfs.Type, Options: xfs.Options, MB: 2000}},
+		Tests: append(tests, Test{
+			Package: "internal/agent/containerizer/native", Env: tmp,
+			Args: []string{"-test.v", "-test.parallel=2", "-test.skip=^(TestMany.*|TestKillAtAnyMoment.*|TestWithoutRoot)$"},
+		}),
+		Limit: 15 * time.Minute,
+	})
+}

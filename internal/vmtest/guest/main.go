@@ -248,7 +248,7 @@ func (g *guest) command(p *paper.Paper, i int, c paper.Command, limit <-chan tim
 	if p.Delegated {
 		attr.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWCGROUP
 		// Mounted anew from inside, the hierarchy begins at the group.
-		argv = append([]string{"/bin/busybox", "sh", "-c", "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"", "sh"}, argv...)
+		argv = append([]string{"/bin/busybox", "sh", "-c", "mount --make-rprivate / && umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"", "sh"}, argv...)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Dir, c.Env, attr
