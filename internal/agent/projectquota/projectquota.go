@@ -83,7 +83,7 @@ func (s *Store) Holds(dir string) bool {
 var ErrNone = errors.New("no project number is free")
 
 // Own makes a directory and all that is in it a project's of its own, with that limit (0: none), and gives the project. One that
-// has been given a number before keeps it.
+// has been given a number before keeps it, and only its limit is set anew.
 func (s *Store) Own(dir string, limit uint64) (uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,16 +91,17 @@ func (s *Store) Own(dir string, limit uint64) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if !s.ours(id) {
-		if id, err = s.free(); err != nil {
-			return 0, err
-		}
+	if s.ours(id) {
+		return id, s.Limit(id, limit)
+	}
+	if id, err = s.free(); err != nil {
+		return 0, err
 	}
 	// The limit of whoever had the number before must not be this one's for a moment.
 	if err := s.Limit(id, limit); err != nil {
 		return 0, err
 	}
-	// From now on the number is not free: the directory itself is on its account.
+	// The directory is the last to bear the number: one that does has nothing in it that does not, however this process ends.
 	return id, s.Assign(dir, id)
 }
 
@@ -207,10 +208,6 @@ func (s *Store) assign(dir *os.File, id uint32, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%s: directories are nested deeper than %d", dir.Name(), maxDepth)
 	}
-	// First the directory: what is made in it meanwhile inherits.
-	if err := set(int(dir.Fd()), id, true); err != nil {
-		return &os.PathError{Op: "set the project of", Path: dir.Name(), Err: err}
-	}
 	for {
 		es, err := dir.ReadDir(1000)
 		for _, e := range es {
@@ -249,12 +246,16 @@ func (s *Store) assign(dir *os.File, id uint32, depth int) error {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return nil
+			break
 		}
 		if err != nil {
 			return err
 		}
 	}
+	if err := set(int(dir.Fd()), id, true); err != nil {
+		return &os.PathError{Op: "set the project of", Path: dir.Name(), Err: err}
+	}
+	return nil
 }
 
 func set(fd int, id uint32, dir bool) error {

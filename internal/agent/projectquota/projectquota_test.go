@@ -146,6 +146,29 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
+// TestCutOff: a number that an assignment which did not come to its end has left on some files is not the directory's, nor given to
+// anybody else, and the next assignment begins anew.
+func TestCutOff(t *testing.T) {
+	s, dir := quotas(t, Range{72000, 72001})
+	a, b := mkdir(t, dir, "a"), mkdir(t, dir, "b")
+	early := mkdir(t, a, "early")
+	mkdir(t, a, "late")
+	if err := s.Assign(early, 72000); err != nil {
+		t.Fatal(err)
+	}
+	if id := own(t, s, a, 1<<20); id != 72001 {
+		t.Errorf("project %d", id)
+	}
+	for _, d := range []string{a, early, filepath.Join(a, "late")} {
+		if got, err := Project(d); err != nil || got != 72001 {
+			t.Errorf("%s belongs to %d, %v", d, got, err)
+		}
+	}
+	if id := own(t, s, b, 1<<20); id != 72000 { // nothing bears it any more
+		t.Errorf("project %d", id)
+	}
+}
+
 // TestRefused runs everywhere.
 func TestRefused(t *testing.T) {
 	t.Parallel()
