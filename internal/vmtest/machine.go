@@ -64,7 +64,7 @@ const modulePath = "github.com/orchestrator/orchestrator/"
 // usual are the programs that every machine has.
 var usual = []string{
 	"busybox", "sh", "sleep", "cat", "cp", "mv", "rm", "ls", "ln", "mkdir", "rmdir", "mknod", "chmod", "chown", "touch", "head", "tail", "tr", "cut", "wc", "sort", "seq", "id", "env", "printf",
-	"echo", "true", "false", "test", "stat", "df", "du", "dd", "grep", "sed", "hostname", "setsid", "readlink", "date", "tee", "yes", "mount", "umount", "ps", "kill", "uname", "expr", "nproc", "find", "awk", "sync", "pwd",
+	"echo", "true", "false", "test", "stat", "df", "du", "dd", "grep", "sed", "hostname", "setsid", "readlink", "date", "tee", "yes", "mount", "umount", "ps", "kill", "uname", "expr", "nproc", "find", "awk", "sync", "pwd", "stty",
 }
 
 var baseModules = []string{"virtio_pci", "virtio_console", "virtio_blk", "overlay", "loop"}

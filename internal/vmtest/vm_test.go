@@ -18,12 +18,12 @@ func TestAgent(t *testing.T) {
 	t.Parallel()
 	tmp := []string{"TMPDIR=" + xfs.At}
 	Run(t, Config{
-		Programs: []string{"mkfs.xfs", "mkfs.ext4"}, Modules: []string{"xfs", "crc32c_generic", "quota_v2"}, Disks: []Disk{xfs, ext4},
+		Programs: []string{"mkfs.xfs", "mkfs.ext4", "crun", "runc"}, Modules: []string{"xfs", "crc32c_generic", "quota_v2"}, Disks: []Disk{xfs, ext4},
 		Tests: []Test{
 			{Package: "internal/agent/projectquota", Args: []string{"-test.v"}, Env: tmp},
 			{Package: "internal/agent/projectquota", Args: []string{"-test.v"}, Env: []string{"TMPDIR=" + ext4.At}},
 			{Package: "internal/agent/cgroup", Args: []string{"-test.v", "-test.run=^TestUnified"}, Env: tmp},
-			{Package: "internal/agent/containerizer/native", Args: []string{"-test.v", "-test.run=^(TestQuota.*|TestUnified.*|TestMemoryLimit|TestPlainContainer)$"}, Env: tmp},
+			{Package: "internal/agent/containerizer/native", Args: []string{"-test.v", "-test.run=^(TestQuota.*|TestImage|TestUnified.*|TestMemoryLimit|TestPlainContainer|TestDevices|TestCPUSet|TestGroupThatCannotBeRemoved)$"}, Env: tmp},
 		},
 	})
 }
@@ -56,7 +56,7 @@ func TestWholeAgent(t *testing.T) {
 		tests = append(tests, Test{Package: "internal/agent/" + p, Args: []string{"-test.v"}, Env: tmp})
 	}
 	Run(t, Config{
-		Programs: []string{"mkfs.xfs", "crun", "runc", "ip", "iptables", "iptables-save", "tc", "nsenter"}, Trees: []string{"/usr/lib/cni", "/usr/lib/x86_64-linux-gnu/xtables"},
+		Programs: []string{"mkfs.xfs", "crun", "runc", "ip", "iptables", "iptables-save", "tc", "nsenter", "perl"}, Trees: []string{"/usr/lib/cni", "/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/x86_64-linux-gnu/perl-base"},
 		Modules: []string{
 			"xfs", "crc32c_generic", "bridge", "br_netfilter", "veth", "nf_tables", "nft_compat", "nf_nat", "nft_chain_nat", "xt_MASQUERADE", "xt_comment", "xt_addrtype", "xt_conntrack",
 			"xt_mark", "xt_multiport", "xt_DNAT", "xt_nat", "xt_tcpudp", "sch_tbf", "sch_ingress", "ifb", "act_mirred", "cls_u32",

