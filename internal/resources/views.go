@@ -103,6 +103,17 @@ func (r Resources) PersistentVolumes() Resources {
 	return r.filter(func(e *entry) bool { return e.kind.persistent() })
 }
 
+// HasPersistentVolumes reports whether there are any. Resources with some that are equal may still be used in different ways: at another
+// path, or to be read only.
+func (r Resources) HasPersistentVolumes() bool {
+	for i := range r.entries {
+		if r.entries[i].kind.persistent() {
+			return true
+		}
+	}
+	return false
+}
+
 // Scalars returns the scalars.
 func (r Resources) Scalars() Resources {
 	return r.filter(func(e *entry) bool { return e.kind.typ == typeScalar })

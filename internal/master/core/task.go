@@ -84,6 +84,9 @@ func newTaskProto(info *mesosv1.TaskInfo, executorID *mesosv1.ExecutorID, framew
 
 // protoOf gives the resources of a task that is launched as messages. Tasks that are alike share them: they must not be changed.
 func (f *framework) protoOf(res resources.Resources) []*mesosv1.Resource {
+	if res.HasPersistentVolumes() {
+		return res.Proto() // how a volume is used is each task's own
+	}
 	if f.messages == nil || !f.launched.Equal(res) {
 		f.launched, f.messages = res, res.Proto()
 	}

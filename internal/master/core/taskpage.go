@@ -123,7 +123,7 @@ func shapeOf(p *mesosv1.Task, res resources.Resources, like *TaskPage) *taskShap
 		}
 		return true
 	})
-	if like != nil && bytes.Equal(like.task.shape.rest, encoded) && like.task.shape.resources.Equal(res) {
+	if like != nil && bytes.Equal(like.task.shape.rest, encoded) && like.task.shape.resources.Equal(res) && !res.HasPersistentVolumes() {
 		return like.task.shape
 	}
 	return &taskShape{resources: res, rest: bytes.Clone(encoded)}
