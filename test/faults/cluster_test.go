@@ -88,6 +88,21 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
+// registered waits until the agent is known to the master.
+func (c *cluster) registered() {
+	c.t.Helper()
+	c.eventually("the agent registers", 30*time.Second, func() error {
+		var m map[string]float64
+		if err := c.agent.get("/metrics/snapshot", &m); err != nil {
+			return err
+		}
+		if m["slave/registered"] != 1 {
+			return fmt.Errorf("it has not")
+		}
+		return nil
+	})
+}
+
 func (c *cluster) truth() string { return c.dir + "/truth" }
 
 func (c *cluster) daemon(bin string, port int, args ...string) *daemon {

@@ -144,16 +144,7 @@ func TestBadInput(t *testing.T) {
 		"--container_disk_watch_interval=200ms")
 	c.master.start()
 	c.agent.start()
-	c.eventually("the agent registers", 30*time.Second, func() error {
-		var m map[string]float64
-		if err := c.agent.get("/metrics/snapshot", &m); err != nil {
-			return err
-		}
-		if m["slave/registered"] != 1 {
-			return fmt.Errorf("it has not")
-		}
-		return nil
-	})
+	c.registered()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	h := &healthy{c: c}

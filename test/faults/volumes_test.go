@@ -114,16 +114,7 @@ func TestVolumesThroughMasterAndAgent(t *testing.T) {
 	}
 	c.master.start()
 	c.agent.start()
-	c.eventually("the agent registers", 30*time.Second, func() error {
-		var m map[string]float64
-		if err := c.agent.get("/metrics/snapshot", &m); err != nil {
-			return err
-		}
-		if m["slave/registered"] != 1 {
-			return fmt.Errorf("it has not")
-		}
-		return nil
-	})
+	c.registered()
 	s := subscribe(t, c, volumeInfo)
 	free := func(r *mesosv1.Resource) bool { return r.GetDisk() == nil }
 	volume := func(r *mesosv1.Resource, id string, mb float64) *mesosv1.Resource {
