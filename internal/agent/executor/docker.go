@@ -345,7 +345,10 @@ func (b *dockerBox) wait() (code int, known bool, said string) {
 	defer cancel()
 	var goneSince time.Time
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		code, err := b.eng.Wait(ctx, *b.ref.Load())
+		asking, enough := context.WithCancel(ctx)
+		go b.lose(asking, enough)
+		code, err := b.eng.Wait(asking, *b.ref.Load())
+		enough()
 		if err == nil {
 			return code, true, fmt.Sprintf("Container exited with status %d", code)
 		}
@@ -369,6 +372,31 @@ func (b *dockerBox) wait() (code int, known bool, said string) {
 			}
 		}
 		time.Sleep(pause)
+	}
+}
+
+// lose ends a question that an Engine which stands still would never answer: the container's first process has ended for some
+// time.
+func (b *dockerBox) lose(asking context.Context, enough context.CancelFunc) {
+	if b.pidfd == nil {
+		return
+	}
+	look := time.NewTicker(2 * askTimeout / 5)
+	defer look.Stop()
+	for since := (time.Time{}); ; {
+		select {
+		case <-asking.Done():
+			return
+		case <-look.C:
+		}
+		switch {
+		case !b.gone():
+		case since.IsZero():
+			since = time.Now()
+		case b.killed.Load() || time.Since(since) > goneWait:
+			enough()
+			return
+		}
 	}
 }
 
