@@ -14,7 +14,6 @@ if [ "$(uname -m)" = x86_64 ]; then
 	[ -e /usr/sbin/mkfs.xfs ] || missing="$missing xfsprogs"
 	[ -e "$kernel" ] || missing="$missing linux-image-cloud-amd64"
 fi
-command -v java >/dev/null 2>&1 || missing="$missing default-jre-headless"
 command -v javac >/dev/null 2>&1 || missing="$missing default-jdk-headless"
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v npm >/dev/null 2>&1 || missing="$missing npm"
