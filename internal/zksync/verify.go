@@ -170,13 +170,22 @@ func kept(target *tree.Tree, name string) bool {
 	return n != nil && n.NumChildren() > 0
 }
 
+// linked asks whether the target may hold a link's state, before whole ensembles are read to look for it.
+func linked(ctx context.Context, target Side, name string) bool {
+	if target.Client == nil {
+		return true
+	}
+	ok, _, err := target.Client.Exists(ctx, stateRoot+"/"+name+"/state")
+	return ok || err != nil
+}
+
 // Compare compares two ensembles: at a barrier when the target is fed by the link, otherwise as they are.
 func Compare(ctx context.Context, source, target Side, scope Scope, name string, limit int) (Proof, error) {
 	scope, err := scope.normal()
 	if err != nil {
 		return Proof{}, err
 	}
-	if len(source.Quorum) > 0 && len(target.Quorum) > 0 {
+	if len(source.Quorum) > 0 && len(target.Quorum) > 0 && linked(ctx, target, name) {
 		p, err := Verify(ctx, source, target, scope, name, limit)
 		if !errors.Is(err, errNotLinked) {
 			return p, err

@@ -3,8 +3,10 @@ package jute
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -85,6 +87,37 @@ func TestHostileLengths(t *testing.T) {
 	s.Buffer()
 	if first == nil || !errors.Is(s.Err(), first) {
 		t.Errorf("first error %v, then %v", first, s.Err())
+	}
+}
+
+// Strings of every size, at every place of the buffer, from readers that give what they like.
+func TestStreamStrings(t *testing.T) {
+	t.Parallel()
+	var b []byte
+	var want []string
+	for i := range 300 {
+		s := strings.Repeat("x", []int{0, 1, 100, 4091, 4092, 4093, 4096, 5000, 70_000}[i%9]+i)
+		want, b = append(want, s), AppendString(b, s)
+	}
+	for name, r := range map[string]io.Reader{"whole": bytes.NewReader(b), "byte by byte": iotest.OneByteReader(bytes.NewReader(b)), "halves": iotest.HalfReader(bytes.NewReader(b))} {
+		s := NewStream(r, 100_000)
+		for i := range want {
+			if got := s.String(); got != want[i] {
+				t.Fatalf("%s: string %d has %d bytes, want %d (%v)", name, i, len(got), len(want[i]), s.Err())
+			}
+		}
+		if s.Err() != nil || s.Offset() != int64(len(b)) {
+			t.Errorf("%s: offset %d of %d, %v", name, s.Offset(), len(b), s.Err())
+		}
+		if s.String() != "" || !errors.Is(s.Err(), io.EOF) {
+			t.Errorf("%s: behind the end: %v", name, s.Err())
+		}
+	}
+	if s := NewStream(bytes.NewReader(AppendString(nil, "too long")), 4); s.String() != "" || s.Err() == nil {
+		t.Error("a string above the limit was read")
+	}
+	if s := NewStream(bytes.NewReader(AppendString(nil, "cut")[:5]), 100); s.String() != "" || s.Err() == nil {
+		t.Error("half a string was read")
 	}
 }
 

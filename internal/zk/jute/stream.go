@@ -101,7 +101,28 @@ func (s *Stream) Buffer() []byte {
 }
 
 // String reads a length-prefixed string.
-func (s *Stream) String() string { return string(s.Buffer()) }
+func (s *Stream) String() string {
+	const short = 4 << 10 // such a string is copied once, out of the buffer
+	if s.buffd == nil || s.err != nil {
+		return string(s.Buffer())
+	}
+	head, _ := s.buffd.Peek(4)
+	if len(head) < 4 {
+		return string(s.Buffer())
+	}
+	n := int(int32(binary.BigEndian.Uint32(head)))
+	if n < 0 || n > min(short, s.limit) {
+		return string(s.Buffer())
+	}
+	b, err := s.buffd.Peek(4 + n)
+	if err != nil {
+		return string(s.Buffer())
+	}
+	out := string(b[4:])
+	_, _ = s.buffd.Discard(4 + n) // it is there
+	s.n += int64(4 + n)
+	return out
+}
 
 // Count reads the length of a vector and refuses more than limit elements.
 func (s *Stream) Count(limit int) int {

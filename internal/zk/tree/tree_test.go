@@ -148,3 +148,27 @@ func BenchmarkMillion(b *testing.B) {
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1e6, "heap-MB")
 	runtime.KeepAlive(tr)
 }
+
+// BenchmarkRead is what reading a snapshot costs for each node of 100 bytes.
+func BenchmarkRead(b *testing.B) {
+	tr := New()
+	for d := range 100 {
+		dir := fmt.Sprintf("/d%d", d)
+		_ = tr.Put(dir, nil, zk.OpenACL(), Stat{})
+		for i := range 1000 {
+			_ = tr.Put(fmt.Sprintf("%s/node-%d", dir, i), make([]byte, 100), zk.OpenACL(), Stat{})
+		}
+	}
+	var buf bytes.Buffer
+	if err := tr.Write(&buf); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		got, err := Read(jute.NewStream(bytes.NewReader(buf.Bytes()), 1<<20))
+		if err != nil || got.Len() != tr.Len() {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(tr.Len()), "ns/node")
+}
