@@ -332,9 +332,9 @@ func newZKTreeCommand(o *zkOptions) *cobra.Command {
 			w := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
 			if o.output == "json" {
 				nested(w, &t.Root, "")
-				w.WriteByte('\n')
+				fmt.Fprintln(w)
 			} else {
-				w.WriteString(t.Root.Path + "\n")
+				fmt.Fprintln(w, t.Root.Path)
 				draw(w, &t.Root, "")
 			}
 			return w.Flush()
@@ -390,10 +390,7 @@ func draw(w *bufio.Writer, n *bulk.Node, indent string) {
 		if i == last {
 			branch, below = "└── ", "    "
 		}
-		w.WriteString(indent)
-		w.WriteString(branch)
-		w.WriteString(zk.Name(c.Path))
-		w.WriteByte('\n')
+		fmt.Fprint(w, indent, branch, zk.Name(c.Path), "\n")
 		if len(c.Children) > 0 {
 			draw(w, c, indent+below)
 		}

@@ -187,7 +187,7 @@ func BenchmarkBesideWatchCopy(b *testing.B) {
 				run++
 				target := fmt.Sprintf("/copy%d", run)
 				b.Run(fmt.Sprintf("%s-%d", how, rate), func(b *testing.B) {
-					stop := func() {}
+					var stop func()
 					if how == "engine" {
 						cfg := config(src, dst)
 						cfg.Name, cfg.Scope = fmt.Sprint("run", run), Scope{Source: "/load", Target: target}
