@@ -87,7 +87,9 @@ func (r cgroupRoots) measure(paths map[string]string, ref containerRef) cgroupSa
 		}
 	}
 	if dir, ok := r.dirV1("blkio", paths, ref); ok {
-		s.diskRead, s.diskWrite = readBlkio(dir + "/blkio.throttle.io_service_bytes")
+		if s.diskRead, s.diskWrite = readBlkio(dir + "/blkio.throttle.io_service_bytes_recursive"); s.diskRead < 0 {
+			s.diskRead, s.diskWrite = readBlkio(dir + "/blkio.throttle.io_service_bytes")
+		}
 	}
 	if dir, ok := r.dirV1("pids", paths, ref); ok {
 		if v, ok := readNumber(dir + "/pids.current"); ok {
@@ -177,17 +179,20 @@ func readKeys(path string) map[string]float64 {
 	return out
 }
 
-// readBlkio sums "8:0 Read 4096" over the devices.
+// readBlkio sums "8:0 Read 4096" over the devices. Without a line for any device it does not know: kernels since 6.x count only
+// where somebody has set a limit, and say "Total 0" elsewhere whatever is read and written.
 func readBlkio(path string) (read, write float64) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return -1, -1
 	}
+	known := false
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
 		if len(f) != 3 {
 			continue
 		}
+		known = true
 		n, _ := strconv.ParseFloat(f[2], 64)
 		switch f[1] {
 		case "Read":
@@ -195,6 +200,9 @@ func readBlkio(path string) (read, write float64) {
 		case "Write":
 			write += n
 		}
+	}
+	if !known {
+		return -1, -1
 	}
 	return read, write
 }

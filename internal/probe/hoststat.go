@@ -80,6 +80,13 @@ func (h *hostStat) measure(at int64) map[string]float64 {
 			}
 		}
 	}
+	if b, err := os.ReadFile(h.proc + "/sys/fs/file-nr"); err == nil {
+		if f := strings.Fields(string(b)); len(f) > 0 {
+			if v, err := strconv.ParseFloat(f[0], 64); err == nil {
+				out[topology.MetricFds] = v
+			}
+		}
+	}
 	var fs unix.Statfs_t
 	if unix.Statfs("/", &fs) == nil && fs.Blocks > 0 {
 		out[topology.MetricDiskUsed] = 100 * float64(fs.Blocks-fs.Bfree) / float64(fs.Blocks-fs.Bfree+fs.Bavail)

@@ -67,6 +67,9 @@ func (p *Probe) sendMetrics(now time.Time, steady bool) error {
 		}
 		b.add(ref, topology.MetricPids, float64(len(p.table.byPid)))
 	}
+	if steady {
+		p.table.measureIO(now)
+	}
 	live := map[string]bool{}
 	for _, c := range p.pic.order {
 		live[c.ref.id] = true
@@ -81,9 +84,6 @@ func (p *Probe) sendMetrics(now time.Time, steady bool) error {
 		if !live[id] {
 			delete(p.samples, id)
 		}
-	}
-	if steady {
-		p.table.measureIO(now)
 	}
 	for _, proc := range p.table.byPid {
 		if proc.kernel {
@@ -151,6 +151,14 @@ func (p *Probe) measureContainer(b *batch, ref uint32, c *box, at int64) {
 			s.mem = rss
 		}
 	}
+	if s.diskRead < 0 { // its group does not count: add up its processes
+		var read, write float64
+		for _, proc := range c.procs {
+			read, write = read+proc.readRate, write+proc.writeRate
+		}
+		b.add(ref, topology.MetricDiskRead, read)
+		b.add(ref, topology.MetricDiskWrite, write)
+	}
 	if s.pids < 0 {
 		s.pids = float64(len(c.procs))
 	}
@@ -173,8 +181,10 @@ func (p *Probe) measureContainer(b *batch, ref uint32, c *box, at int64) {
 		}
 		rate(topology.MetricNetRx, last.netRx, s.netRx)
 		rate(topology.MetricNetTx, last.netTx, s.netTx)
-		rate(topology.MetricDiskRead, last.diskRead, s.diskRead)
-		rate(topology.MetricDiskWrite, last.diskWrite, s.diskWrite)
+		if s.diskRead >= 0 {
+			rate(topology.MetricDiskRead, last.diskRead, s.diskRead)
+			rate(topology.MetricDiskWrite, last.diskWrite, s.diskWrite)
+		}
 	}
 	b.add(ref, topology.MetricMem, s.mem)
 	if s.memLimit > 0 && s.mem >= 0 {

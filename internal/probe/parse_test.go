@@ -1,6 +1,8 @@
 package probe
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -114,4 +116,21 @@ func FuzzParsers(f *testing.F) {
 		parseEvent(b)
 		maskCommand(string(b))
 	})
+}
+
+// TestGroupsThatCountNoIO: kernels since 6.x say "Total 0" of a group without limits, whatever it has read and written.
+func TestGroupsThatCountNoIO(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "io")
+	for text, want := range map[string][2]float64{
+		"Total 0\n": {-1, -1},
+		"8:0 Read 4096\n8:0 Write 512\n8:0 Total 4608\n8:16 Read 1\nTotal 4609\n": {4097, 512},
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r, w := readBlkio(file); r != want[0] || w != want[1] {
+			t.Errorf("%q: %v %v", text, r, w)
+		}
+	}
 }

@@ -62,7 +62,7 @@ func CatalogFor(kind string) []Metric {
 	var out []Metric
 	for _, m := range catalog {
 		switch {
-		case kind == KindHost && (m.ID == MetricThrottled || m.ID == MetricMemLimit || m.ID == MetricThreads || m.ID == MetricFds):
+		case kind == KindHost && (m.ID == MetricThrottled || m.ID == MetricMemLimit || m.ID == MetricThreads):
 		case kind != KindHost && (m.ID == MetricLoad1 || m.ID == MetricDiskUsed):
 		case kind == KindProcess && (m.ID == MetricThrottled || m.ID == MetricMemLimit || m.ID == MetricNetRx || m.ID == MetricNetTx ||
 			m.ID == MetricPids || m.ID == MetricMemUsed):

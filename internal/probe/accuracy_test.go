@@ -1,0 +1,385 @@
+package probe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/topology"
+)
+
+// The accuracy tests put known loads on a container, and demand that what the probe measures agrees within 2 % with what the
+// kernel says of the same load by another way: the process's own resource usage, its own I/O counters, netlink's counters.
+
+// counts is what a dweller reads of itself.
+type counts struct {
+	CPU          float64 // seconds, getrusage
+	Wrote        float64 // /proc/self/io
+	NetRx, NetTx float64 // rtnetlink
+}
+
+// mapping is memory that a dweller holds until it ends.
+type mapping []byte
+
+func (m mapping) Close() error { return unix.Munmap(m) }
+
+// load is what a dweller does for the accuracy tests.
+func load(o order) (io.Closer, error) {
+	switch o.Op {
+	case "burn": // N ms of processor time
+		var from, now unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &from); err != nil {
+			return nil, err
+		}
+		for {
+			for range 100_000 {
+			}
+			if err := unix.Getrusage(unix.RUSAGE_THREAD, &now); err != nil {
+				return nil, err
+			}
+			if cpuOf(&now)-cpuOf(&from) > float64(o.N)/1000 {
+				return nil, nil
+			}
+		}
+	case "hold": // N MB, touched
+		b, err := unix.Mmap(-1, 0, o.N<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return nil, err
+		}
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		return mapping(b), nil
+	case "open": // N files
+		for range o.N {
+			if _, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+				return nil, err
+			}
+		}
+	case "sleepers": // N processes in the same group
+		for range o.N {
+			if _, err := os.StartProcess("/bin/sleep", []string{"sleep", "100"}, &os.ProcAttr{}); err != nil {
+				return nil, err
+			}
+		}
+	case "stream": // N MB to somebody
+		c, err := net.DialTimeout(o.Network, o.Addr, 5*time.Second)
+		if err != nil {
+			return nil, err
+		}
+		block := make([]byte, 1<<20)
+		for range o.N {
+			if _, err := c.Write(block); err != nil {
+				return nil, err
+			}
+		}
+		return nil, c.Close()
+	case "write": // N MB to the disk itself
+		fd, err := unix.Open(o.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(fd)
+		raw := make([]byte, 1<<20+4096)
+		skip := int(4096 - uintptr(unsafe.Pointer(&raw[0]))%4096)
+		for range o.N {
+			if _, err := unix.Write(fd, raw[skip:skip+1<<20]); err != nil {
+				return nil, err
+			}
+		}
+		return nil, unix.Fsync(fd)
+	case "count":
+		var c counts
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			return nil, err
+		}
+		c.CPU = cpuOf(&u)
+		b, err := os.ReadFile("/proc/self/io")
+		if err != nil {
+			return nil, err
+		}
+		_, rest, _ := strings.Cut(string(b), "\nwrite_bytes: ")
+		c.Wrote, _ = strconv.ParseFloat(strings.Fields(rest)[0], 64)
+		if l, err := netlink.LinkByName("eth0"); err == nil {
+			c.NetRx, c.NetTx = float64(l.Attrs().Statistics.RxBytes), float64(l.Attrs().Statistics.TxBytes)
+		}
+		text, _ := json.Marshal(c)
+		return nil, errors.New(string(text)) // what is told comes as what went wrong does
+	}
+	return nil, nil
+}
+
+func cpuOf(u *unix.Rusage) float64 {
+	return float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
+}
+
+// count asks a dweller what the kernel tells it of itself.
+func (d *dweller) count() (c counts) {
+	d.t.Helper()
+	b, _ := json.Marshal(order{Op: "count"})
+	if _, err := d.in.Write(append(b, '\n')); err != nil || !d.out.Scan() {
+		d.t.Fatal("the process has ended")
+	}
+	var text string
+	if err := errors.Join(json.Unmarshal(d.out.Bytes(), &text), json.Unmarshal([]byte(text), &c)); err != nil {
+		d.t.Fatalf("%s: %v", d.out.Bytes(), err)
+	}
+	return c
+}
+
+// confine puts a dweller into a control group of every controller, as a runtime does.
+func (d *dweller) confine() (dirs map[string]string) {
+	d.t.Helper()
+	roots, err := findCgroupRoots("/proc")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	dirs = map[string]string{}
+	for controller, root := range roots.v1 {
+		dir := filepath.Join(root, "probe-test", d.id)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			d.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(d.pid)), 0o644); err != nil {
+			d.t.Fatal(err)
+		}
+		dirs[controller] = dir
+		d.t.Cleanup(func() {
+			for range 200 {
+				if err := os.Remove(dir); err == nil || os.IsNotExist(err) {
+					break
+				}
+				// Its children outlive it: they end with its group.
+				b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+				for _, pid := range strings.Fields(string(b)) {
+					if n, err := strconv.Atoi(pid); err == nil {
+						_ = unix.Kill(n, unix.SIGKILL)
+					}
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			_ = os.Remove(filepath.Dir(dir))
+		})
+	}
+	return dirs
+}
+
+// measured reads all metrics of an entity in one round.
+func (p *Probe) measured(t *testing.T, at int64, fill func(b *batch)) map[string]float64 {
+	t.Helper()
+	b := newBatch(p.hub, at, false)
+	fill(b)
+	out := map[string]float64{}
+	for i, n := range b.m.NameIndex {
+		out[b.m.Names[n]] = float64(b.m.Values[i])
+	}
+	return out
+}
+
+func within(t *testing.T, what string, got, want, percent float64) {
+	t.Helper()
+	if math.Abs(got-want) > math.Abs(want)*percent/100 {
+		t.Errorf("%s: the probe says %.6g, the kernel %.6g: off by %.2f %%", what, got, want, 100*(got-want)/want)
+		return
+	}
+	t.Logf("%s: %.6g against %.6g", what, got, want)
+}
+
+func TestFiguresAgreeWithTheKernel(t *testing.T) {
+	needRoot(t)
+	hub, d, peer := settle(t, "hub"), settle(t, "loaded"), settle(t, "peer")
+	hub.do(order{Op: "bridge", Name: "br0"})
+	hub.do(order{Op: "up", Name: "br0"})
+	for i, x := range []*dweller{d, peer} {
+		hub.do(order{Op: "link", Name: fmt.Sprintf("v%d", i), Peer: x.pid})
+		x.do(order{Op: "up", Name: "eth0", Addr: fmt.Sprintf("10.79.0.%d/24", i+1)})
+	}
+	peer.do(order{Op: "listen", Network: "tcp4", Addr: ":8000"})
+	groups := d.confine()
+	p := newTestProbe(t, nil)
+	p.next.metrics = time.Now().Add(time.Hour) // no reading between those of the test
+	container := topology.ContainerID("testhost", d.id)
+	at := time.Now().UnixMilli()
+	const second = 1000
+	box := func() *box {
+		t.Helper()
+		lookNow(p)
+		b := p.pic.boxes[d.id]
+		if b == nil {
+			t.Fatal("the container is not found")
+		}
+		return b
+	}
+	// Each reading is one second after the last by the probe's clock, so that rates are what has happened in between.
+	read := func() map[string]float64 {
+		t.Helper()
+		b := box()
+		at += second
+		return p.measured(t, at, func(m *batch) { p.measureContainer(m, m.ref(container), b, at) })
+	}
+	tick := func() map[string]float64 { // of the process: by the table's own clock
+		t.Helper()
+		last := p.table.last
+		if err := p.table.scan(time.UnixMilli(last + second)); err != nil {
+			t.Fatal(err)
+		}
+		p.table.measureIO(time.UnixMilli(p.table.last))
+		proc := p.table.byPid[d.pid]
+		return p.measured(t, at, func(m *batch) { p.measureProcess(m, m.ref(p.processID(proc)), proc) })
+	}
+	box()
+	tick()
+	read()
+	was := d.count()
+	beforeFds := read()[topology.MetricFds]
+	processFds := tick()[topology.MetricFds]
+
+	// CPU: 2 s of it. The kernel rounds a process's to ticks of 10 ms.
+	was = d.count()
+	read()
+	tick()
+	d.do(order{Op: "burn", N: 2000})
+	now := d.count()
+	within(t, "CPU of the process", tick()[topology.MetricCPUCores], now.CPU-was.CPU, 2)
+	got := read()
+	within(t, "CPU of the container", got[topology.MetricCPUCores], now.CPU-was.CPU, 2)
+	within(t, "CPU as a share of the host", got[topology.MetricCPU], 100*got[topology.MetricCPUCores]/float64(p.host.cores), 0.1)
+
+	// Memory.
+	memory, processMemory := read()[topology.MetricMem], tick()[topology.MetricMem]
+	d.do(order{Op: "hold", N: 128})
+	within(t, "memory of the container", read()[topology.MetricMem]-memory, 128<<20, 2)
+	within(t, "memory of the process", tick()[topology.MetricMem]-processMemory, 128<<20, 2)
+
+	// Network: both ways of a stream, headers and acknowledgements with it.
+	was = d.count()
+	read()
+	d.do(order{Op: "stream", Network: "tcp4", Addr: "10.79.0.2:8000", N: 64})
+	got, now = read(), d.count()
+	within(t, "bytes sent by the container", got[topology.MetricNetTx], now.NetTx-was.NetTx, 2)
+	within(t, "bytes received by the container", got[topology.MetricNetRx], now.NetRx-was.NetRx, 2)
+	if got[topology.MetricNetTx] < 64<<20 {
+		t.Errorf("%.0f bytes sent of 64 MB", got[topology.MetricNetTx])
+	}
+
+	// Files and processes.
+	d.do(order{Op: "open", N: 300})
+	within(t, "files of the container", read()[topology.MetricFds]-beforeFds, 300, 2)
+	within(t, "files of the process", tick()[topology.MetricFds]-processFds, 300, 2)
+	pids := read()[topology.MetricPids]
+	d.do(order{Op: "sleepers", N: 50})
+	within(t, "pids of the container", read()[topology.MetricPids]-pids, 50, 2)
+
+	// Disk, where there is one below: a file in memory writes nothing.
+	file := filepath.Join(t.TempDir(), "written")
+	was = d.count()
+	read()
+	tick()
+	d.do(order{Op: "write", Name: file, N: 32})
+	now = d.count()
+	if wrote := now.Wrote - was.Wrote; wrote >= 32<<20 {
+		within(t, "bytes written by the process", tick()[topology.MetricDiskWrite], wrote, 2)
+		// The container's are those of its group, or of its processes where the kernel counts none for groups.
+		within(t, "bytes written by the container", read()[topology.MetricDiskWrite], wrote, 2)
+	} else {
+		t.Logf("the file system of %s writes to no disk", file)
+	}
+
+	// Throttling: a fifth of a core, and somebody who wants a whole one.
+	quota, ok := groups["cpu"]
+	if !ok {
+		t.Log("no version 1 hierarchy with cpu: throttling is not forced here")
+		return
+	}
+	for name, v := range map[string]string{"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "20000"} {
+		if err := os.WriteFile(filepath.Join(quota, name), []byte(v), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read()
+	before := readKeys(filepath.Join(quota, "cpu.stat"))
+	d.do(order{Op: "burn", N: 600})
+	after := readKeys(filepath.Join(quota, "cpu.stat"))
+	// How often is up to the scheduler: on a busy machine others hold it back first.
+	if after["nr_throttled"] == before["nr_throttled"] {
+		t.Fatalf("the kernel has not held it back: %v, then %v", before, after)
+	}
+	want := 100 * (after["nr_throttled"] - before["nr_throttled"]) / (after["nr_periods"] - before["nr_periods"])
+	// A period may end between the two readings.
+	if got := read()[topology.MetricThrottled]; math.Abs(got-want) > 5 {
+		t.Errorf("throttled: the probe says %.1f %% of the periods, the kernel %.1f %%", got, want)
+	}
+}
+
+// TestHostFiguresAgreeWithTheKernel compares the host's with other ways to ask the same kernel.
+func TestHostFiguresAgreeWithTheKernel(t *testing.T) {
+	t.Parallel()
+	p := newTestProbe(t, nil)
+	idle := func() float64 {
+		b, err := os.ReadFile("/proc/uptime")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, _ := strconv.ParseFloat(strings.Fields(string(b))[1], 64)
+		return v
+	}
+	uptime := func() float64 {
+		var ts unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+			t.Fatal(err)
+		}
+		return float64(ts.Nano()) / 1e9
+	}
+	at := time.Now().UnixMilli()
+	p.host.measure(at)
+	i0, u0 := idle(), uptime()
+	end := time.Now().Add(2 * time.Second)
+	for time.Now().Before(end) { // a load, as much as this machine has to give
+	}
+	m := p.host.measure(at + 2000)
+	i1, u1 := idle(), uptime()
+	cores := float64(p.host.cores)
+	busy := 100 * (1 - (i1-i0)/((u1-u0)*cores))
+	// What waits for a disk is idle to the one and not to the other; both are rounded to ticks.
+	if d := math.Abs(m[topology.MetricCPU] - busy); d > 5 {
+		t.Errorf("CPU: the probe says %.1f %%, idle time %.1f %%", m[topology.MetricCPU], busy)
+	}
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "memory of the host", m[topology.MetricMem]/(m[topology.MetricMemUsed]/100), float64(si.Totalram)*float64(si.Unit), 2)
+	if m[topology.MetricLoad1] < 0 || math.Abs(m[topology.MetricLoad1]-float64(si.Loads[0])/65536) > 2 {
+		t.Errorf("load: the probe says %v, the kernel %v", m[topology.MetricLoad1], float64(si.Loads[0])/65536)
+	}
+	if m[topology.MetricFds] < 10 {
+		t.Errorf("%v files are open on this host", m[topology.MetricFds])
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rx float64
+	for _, l := range links {
+		if p.host.leaves(l.Attrs().Name) {
+			rx += float64(l.Attrs().Statistics.RxBytes)
+		}
+	}
+	if rx > 1<<20 {
+		within(t, "bytes received by the host", p.host.last.rx, rx, 2)
+	}
+}
