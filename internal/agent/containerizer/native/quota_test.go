@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/agent/projectquota"
 )
 
@@ -105,6 +108,33 @@ func TestQuota(t *testing.T) {
 		used, _, err := d.iso.quota.Usage(id)
 		return err == nil && used == 0
 	})
+}
+
+// TestQuotaOfImage: what is written into an image, also by a nested container, is on the account of the sandbox.
+func TestQuotaOfImage(t *testing.T) {
+	h := newHost(t)
+	d := h.start(nil, withQuota(t, false))
+	defer d.end()
+	r := imagetest.Serve(t)
+	cfg := d.plain("img", "head -c 9000000 /dev/zero >/big || echo full; sleep 1000")
+	cfg.Container = inImage(boxImage(t, r, "box", v1.Config{}))
+	cfg.Resources = append(cfg.Resources, scalar("disk", 2))
+	d.launch(cfg)
+	eventually(t, "the root is full", func() bool {
+		u, err := d.Usage("img")
+		return err == nil && u.GetDiskUsedBytes() > 2<<20-128<<10
+	})
+	up := filepath.Join(d.scratch(&container{cfg: cfg}, ""), "root")
+	own, err := projectquota.Project(cfg.Directory)
+	if err != nil || own == 0 {
+		t.Fatalf("project %d, %v", own, err)
+	}
+	if got, err := projectquota.Project(up); err != nil || got != own {
+		t.Errorf("what is written into the image belongs to %d, %v; the sandbox to %d", got, err, own)
+	}
+	if used, err := diskUsage(t.Context(), up); err != nil || used > 2<<20 || used < 1<<20 {
+		t.Errorf("%d bytes were written into the image, %v", used, err)
+	}
 }
 
 // TestQuotaKills: with --xfs_kill_containers a container that uses more than it has ends, and its status says why.
