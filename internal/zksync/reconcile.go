@@ -26,8 +26,9 @@ type reconciler struct {
 	since int64
 	// renewed are nodes of the source of which that is known.
 	renewed map[string]bool
-	made    map[string]bool // nodes of the target that were made anew with all below them
-	group   *group          // what is to be done in one transaction, when something is
+	made    map[string]bool     // nodes of the target that were made anew with all below them
+	crowded map[*tree.Node]bool // nodes of the target whose counter will be too high once their children are right
+	group   *group              // what is to be done in one transaction, when something is
 	// What was found and done.
 	created, deleted, changed, padded int
 	foreign                           []string // nodes of the target left alone: ephemeral nodes of its own clients
@@ -86,6 +87,7 @@ func (r *reconciler) removals(ctx context.Context) error {
 	if root == nil {
 		return nil
 	}
+	r.crowd()
 	var order, tops []*tree.Node
 	kept := map[*tree.Node]bool{}
 	for have := range r.have.Tree.Walk(r.scope.Target) {
@@ -113,7 +115,7 @@ func (r *reconciler) removals(ctx context.Context) error {
 			r.foreign = append(r.foreign, have.Path)
 			kept[have] = true
 		case want != nil:
-			if !kept[have] && r.stale(want, have) {
+			if !kept[have] && (r.stale(want, have) || r.crowded[have]) {
 				tops = append(tops, have) // a leaf once what is below it is deleted
 			}
 			kept[have] = true
@@ -151,6 +153,31 @@ func markAbove(kept map[*tree.Node]bool, n *tree.Node) {
 // forget takes a deleted node out of the view. Deeper nodes come later in the order and are gone with it.
 func (r *reconciler) forget(n *tree.Node) { r.have.Tree.Remove(n.Path) }
 
+// crowd finds the nodes whose counter is not too high yet, and will be: every child that is to be made, or made anew, counts. Children
+// come before parents, because a node that is made anew for that reason counts in its own parent.
+func (r *reconciler) crowd() {
+	r.crowded = map[*tree.Node]bool{}
+	order := slices.Collect(r.have.Tree.Walk(r.scope.Target))
+	for _, have := range slices.Backward(order) {
+		want := r.shadow.Get(r.scope.ToSource(have.Path))
+		if want == nil || have.Path == "/" || !r.scope.Has(want.Path) {
+			continue
+		}
+		counter := have.Creations
+		for c := range want.Children() {
+			if !r.scope.comes(c.Path) {
+				continue
+			}
+			if n := r.have.Tree.Get(r.scope.ToTarget(c.Path)); n == nil || r.anew(n) {
+				counter++
+			}
+		}
+		if counter > want.Creations {
+			r.crowded[have] = true
+		}
+	}
+}
+
 // anew reports whether a node of the target is to be deleted and created again, with all below it: because the source did so, or
 // because nothing else makes it right. The latter is done to a leaf, and to a node with children only when it cannot be the
 // one that the source has now: there may be clients below it.
@@ -160,7 +187,7 @@ func (r *reconciler) anew(have *tree.Node) bool {
 	if want == nil || have.Path == "/" || !r.scope.Has(path) {
 		return false
 	}
-	if !r.renewed[path] && (!r.stale(want, have) || have.NumChildren() > 0 && want.Czxid <= r.since) {
+	if !r.renewed[path] && (!r.stale(want, have) && !r.crowded[have] || have.NumChildren() > 0 && want.Czxid <= r.since) {
 		return false
 	}
 	for n := range r.have.Tree.Walk(have.Path) {
