@@ -244,12 +244,11 @@ func TestFiguresAgreeWithTheKernel(t *testing.T) {
 	box()
 	tick()
 	read()
-	was := d.count()
 	beforeFds := read()[topology.MetricFds]
 	processFds := tick()[topology.MetricFds]
 
 	// CPU: 2 s of it. The kernel rounds a process's to ticks of 10 ms.
-	was = d.count()
+	was := d.count()
 	read()
 	tick()
 	d.do(order{Op: "burn", N: 2000})

@@ -93,7 +93,10 @@ func (w *runtimeWatch) follow(ctx context.Context) error {
 				}
 			})
 		}()
-		defer func() { cancel(); <-failed }()
+		defer func() {
+			cancel()
+			<-failed //nolint:errcheck // why it ended was said, or is that it was to
+		}()
 	}
 	// What happens between the first list and the subscription is read soon after: there is no telling when that stands.
 	tick := time.NewTicker(min(every, time.Second))

@@ -60,11 +60,13 @@ export function Plugins() {
     <div style={{ display: "grid", gridTemplateColumns: open ? "minmax(0,1fr) auto" : "minmax(0,1fr)", flex: 1, minHeight: 0 }}>
       <div className="content fixed">
         {error && <Problem error={error} retry={again} />}
-        {!data && !error ? <Loading what="Reading" /> : (
+        {!data && !error ? <Loading what="Reading" /> : !data?.plugins.length ? (
+          <Empty icon="probe" title="No probe has a plugin"><p>A plugin is a program with a socket in <code className="mono">/var/run/scope/plugins</code> on a host with a probe. It appears here by itself.</p></Empty>
+        ) : (
           <Table
             label="Plugins" columns={columns} rows={data?.plugins ?? []} id={key} current={params.plugin} onOpen={(p) => setParams({ plugin: key(p) })}
             sort={{ id: params.sort || "label", desc: params.desc === "1" }} onSort={(s) => setParams({ sort: s.id, desc: s.desc ? "1" : "" }, true)}
-            empty={<Empty icon="probe" title="No probe has a plugin"><p>A plugin is a program with a socket in <code className="mono">/var/run/scope/plugins</code> on a host with a probe. It appears here by itself.</p></Empty>}
+            empty={null}
           />
         )}
       </div>
