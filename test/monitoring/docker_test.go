@@ -98,7 +98,9 @@ func TestAContainerThatFloodsAndAnEngineThatDies(t *testing.T) {
 
 	collector := func() string {
 		var list struct {
-			Probes []struct{ Collectors []struct{ Name, State string } }
+			Probes []struct {
+				Collectors []struct{ Name, State string }
+			}
 		}
 		r.get("/api/v1/probes", &list)
 		for _, p := range list.Probes {
