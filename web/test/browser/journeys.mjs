@@ -196,7 +196,10 @@ const journeys = {
     await page.keyboard.type(">theme: light");
     await page.keyboard.press("Enter");
     await page.waitForFunction(() => document.documentElement.dataset.theme === "light");
+    // The browser goes back when it comes to it; where one goes next would be taken back as well.
+    const before = page.url();
     await page.keyboard.press("[");
+    await page.waitForFunction((url) => location.href !== url, before);
     await page.keyboard.press("g");
     await page.keyboard.press("e");
     await page.getByRole("region", { name: "Events" }).getByText("exited").first().waitFor();
