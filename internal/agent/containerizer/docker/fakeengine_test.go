@@ -18,7 +18,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
-// fakeEngine answers what a launch asks, at once: what a launch takes against it is our time alone.
+// fakeEngine answers what a launch asks, at once; a container's ID is its name: what a launch takes against it is our time alone.
 type fakeEngine struct {
 	create time.Duration // how long it makes a container
 	mu     sync.Mutex
@@ -48,7 +48,7 @@ func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case name == "create":
 		time.Sleep(f.create)
 		w.WriteHeader(http.StatusCreated)
-		_, _ = io.WriteString(w, `{"Id":"1"}`)
+		_, _ = fmt.Fprintf(w, `{"Id":%q}`, r.URL.Query().Get("name"))
 	case verb == "attach":
 		c, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
@@ -60,7 +60,7 @@ func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case verb == "start":
 		w.WriteHeader(http.StatusNoContent)
 	case verb == "json":
-		_, _ = io.WriteString(w, `{"Id":"1","State":{"Running":true,"Pid":0},"Config":{},"NetworkSettings":{}}`)
+		_, _ = fmt.Fprintf(w, `{"Id":%q,"State":{"Running":true,"Pid":0},"Config":{},"NetworkSettings":{}}`, name)
 	case verb == "wait":
 		<-f.end(name)
 		_, _ = io.WriteString(w, `{"StatusCode":0}`)
