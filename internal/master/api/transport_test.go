@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -250,7 +251,12 @@ func TestResetEndsStreams(t *testing.T) {
 	s := newTestServer(t, nil)
 	url := listen(t, s)
 	resp, next := stream(t, url+"/api/v1/scheduler", subscribe)
-	s.Apply(&core.Session{Framework: "m-0000", Stream: core.StreamID(resp.Header.Get("Mesos-Stream-Id"))})
+	id := core.StreamID(resp.Header.Get("Mesos-Stream-Id"))
+	// The answer's head is on its way before the stream is entered; one that is entered later finds no owner.
+	for end := time.Now().Add(20 * time.Second); s.schedulerStream(id) == nil && time.Now().Before(end); {
+		runtime.Gosched()
+	}
+	s.Apply(&core.Session{Framework: "m-0000", Stream: id})
 	s.Reset()
 	if got := next(); got != "end: EOF" {
 		t.Errorf("the stream goes on: %s", got)
