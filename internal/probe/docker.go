@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -83,32 +82,7 @@ const maxContainers = 5000
 // run follows the Engine until ctx ends. An Engine that goes away is looked for again; its containers stay as they were
 // last known while the kernel still has them.
 func (w *dockerWatch) run(ctx context.Context) {
-	delay := time.Second
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := w.follow(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) > 30*time.Second {
-			delay = time.Second
-		}
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			w.state.Store(&collectorState{"off", "no socket at " + w.api.socket})
-			delay = 10 * time.Second
-		case errors.Is(err, os.ErrPermission):
-			w.state.Store(&collectorState{"off", "may not open " + w.api.socket + ": run the probe as root or in the group docker"})
-			delay = 30 * time.Second
-		default:
-			w.state.Store(&collectorState{"failed", err.Error()})
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay):
-		}
-		delay = min(2*delay, 30*time.Second)
-	}
+	keepFollowing(ctx, w.follow, w.api.socket, "run the probe as root or in the group docker", &w.state)
 }
 
 type dockerEvent struct {

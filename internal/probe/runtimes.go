@@ -38,10 +38,16 @@ func (w *runtimeWatch) containers() map[string]*containerInfo { return *w.table.
 
 // run follows the runtime until ctx ends. One that goes away is looked for again; what is known of its containers stays.
 func (w *runtimeWatch) run(ctx context.Context) {
+	keepFollowing(ctx, w.follow, w.socket, "its containers have no names and images here; run the probe as root", &w.state)
+}
+
+// keepFollowing follows what serves a socket until ctx ends, again and again, and says in state why it could not. allow is what to do
+// where the probe may not open the socket.
+func keepFollowing(ctx context.Context, follow func(context.Context) error, socket, allow string, state *atomic.Pointer[collectorState]) {
 	delay := time.Second
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := w.follow(ctx)
+		err := follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -50,13 +56,13 @@ func (w *runtimeWatch) run(ctx context.Context) {
 		}
 		switch {
 		case errors.Is(err, os.ErrNotExist):
-			w.state.Store(&collectorState{"off", "no socket at " + w.socket})
+			state.Store(&collectorState{"off", "no socket at " + socket})
 			delay = 10 * time.Second
 		case errors.Is(err, os.ErrPermission):
-			w.state.Store(&collectorState{"off", "may not open " + w.socket + ": its containers have no names and images here; run the probe as root"})
+			state.Store(&collectorState{"off", "may not open " + socket + ": " + allow})
 			delay = 30 * time.Second
 		default:
-			w.state.Store(&collectorState{"failed", err.Error()})
+			state.Store(&collectorState{"failed", err.Error()})
 		}
 		select {
 		case <-ctx.Done():

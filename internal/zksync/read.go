@@ -78,12 +78,8 @@ func walk(ctx context.Context, c *zk.Client, root string) (*tree.Tree, error) {
 		if n.Gone || n.Path != "/" && t.Get(n.Path) != nil { // above root, or what every server has
 			return
 		}
-		st := &n.Stat
 		// A node whose parent went meanwhile is passed over.
-		_ = t.Put(n.Path, n.Data, n.ACL, tree.Stat{
-			Czxid: st.Czxid, Mzxid: st.Mzxid, Pzxid: st.Pzxid, Ctime: st.Ctime, Mtime: st.Mtime, Version: st.Version,
-			Creations: (st.Cversion + st.NumChildren) / 2, Aversion: st.Aversion, Owner: st.EphemeralOwner,
-		})
+		_ = t.Put(n.Path, n.Data, n.ACL, tree.StatOf(&n.Stat))
 	}
 	want := bulk.Options{Stat: true, Data: true, ACL: true}
 	// The nodes above root must be in the tree to hold it; only what is below is compared.

@@ -473,10 +473,7 @@ func look(ctx context.Context, c *zk.Client, r *reconciler, paths []string) ([]s
 		if err != nil {
 			return nil, err
 		}
-		_ = view.Tree.Put(path, data, acl, tree.Stat{
-			Czxid: st.Czxid, Mzxid: st.Mzxid, Pzxid: st.Pzxid, Ctime: st.Ctime, Mtime: st.Mtime, Version: st.Version,
-			Creations: (st.Cversion + st.NumChildren) / 2, Aversion: st.Aversion, Owner: st.EphemeralOwner,
-		})
+		_ = view.Tree.Put(path, data, acl, tree.StatOf(&st))
 		have := view.Tree.Get(path)
 		if have == nil || path == "/" || !zk.Within(path, scope.Target) {
 			continue

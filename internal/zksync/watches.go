@@ -466,15 +466,15 @@ func (w *watcher) askServer(ctx context.Context, paths []string) ([]lookAt, erro
 			}
 		}
 		list := take(func(r zk.Result) {
-			n.children, n.creation, n.czxid[0] = r.Children, (r.Stat.Cversion+r.Stat.NumChildren)/2, r.Stat.Czxid
+			n.children, n.creation, n.czxid[0] = r.Children, tree.StatOf(&r.Stat).Creations, r.Stat.Czxid
 		})
 		acl := take(func(r zk.Result) { n.acl, n.stat.Aversion, n.czxid[1] = r.ACL, r.Stat.Aversion, r.Stat.Czxid })
 		data := take(func(r zk.Result) {
 			n.data, n.czxid[2] = r.Data, r.Stat.Czxid
-			n.stat = tree.Stat{
-				Czxid: r.Stat.Czxid, Mzxid: r.Stat.Mzxid, Pzxid: r.Stat.Pzxid, Ctime: r.Stat.Ctime, Mtime: r.Stat.Mtime,
-				Version: r.Stat.Version, Aversion: n.stat.Aversion, Creations: n.creation, Owner: r.Stat.EphemeralOwner,
-			}
+			// Each answer is of another moment: children and their counter, and the ACL and its version, go together.
+			aversion := n.stat.Aversion
+			n.stat = tree.StatOf(&r.Stat)
+			n.stat.Aversion, n.stat.Creations = aversion, n.creation
 		})
 		if err := win.Send(ctx, one(zk.Children(p)), list); err != nil {
 			return nil, err

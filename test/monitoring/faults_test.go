@@ -324,15 +324,7 @@ func TestShortConnectionsOfARealHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
+	go hangUp(l)
 	port := l.Addr().(*net.TCPAddr).Port
 	stop, stopped := make(chan struct{}), make(chan int)
 	go func() {

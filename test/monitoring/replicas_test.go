@@ -19,19 +19,11 @@ import (
 // both runs a probe that sends to two monitors, the second by way of a line that the test can hold up.
 func both(t *testing.T, a, b *rig, via string, cfg probe.Config) {
 	t.Helper()
-	cfg.Token = probeToken
 	cfg.Monitors = []string{a.url, b.url}
 	if via != "" {
 		cfg.Monitors[1] = via
 	}
-	p, err := probe.New(cfg, probe.Deps{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	runProbe(t, cfg)
 }
 
 // stop asks one monitor to stop a running container, and gives its id.

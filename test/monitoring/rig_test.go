@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -57,10 +58,17 @@ func newRig(t testing.TB, change func(*monitor.Config)) *rig {
 // probe runs a probe until the test ends, or stop is called.
 func (r *rig) probe(cfg probe.Config) (stop func()) {
 	r.t.Helper()
-	cfg.Monitors, cfg.Token = []string{r.url}, probeToken
+	cfg.Monitors = []string{r.url}
+	return runProbe(r.t, cfg)
+}
+
+// runProbe runs a probe of any monitors.
+func runProbe(t testing.TB, cfg probe.Config) (stop func()) {
+	t.Helper()
+	cfg.Token = probeToken
 	p, err := probe.New(cfg, probe.Deps{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -73,10 +81,10 @@ func (r *rig) probe(cfg probe.Config) (stop func()) {
 		stopped = true
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			r.t.Errorf("probe: %v", err)
+			t.Errorf("probe: %v", err)
 		}
 	}
-	r.t.Cleanup(stop)
+	t.Cleanup(stop)
 	return stop
 }
 
@@ -224,5 +232,16 @@ func (r *rig) send(conn *websocket.Conn, text string) {
 	r.t.Helper()
 	if err := conn.Write(r.t.Context(), websocket.MessageText, []byte(text)); err != nil {
 		r.t.Fatal(err)
+	}
+}
+
+// hangUp ends every connection as soon as it is made, until the listener is closed.
+func hangUp(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		c.Close()
 	}
 }

@@ -359,15 +359,7 @@ func (s *soak) churn(ctx context.Context) (n int) {
 		return 0
 	}
 	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
+	go hangUp(l)
 	for ctx.Err() == nil {
 		_ = exec.CommandContext(ctx, "sleep", "0.3").Run()
 		for range 20 {

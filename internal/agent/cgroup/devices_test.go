@@ -15,18 +15,7 @@ import (
 // TestDeviceProgram attaches the program of v2 to a real group and opens devices in it.
 func TestDeviceProgram(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	var base string
-	for _, d := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(filepath.Join(d, "cgroup.procs")); err == nil {
-			base = d
-		}
-	}
-	if base == "" {
-		t.Skip("no unified hierarchy is mounted")
-	}
+	base := unifiedMount(t)
 	dir := t.TempDir()
 	for name, rdev := range map[string]uint64{"kmsg": unix.Mkdev(1, 11), "zero": unix.Mkdev(1, 5)} {
 		if err := unix.Mknod(filepath.Join(dir, name), unix.S_IFCHR|0o666, int(rdev)); err != nil {
@@ -70,4 +59,22 @@ say kmsg ': < kmsg'; say zero ': < zero'; say write ': > zero'; say mknod 'rm -f
 	if err := (&Group{dir: filepath.Join(dir, "none")}).limitDevices2(nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a group that is not there: %v", err)
 	}
+}
+
+// unifiedMount is where a unified hierarchy is mounted, with controllers or without. internal/vmtest runs the tests that need one where
+// there is none.
+func unifiedMount(t *testing.T) (base string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	for _, d := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(d, "cgroup.procs")); err == nil {
+			base = d
+		}
+	}
+	if base == "" {
+		t.Skip("no unified hierarchy is mounted")
+	}
+	return base
 }

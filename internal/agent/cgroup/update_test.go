@@ -14,18 +14,7 @@ import (
 // TestSetDevices replaces the program of a real group of version 2: what is allowed afterwards is what the new rules say, more or less.
 func TestSetDevices(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	var base string
-	for _, d := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(filepath.Join(d, "cgroup.procs")); err == nil {
-			base = d
-		}
-	}
-	if base == "" {
-		t.Skip("no unified hierarchy is mounted")
-	}
+	base := unifiedMount(t)
 	dev := t.TempDir()
 	for name, minor := range map[string]uint32{"zero": 5, "full": 7} {
 		if err := unix.Mknod(filepath.Join(dev, name), unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {

@@ -166,17 +166,8 @@ func becomeUser(p *spec.Process) error {
 	if caps.Effective != nil {
 		effective = *caps.Effective
 	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return os.NewSyscallError("capget", err)
-	}
-	for i := range data {
-		data[i].Effective = data[i].Permitted
-		data[i].Inheritable = uint32(effective>>(32*i)) & data[i].Permitted
-	}
-	if err := unix.Capset(&hdr, &data[0]); err != nil {
-		return os.NewSyscallError("capset", err)
+	if err := raise(&effective); err != nil {
+		return err
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_CAP_AMBIENT", err)
@@ -223,4 +214,20 @@ func installFilter(prog []byte) error {
 	}
 	runtime.KeepAlive(filter)
 	return nil
+}
+
+// raise makes all that this thread may have effective. With inheritable those of it that are in that set are what programs inherit.
+func raise(inheritable *uint64) error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	for i := range data {
+		data[i].Effective = data[i].Permitted
+		if inheritable != nil {
+			data[i].Inheritable = uint32(*inheritable>>(32*i)) & data[i].Permitted
+		}
+	}
+	return os.NewSyscallError("capset", unix.Capset(&hdr, &data[0]))
 }

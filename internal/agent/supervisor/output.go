@@ -118,8 +118,6 @@ func (o *Output) Stdio(p *spec.Process) (std Stdio, started func(), err error) {
 	}
 	if o.log.Attach {
 		o.setHub(newHub(o.log.Session, fs[1], nil))
-	}
-	if o.log.Attach {
 		o.give(p, fs[0])
 	}
 	o.give(p, fs[3], fs[5])

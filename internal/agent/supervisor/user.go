@@ -68,15 +68,7 @@ func (v *view) become() error {
 	if err := unix.Setfsuid(id); err != nil {
 		return os.NewSyscallError("setfsuid", err)
 	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return os.NewSyscallError("capget", err)
-	}
-	for i := range data {
-		data[i].Effective = data[i].Permitted
-	}
-	return os.NewSyscallError("capset", unix.Capset(&hdr, &data[0]))
+	return raise(nil)
 }
 
 // owned makes the root of a tmpfs with these options the container's.

@@ -156,9 +156,9 @@ type Entry struct {
 }
 
 // Enter prepares a process that enters the user namespace, as its root, and before that the mount namespace if there is one,
-// and then executes program.
-func Enter(program_, user, mounts *os.File) (*Entry, error) {
-	e := &Entry{Path: "/proc/self/fd/" + strconv.Itoa(ImageFD), files: []*os.File{program_, user}}
+// and then executes exe.
+func Enter(exe, user, mounts *os.File) (*Entry, error) {
+	e := &Entry{Path: "/proc/self/fd/" + strconv.Itoa(ImageFD), files: []*os.File{exe, user}}
 	var steps []call
 	if mounts != nil {
 		e.files = append(e.files, mounts)

@@ -20,6 +20,14 @@ type Stat struct {
 	Owner               int64
 }
 
+// StatOf is what of that a client is shown. The server shows creations and deletions of children together.
+func StatOf(st *zk.Stat) Stat {
+	return Stat{
+		Czxid: st.Czxid, Mzxid: st.Mzxid, Pzxid: st.Pzxid, Ctime: st.Ctime, Mtime: st.Mtime, Version: st.Version,
+		Creations: (st.Cversion + st.NumChildren) / 2, Aversion: st.Aversion, Owner: st.EphemeralOwner,
+	}
+}
+
 // Node is one node of the tree. Its fields are read-only outside this package.
 type Node struct {
 	Path string

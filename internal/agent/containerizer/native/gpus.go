@@ -146,25 +146,18 @@ func (p *gpuPool) devices(has []uint32) []confine.Device {
 }
 
 // gpusOf is how many GPUs are among resources.
-func gpusOf(res []*mesosv1.Resource) int {
-	var n float64
+func gpusOf(res []*mesosv1.Resource) (n float64) {
 	for _, r := range res {
 		if r.GetName() == "gpus" {
 			n += r.GetScalar().GetValue()
 		}
 	}
-	return int(n)
+	return n
 }
 
 // checkGPUs says whether a container can have what it asks for at all.
 func (c *Containerizer) checkGPUs(res []*mesosv1.Resource) error {
-	var n float64
-	for _, r := range res {
-		if r.GetName() == "gpus" {
-			n += r.GetScalar().GetValue()
-		}
-	}
-	switch {
+	switch n := gpusOf(res); {
 	case n <= 0:
 		return nil
 	case c.gpus == nil:
@@ -182,7 +175,7 @@ func (c *Containerizer) giveGPUs(ct *container) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	got, err := c.gpus.change(ct.gpus, gpusOf(ct.cfg.Resources))
+	got, err := c.gpus.change(ct.gpus, int(gpusOf(ct.cfg.Resources)))
 	ct.gpus = got
 	return err
 }

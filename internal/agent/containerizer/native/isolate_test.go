@@ -212,12 +212,18 @@ func TestDiskLimit(t *testing.T) {
 	t.Parallel()
 	d := newHost(t).start(nil, func(c *Config) { c.EnforceDiskQuota, c.DiskInterval = true, 20*time.Millisecond })
 	defer d.end()
+	endsForItsDisk(d)
+}
+
+// endsForItsDisk lets a container use more disk than it has.
+func endsForItsDisk(d *daemon) {
+	d.h.t.Helper()
 	cfg := d.plain("full", "head -c 3000000 /dev/zero >big; sleep 1000")
 	cfg.Resources = append(cfg.Resources, scalar("disk", 1))
 	d.launch(cfg)
 	term := d.wait("full")
 	if term.Reason == nil || *term.Reason != mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_DISK || !strings.Contains(term.Message, "exceeds quota (1MB)") {
-		t.Errorf("termination %+v", term)
+		d.h.t.Errorf("termination %+v", term)
 	}
 }
 

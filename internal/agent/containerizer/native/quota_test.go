@@ -141,13 +141,7 @@ func TestQuotaOfImage(t *testing.T) {
 func TestQuotaKills(t *testing.T) {
 	d := newHost(t).start(nil, withQuota(t, true))
 	defer d.end()
-	cfg := d.plain("full", "head -c 3000000 /dev/zero >big; sleep 1000")
-	cfg.Resources = append(cfg.Resources, scalar("disk", 1))
-	d.launch(cfg)
-	term := d.wait("full")
-	if term.Reason == nil || *term.Reason != mesosv1.TaskStatus_REASON_CONTAINER_LIMITATION_DISK || !strings.Contains(term.Message, "exceeds quota (1MB)") {
-		t.Errorf("termination %+v", term)
-	}
+	endsForItsDisk(d)
 }
 
 // TestQuotaRefused: where the file system keeps no accounts the agent says so, and what would give some.
