@@ -50,7 +50,8 @@ func cpuTime(a, b *zktest.Node) (self, source, target time.Duration) {
 }
 
 // BenchmarkLag is the goal of synchronization: ZK_NODES nodes, ZK_RATE sets a second for ZK_SECONDS, open loop, ZK_MULTI of them in a
-// transaction (1: a server on one core takes no more than about 14,000 single ones a second). It reports the seed's time, the lag from the moment a transaction was read from the source to the target's answer, and the engine's heap.
+// transaction (1: a server on one core takes no more than about 14,000 single ones a second). It reports the seed's time, the lag from the
+// moment a transaction was read from the source to the target's answer, and the engine's heap.
 func BenchmarkLag(b *testing.B) {
 	nodes, rate, seconds, multi := envInt("ZK_NODES", 100_000), envInt("ZK_RATE", 10_000), envInt("ZK_SECONDS", 5), max(envInt("ZK_MULTI", 1), 1)
 	heap := max(512, nodes/1000*2)

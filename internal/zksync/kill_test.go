@@ -3,7 +3,6 @@ package zksync
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -192,9 +191,6 @@ func TestKill9(t *testing.T) {
 	log, err := os.ReadFile(out.Name())
 	if err != nil || strings.Contains(string(log), "ended:") || strings.Contains(string(log), "conflict:") {
 		t.Errorf("an engine ended or saw a conflict (%v)", err)
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		t.Error("too slow")
 	}
 }
 

@@ -22,10 +22,11 @@ import (
 )
 
 // TestSoak plays what an estate goes through in a long time, for as long as MONITOR_SOAK says (30m is what the goals are stated
-// for; go test needs a -timeout beyond it): MONITOR_SOAK_HOSTS simulated hosts (default 1,000) whose containers are stopped and started, a real probe of this host with
-// processes that come and go, a monitor that is killed and one that is ended and started again, and a page that looks on. Memory, goroutines
-// and open files of the three programs are sampled, and must not grow; the real probe must be connected for 99.9 % of the
-// time in which there is a monitor to be connected to, counted from 15 s after the monitor's start.
+// for; go test needs a -timeout beyond it): MONITOR_SOAK_HOSTS simulated hosts (default 1,000) whose containers are stopped and started, a
+// real probe of this host with processes that come and go, a monitor that is killed and one that is ended and started again, and a page that
+// looks on. Memory and open files of the three programs, and the goroutines of the monitor, which alone tells them, are sampled, and must not
+// grow; the real probe must be connected for 99.9 % of the time in which there is a monitor to be connected to, counted from 15 s after
+// the monitor's start.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("MONITOR_SOAK"))
 	if err != nil {

@@ -183,7 +183,10 @@ func TestKillAtAnyMoment(t *testing.T) {
 	}
 	rounds := 6
 	if s := os.Getenv(roundsEnv); s != "" {
-		rounds, _ = strconv.Atoi(s)
+		var err error
+		if rounds, err = strconv.Atoi(s); err != nil || rounds < 1 {
+			t.Fatalf("%s=%q is no number of rounds", roundsEnv, s)
+		}
 	}
 	helpers, containers := 0, 0
 	for round := range rounds {
