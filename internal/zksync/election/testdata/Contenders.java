@@ -6,10 +6,26 @@ import org.apache.curator.framework.CuratorFrameworkFactory;
 import org.apache.curator.framework.recipes.leader.LeaderLatch;
 import org.apache.curator.retry.ExponentialBackoffRetry;
 
-/** Contenders of an election by an unmodified Curator: "open NAME SERVERS" and "close NAME" on stdin. Two leaders at once are told. */
+/** Contenders of an election by an unmodified Curator: "open NAME SERVERS" and "close NAME" on stdin. Two leaders at once are told, with their sessions. */
 public class Contenders {
     static final Map<String, LeaderLatch> latches = new ConcurrentHashMap<>();
     static final Map<String, CuratorFramework> clients = new ConcurrentHashMap<>();
+    static final Map<String, Long> sessions = new ConcurrentHashMap<>(); // of who leads, when it was first seen to
+
+    static void seen(String name) {
+        CuratorFramework c = clients.get(name);
+        try {
+            if (c != null && !sessions.containsKey(name)) {
+                sessions.put(name, c.getZookeeperClient().getZooKeeper().getSessionId());
+            }
+        } catch (Exception e) {
+            // Not connected: asked again.
+        }
+    }
+
+    static String session(String name) {
+        return Long.toHexString(sessions.getOrDefault(name, 0L));
+    }
 
     public static void main(String[] args) throws Exception {
         String path = args[0];
@@ -19,13 +35,17 @@ public class Contenders {
                 String now = "";
                 for (Map.Entry<String, LeaderLatch> a : latches.entrySet()) {
                     if (!a.getValue().hasLeadership()) {
+                        sessions.remove(a.getKey());
                         continue;
                     }
                     now = a.getKey();
+                    seen(now);
                     for (Map.Entry<String, LeaderLatch> b : latches.entrySet()) {
                         // Both: b led while a did before and after.
+                        long at = System.currentTimeMillis();
                         if (b.getValue() != a.getValue() && b.getValue().hasLeadership() && a.getValue().hasLeadership()) {
-                            System.out.println("TWO " + a.getKey() + " " + b.getKey());
+                            seen(b.getKey());
+                            System.out.println("TWO " + at + " " + a.getKey() + " " + session(a.getKey()) + " " + b.getKey() + " " + session(b.getKey()));
                         }
                     }
                 }

@@ -10,7 +10,8 @@ servers, path, name = sys.argv[1:4]
 
 
 def say(what):
-    sys.stdout.write("%s %s %d\n" % (what, name, time.time_ns()))
+    session = (client.client_id or (0,))[0] & 0xFFFFFFFFFFFFFFFF
+    sys.stdout.write("%s %s %d %x\n" % (what, name, time.time_ns(), session))
     sys.stdout.flush()
 
 
