@@ -363,7 +363,7 @@ func (p *Probe) processEntity(pic *picture, proc *process) *probev1.Entity {
 	var a attrs
 	a.int(topology.AttrPID, int64(proc.pid))
 	a.int(topology.AttrPPID, int64(proc.ppid))
-	a.add(topology.AttrCmdline, maskCommand(proc.cmdline))
+	a.add(topology.AttrCmdline, proc.cmdline)
 	a.add("user", p.userName(proc.uid))
 	e.Attrs = a
 	if p.cfg.allowed(PolicyLifecycle) {

@@ -15,14 +15,24 @@ import (
 
 // namespace is a network namespace of the host and how its sockets are read.
 type namespace struct {
-	inode  uint64
-	pid    int // one of its processes
-	diag   *diagSocket
-	addrs  []netip.Addr
-	addrAt time.Time
+	inode    uint64
+	pid      int // one of its processes
+	diag     *diagSocket
+	counters *socketCounters // as long as diag
+	addrs    []netip.Addr
+	addrAt   time.Time
 }
 
-// namespaces holds one open sock_diag socket per network namespace, so that each is entered once. Used by one goroutine.
+// release closes what is open.
+func (ns *namespace) release() {
+	if ns.diag != nil {
+		ns.diag.close()
+		ns.counters.close()
+		ns.diag = nil
+	}
+}
+
+// namespaces holds one open sock_diag socket (and the namespace's counters) per network namespace, so that each is entered once. Used by one goroutine.
 type namespaces struct {
 	proc   string
 	own    uint64
@@ -49,9 +59,7 @@ func newNamespaces(proc, forced string) *namespaces {
 
 func (n *namespaces) close() {
 	for _, ns := range n.held {
-		if ns.diag != nil {
-			ns.diag.close()
-		}
+		ns.release()
 	}
 	clear(n.held)
 }
@@ -60,9 +68,7 @@ func (n *namespaces) close() {
 func (n *namespaces) refresh(live map[uint64]int, now time.Time) {
 	for inode, ns := range n.held {
 		if _, ok := live[inode]; !ok && inode != n.own {
-			if ns.diag != nil {
-				ns.diag.close()
-			}
+			ns.release()
 			delete(n.held, inode)
 		}
 	}
@@ -95,6 +101,8 @@ func (n *namespaces) enter(ns *namespace) error {
 		if ns.diag == nil && n.forced != "proc" {
 			if ns.diag, err = openDiag(); err != nil {
 				ns.diag = nil
+			} else {
+				ns.counters = openCounters()
 			}
 		}
 		addrs, err2 := readAddrs()
@@ -190,14 +198,14 @@ func (n *namespaces) sockets(out []socket) (_ []socket, source string, err error
 	var first error
 	for inode, ns := range n.held {
 		if ns.diag != nil && n.forced != "proc" {
-			more, derr := ns.diag.sockets(out, inode, n.buf)
+			more, derr := ns.diag.sockets(out, inode, ns.counters.read(n.buf), n.buf)
 			if derr == nil {
 				out = more
 				used["diag"]++
 				continue
 			}
-			ns.diag.close()
-			ns.diag, ns.addrAt = nil, time.Time{}
+			ns.release()
+			ns.addrAt = time.Time{}
 			first = derr
 		}
 		if n.forced == "diag" {

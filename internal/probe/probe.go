@@ -35,6 +35,8 @@ const (
 	// With events in between, dumps only have to set right what events can't know.
 	socketsEveryWithEvents = 5 * time.Second
 	ownersBudget           = 20 * time.Millisecond
+	// socketsShare is the part of a core that dumps may take which events cause: on a host of many namespaces a dump is dear.
+	socketsShare = 0.02
 )
 
 // Probe looks at one host.
@@ -66,7 +68,7 @@ type Probe struct {
 	kernel   string
 	osName   string
 	memTotal int64
-	next     struct{ procs, sockets, metrics time.Time }
+	next     struct{ procs, sockets, early, metrics time.Time }
 	dirs     map[string]string
 	governor governor
 	budget   time.Duration // of one round's search for sockets' owners
@@ -327,7 +329,7 @@ func (p *Probe) tick(now time.Time, forced bool) {
 		}
 		p.next.sockets = now.Add(time.Duration(float64(every) * stretch))
 		p.step("net", func() error { return p.readSockets(now) })
-	} else if p.events != nil && p.events.pending() {
+	} else if p.events != nil && p.events.pending() && !now.Before(p.next.early) {
 		p.step("net", func() error { return p.readSockets(now) })
 	}
 	p.step("assemble", func() error {
@@ -380,6 +382,7 @@ func (p *Probe) readSockets(now time.Time) error {
 			return err
 		}
 	}
+	p.next.early = now.Add(time.Duration(float64(time.Since(now)) / socketsShare))
 	p.owners.resolve(sockets, p.table, func(proc *process) uint64 { return p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]) }, p.budget)
 	w := p.world(p.pic)
 	p.readNAT(now)

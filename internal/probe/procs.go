@@ -22,7 +22,7 @@ type process struct {
 	pid, ppid int
 	start     uint64 // clock ticks since boot
 	comm      string
-	cmdline   string
+	cmdline   string // without secrets
 	uid       uint32
 	kernel    bool
 	threads   int
@@ -175,7 +175,7 @@ func (t *processTable) command(dir int, name string, p *process) {
 	raw, err := t.read(dir, name+"/cmdline")
 	if err == nil {
 		raw = raw[:min(len(raw), 1024)]
-		p.cmdline = strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(raw, "\x00"), []byte{0}, []byte{' '})))
+		p.cmdline = maskCommand(strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(raw, "\x00"), []byte{0}, []byte{' '}))))
 	}
 	var st unix.Stat_t
 	if unix.Fstatat(dir, name, &st, 0) == nil {

@@ -62,7 +62,7 @@ func (p *Probe) processesOf(e *probev1.Entity) ([]liveProcess, error) {
 			}
 		}
 		out = append(out, liveProcess{
-			Pid: proc.pid, Ppid: proc.ppid, Name: topology.Clean(proc.comm, 64), Cmdline: topology.Clean(maskCommand(proc.cmdline), 1024),
+			Pid: proc.pid, Ppid: proc.ppid, Name: topology.Clean(proc.comm, 64), Cmdline: topology.Clean(proc.cmdline, 1024),
 			Mem: proc.rss, Threads: proc.threads, Started: t.startedMs(proc), start: proc.start, container: proc.container.id, netns: proc.netns,
 			User: strconv.FormatUint(uint64(proc.uid), 10), CPU: averageCPU(t, proc),
 		})
@@ -140,7 +140,7 @@ func (p *Probe) listSockets(_ context.Context, _ *probev1.Request, e *probev1.En
 				return err
 			}
 			defer d.close()
-			sockets, err = d.sockets(sockets, inode, buf)
+			sockets, err = d.sockets(sockets, inode, unknownCounts, buf)
 			return err
 		}
 		if inode == own {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net/netip"
 	"os"
 	"strconv"
@@ -43,15 +45,29 @@ const maxSockets = 200_000
 
 // Constants of sock_diag(7) that x/sys/unix does not name.
 const (
+	tcpDiagGetSock   = 18
 	sockDiagByFamily = 20
 	inetDiagInfo     = 2
 	inetDiagCgroup   = 21
+	diagOldReqSize   = 60
 	diagReqSize      = 56
 	diagMsgSize      = 72
 )
 
+// Which sockets a dump asks for. Listeners and the rest lie in different tables of the kernel, which belong to all namespaces: a dump walks the
+// whole table whatever it is asked for. Not asked for: embryonic connections, and (since Linux 6.9) sockets that are only bound,
+// which lie in a third one.
+const (
+	listens = 1 << tcpListen
+	talking = (1<<12 - 1) &^ (1<<0 | 1<<tcpSynRecv | 1<<tcpListen)
+)
+
 // diagSocket is a netlink socket that answers for the network namespace in which it was opened.
-type diagSocket struct{ fd int }
+type diagSocket struct {
+	fd int
+	// apart: the kernel does not answer for both families at once.
+	apart bool
+}
 
 // openDiag opens one in the calling thread's network namespace.
 func openDiag() (*diagSocket, error) {
@@ -62,21 +78,58 @@ func openDiag() (*diagSocket, error) {
 	// A kernel that does not answer must not stop the probe.
 	tv := unix.Timeval{Sec: 2}
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-	return &diagSocket{fd}, nil
+	return &diagSocket{fd: fd}, nil
 }
 
 func (d *diagSocket) close() { _ = unix.Close(d.fd) }
 
-// dump appends all sockets of one family and protocol.
-func (d *diagSocket) dump(out []socket, family, protocol uint8, buf []byte) ([]socket, error) {
-	req := make([]byte, unix.NLMSG_HDRLEN+diagReqSize)
+// tcp appends the TCP sockets of both families in these states. The older of the two requests knows no family, and with it the table is walked
+// once for both.
+func (d *diagSocket) tcp(out []socket, states uint32, buf []byte) ([]socket, error) {
+	if !d.apart {
+		// struct inet_diag_req: family, lengths of addresses, extensions, id, states, dbs.
+		body := make([]byte, diagOldReqSize)
+		body[3] = 1 << (inetDiagInfo - 1)
+		binary.NativeEndian.PutUint32(body[52:], states)
+		more, err := d.dump(out, tcpDiagGetSock, body, false, buf)
+		if err == nil {
+			return more, nil
+		}
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return out, err
+		}
+		d.apart = true
+	}
+	return d.families(out, unix.IPPROTO_TCP, states, buf)
+}
+
+// families appends the sockets of a protocol, one family after the other.
+func (d *diagSocket) families(out []socket, protocol uint8, states uint32, buf []byte) ([]socket, error) {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		// struct inet_diag_req_v2: family, protocol, extensions, padding, states, id.
+		body := make([]byte, diagReqSize)
+		body[0], body[1], body[2] = family, protocol, 1<<(inetDiagInfo-1)
+		binary.NativeEndian.PutUint32(body[4:], states)
+		more, err := d.dump(out, sockDiagByFamily, body, protocol == unix.IPPROTO_UDP, buf)
+		if err != nil {
+			if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
+				break // a kernel without IPv6
+			}
+			return out, err
+		}
+		out = more
+	}
+	return out, nil
+}
+
+// dump appends what the kernel answers to one request.
+func (d *diagSocket) dump(out []socket, kind uint16, body []byte, udp bool, buf []byte) ([]socket, error) {
+	req := make([]byte, unix.NLMSG_HDRLEN, unix.NLMSG_HDRLEN+len(body))
 	ne := binary.NativeEndian
-	ne.PutUint32(req[0:], uint32(len(req)))
-	ne.PutUint16(req[4:], sockDiagByFamily)
+	ne.PutUint32(req[0:], uint32(cap(req)))
+	ne.PutUint16(req[4:], kind)
 	ne.PutUint16(req[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	body := req[unix.NLMSG_HDRLEN:]
-	body[0], body[1], body[2] = family, protocol, 1<<(inetDiagInfo-1)
-	ne.PutUint32(body[4:], 0xffffffff&^(1<<tcpSynRecv)) // all states
+	req = append(req, body...)
 	if err := unix.Sendto(d.fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return out, fmt.Errorf("ask sock_diag: %w", err)
 	}
@@ -89,7 +142,7 @@ func (d *diagSocket) dump(out []socket, family, protocol uint8, buf []byte) ([]s
 			return out, fmt.Errorf("read sock_diag: %w", err)
 		}
 		var done bool
-		if out, done, err = parseDiag(out, buf[:n], protocol == unix.IPPROTO_UDP); err != nil || done {
+		if out, done, err = parseDiag(out, buf[:n], udp); err != nil || done {
 			return out, err
 		}
 	}
@@ -163,24 +216,104 @@ func addrPort(family uint8, b []byte, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[:16])).Unmap(), port)
 }
 
-// sockets dumps all of the namespace's sockets.
-func (d *diagSocket) sockets(out []socket, netns uint64, buf []byte) ([]socket, error) {
+// sockets dumps the namespace's sockets. What counts says is not there is not looked for: a namespace costs a walk of every table,
+// and most namespaces have next to nothing.
+func (d *diagSocket) sockets(out []socket, netns uint64, counts socketCounts, buf []byte) (_ []socket, err error) {
 	first := len(out)
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			var err error
-			if out, err = d.dump(out, family, protocol, buf); err != nil {
-				if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
-					continue // a kernel without IPv6
-				}
-				return out, err
-			}
+	if counts.tcp > 0 {
+		if out, err = d.tcp(out, listens, buf); err != nil {
+			return out, err
+		}
+	}
+	if counts.tcp > len(out)-first || counts.timeWait > 0 {
+		if out, err = d.tcp(out, talking, buf); err != nil {
+			return out, err
+		}
+	}
+	if counts.udp > 0 {
+		if out, err = d.families(out, unix.IPPROTO_UDP, talking, buf); err != nil {
+			return out, err
 		}
 	}
 	for i := first; i < len(out); i++ {
 		out[i].netns = netns
 	}
 	return out, nil
+}
+
+// socketCounts is how many sockets a namespace has, at least.
+type socketCounts struct{ tcp, timeWait, udp int }
+
+// unknownCounts has everything looked for.
+var unknownCounts = socketCounts{math.MaxInt, math.MaxInt, math.MaxInt}
+
+// socketCounters are sockstat and sockstat6 of one namespace, whatever becomes of the process by which it was entered.
+type socketCounters struct{ files []*os.File }
+
+// openCounters opens those of the calling thread's network namespace. Without them everything is looked for.
+func openCounters() *socketCounters {
+	c := &socketCounters{}
+	for _, name := range []string{"sockstat", "sockstat6"} {
+		f, err := os.Open("/proc/thread-self/net/" + name)
+		if err != nil {
+			if name == "sockstat6" && errors.Is(err, os.ErrNotExist) {
+				continue // a kernel without IPv6
+			}
+			c.close()
+			return &socketCounters{}
+		}
+		c.files = append(c.files, f)
+	}
+	return c
+}
+
+func (c *socketCounters) close() {
+	for _, f := range c.files {
+		_ = f.Close()
+	}
+	c.files = nil
+}
+
+func (c *socketCounters) read(buf []byte) socketCounts {
+	if len(c.files) == 0 {
+		return unknownCounts
+	}
+	var all socketCounts
+	for _, f := range c.files {
+		n, err := f.ReadAt(buf, 0)
+		if n == 0 || err != nil && !errors.Is(err, io.EOF) {
+			return unknownCounts
+		}
+		counts, ok := parseSockstat(buf[:n])
+		if !ok {
+			return unknownCounts
+		}
+		all.tcp, all.timeWait, all.udp = all.tcp+counts.tcp, all.timeWait+counts.timeWait, all.udp+counts.udp
+	}
+	return all
+}
+
+// parseSockstat reads lines such as "TCP: inuse 13 orphan 0 tw 2 alloc 15 mem 1" and "UDP6: inuse 3".
+func parseSockstat(b []byte) (c socketCounts, ok bool) {
+	var tcp, udp bool
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		for i := 1; i+1 < len(f); i += 2 {
+			n, err := strconv.Atoi(f[i+1])
+			if err != nil || n < 0 {
+				return c, false
+			}
+			switch {
+			case f[i] == "inuse" && (f[0] == "TCP:" || f[0] == "TCP6:"):
+				c.tcp, tcp = n, true
+			case f[i] == "inuse" && (f[0] == "UDP:" || f[0] == "UDP6:"):
+				c.udp, udp = n, true
+			case f[i] == "tw" && f[0] == "TCP:":
+				c.timeWait = n
+			}
+		}
+	}
+	return c, tcp && udp
 }
 
 // procSockets reads /proc/PID/net/{tcp,udp}{,6}: no counters, no cgroup, but no privilege beyond reading /proc either.

@@ -160,7 +160,7 @@ func report(t *testing.T, name string, list []sample) {
 }
 
 type soak struct {
-	t         *testing.T
+	t         testing.TB
 	binary    string
 	dir       string
 	address   string
@@ -177,7 +177,7 @@ type program struct {
 	token   string
 }
 
-func newSoak(t *testing.T) *soak {
+func newSoak(t testing.TB) *soak {
 	t.Helper()
 	s := &soak{t: t, dir: t.TempDir()}
 	s.binary = filepath.Join(s.dir, "orchestrator")
@@ -374,7 +374,7 @@ func (s *soak) churn(ctx context.Context) (n int) {
 }
 
 // sample reads what the kernel says of the program.
-func (p *program) sample(t *testing.T, at time.Duration) sample {
+func (p *program) sample(t testing.TB, at time.Duration) sample {
 	t.Helper()
 	pid := p.cmd.Process.Pid
 	s := sample{at: at, program: pid}
