@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,4 +38,24 @@ func Foreign(h *Host, pid int) (*Group, error) {
 		return nil, fmt.Errorf("process %d is in no control group that is visible here", pid)
 	}
 	return g, nil
+}
+
+// Hierarchies lists where control groups are mounted: every hierarchy of v1, also those without a controller, and the unified one.
+func Hierarchies() ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []string
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		before, after, _ := strings.Cut(sc.Text(), " - ")
+		pre, post := strings.Fields(before), strings.Fields(after)
+		if len(pre) > 4 && len(post) > 0 && (post[0] == "cgroup" || post[0] == "cgroup2") {
+			out = append(out, unescape(pre[4]))
+		}
+	}
+	return out, sc.Err()
 }
