@@ -93,6 +93,7 @@ func (e *Engine) Run() {
 		"--target", strconv.Itoa(e.holder.Process.Pid), "--net", "--mount", "dockerd",
 		"--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"), "-H", "unix://" + e.Socket,
 		"--pidfile", filepath.Join(e.dir, "pid"), "--cgroup-parent=" + e.CgroupParent, "--shutdown-timeout=2",
+		"--add-runtime", HeldRuntime + "=" + e.heldRuntime(),
 	}
 	if !e.opts.Bridge {
 		args = append(args, "--bridge=none", "--iptables=false", "--ip-masq=false")

@@ -43,6 +43,7 @@ type container struct {
 	phase    phase
 	helper   *launcher.Helper
 	group    *cgroup.Group // the helper's
+	groups   []string      // the container's own control groups' directories, as far as they were seen
 	made     bool          // the Engine may have the container
 	memory   int64         // the hard limit in bytes; it only rises
 	updating bool
@@ -269,15 +270,17 @@ func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, imag
 	made, err := c.api.ContainerCreate(ctx, opts)
 	if cerrdefs.IsConflict(err) {
 		// The name is taken: by what an earlier attempt left behind, or by a stranger, who is left alone.
-		there, ierr := c.api.ContainerInspect(ctx, ct.name, client.ContainerInspectOptions{})
-		if ierr == nil && (there.Container.Config == nil || there.Container.Config.Labels[labelAgent] != c.mark) {
+		there, ierr := c.identify(ctx, ct.cfg.ID, ct.name)
+		if errors.Is(ierr, errStranger) {
 			c.mu.Lock()
 			ct.made = false
 			c.mu.Unlock()
-			return fmt.Errorf("create the container: somebody else has a container of the name %s", ct.name)
 		}
-		if _, rerr := c.api.ContainerRemove(ctx, ct.name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); rerr != nil && !cerrdefs.IsNotFound(rerr) {
-			return fmt.Errorf("remove an earlier container of the same name: %w", rerr)
+		if ierr == nil && there != "" {
+			ierr = c.putAway(&subject{container: ct.cfg.ID, id: there}, true)
+		}
+		if ierr != nil {
+			return fmt.Errorf("create the container: its name is taken: %w", ierr)
 		}
 		made, err = c.api.ContainerCreate(ctx, opts)
 	}
@@ -291,7 +294,7 @@ func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, imag
 	c.mu.Lock()
 	ct.engineID = made.ID
 	c.mu.Unlock()
-	return nil
+	return c.ledger.add(made.ID, ct.cfg.ID)
 }
 
 // ref is what the Engine is told to mean a container: its ID as soon as it is known, because anybody may rename a container.
@@ -312,6 +315,14 @@ func (c *Containerizer) refLocked(ct *container) string {
 		return ct.name
 	}
 	return ct.engineID
+}
+
+// subject is the container as something to put away.
+func (c *Containerizer) subject(ct *container) *subject {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refLocked(ct)
+	return &subject{container: ct.cfg.ID, name: ct.name, id: ct.engineID, groups: ct.groups}
 }
 
 // engineError says what failed, and what to do when nobody answered at all.

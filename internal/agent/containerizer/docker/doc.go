@@ -6,5 +6,6 @@
 //
 // Invariants: a container of ours bears this agent's mark in its labels, and nothing without that mark is ever touched; the
 // helper's end is the container's end; an Engine that does not answer makes launches fail and everything else wait; what a
-// container asks for and Docker or this package can't give is refused, never dropped.
+// container asks for and Docker or this package can't give is refused, never dropped; that a container does not run is believed when
+// the kernel says so (package remains), not when the Engine does.
 package docker

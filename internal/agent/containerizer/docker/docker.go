@@ -110,12 +110,15 @@ type Containerizer struct {
 	slots   chan struct{}
 	images  *images
 	pulls   pulls
-	doubts  chan struct{}                                   // see doubt
+	doubts  chan struct{} // see doubt
+	ledger  *ledger
 	judge   func(path string) (root, rel string, err error) // of host paths; nil: all are allowed
 
 	mu         sync.Mutex
 	containers map[ids.Container]*container
 	ended      []ids.Container // remembered for late questions, oldest first
+	leaving    map[string]bool // what the Engine calls those that are being put away in the background
+	spared     map[string]bool // and those orphans that are left alone, as was told
 	closed     bool
 
 	wg     sync.WaitGroup
@@ -161,7 +164,7 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	sum := sha256.Sum256([]byte(cfg.WorkDir))
 	c := &Containerizer{
 		cfg: cfg, log: deps.Log, fetcher: deps.Fetcher, judge: deps.HostVolume, metrics: newMetrics(deps.Registry), mark: hex.EncodeToString(sum[:8]),
-		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container), doubts: make(chan struct{}, 1),
+		slots: make(chan struct{}, cfg.MaxLaunches), containers: make(map[ids.Container]*container), leaving: map[string]bool{}, spared: map[string]bool{}, doubts: make(chan struct{}, 1),
 	}
 	c.pulls.running = make(map[string]*pull)
 	if err := os.MkdirAll(c.containersDir(), 0o700); err != nil {
@@ -170,8 +173,11 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	if _, err := parseAuth(cfg.Auth); err != nil {
 		return nil, fmt.Errorf("docker_config: %w", err)
 	}
-	binary := cfg.Helper
 	var err error
+	if c.ledger, err = openLedger(filepath.Join(cfg.RuntimeDir, "docker-ids")); err != nil {
+		return nil, err
+	}
+	binary := cfg.Helper
 	if binary == "" {
 		if binary, err = launcher.Binary(filepath.Join(cfg.WorkDir, "helper")); err != nil {
 			return nil, err

@@ -9,9 +9,6 @@ import (
 	"strings"
 	"time"
 
-	cerrdefs "github.com/containerd/errdefs"
-	"github.com/moby/moby/client"
-
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
@@ -74,6 +71,7 @@ func (c *Containerizer) kill(ct *container) {
 // follow begins to watch a running container. The lock is held.
 func (c *Containerizer) follow(ct *container) {
 	c.wg.Go(func() {
+		c.place(ct)
 		err := ct.helper.Wait(c.ctx)
 		if c.ctx.Err() != nil {
 			return // the next agent process goes on
@@ -155,15 +153,15 @@ func (c *Containerizer) release(ct *container) {
 	made, failedStart, group := ct.made, ct.phase == starting, ct.group
 	c.mu.Unlock()
 	if made {
-		deadline, ref := time.Now().Add(releaseWait), c.ref(ct)
+		deadline, s, remove := time.Now().Add(releaseWait), c.subject(ct), failedStart || c.cfg.RemoveDelay <= 0
 		for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-			err := c.putAway(ref, failedStart || c.cfg.RemoveDelay <= 0)
+			err := c.putAway(s, remove)
 			if err == nil {
 				break
 			}
 			if time.Now().After(deadline) {
 				c.log.Error("a container can't be removed from Docker now; trying again later", "container_id", ct.cfg.ID, "error", err)
-				c.wg.Go(func() { c.retry(ref, failedStart || c.cfg.RemoveDelay <= 0) })
+				c.wg.Go(func() { c.retry(s, remove) })
 				break
 			}
 			select {
@@ -186,56 +184,6 @@ func (c *Containerizer) release(ct *container) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	c.log.Warn("the control group of a helper can't be removed", "container_id", ct.cfg.ID, "cgroup", group.Name())
-}
-
-// retry puts a container away when the Engine answers again.
-func (c *Containerizer) retry(name string, remove bool) {
-	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		select {
-		case <-c.ctx.Done():
-			return // the next agent process finds it by its label
-		case <-time.After(pause):
-		}
-		if c.putAway(name, remove) == nil {
-			return
-		}
-	}
-}
-
-// putAway removes a container, or only makes sure that it has ended and lets its removal come later.
-func (c *Containerizer) putAway(name string, remove bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 20*time.Second)
-	defer cancel()
-	if remove {
-		_, err := c.api.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
-		if cerrdefs.IsNotFound(err) {
-			c.doubt() // who has removed it may have left its volumes
-		}
-		// A conflict: somebody else is removing it.
-		if err == nil || cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
-			return nil
-		}
-		return c.engineError("remove the container", err)
-	}
-	_, err := c.api.ContainerKill(ctx, name, client.ContainerKillOptions{Signal: "KILL"})
-	if err != nil && !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) { // a conflict: it does not run
-		return c.engineError("kill the container", err)
-	}
-	c.later(name, c.cfg.RemoveDelay)
-	return nil
-}
-
-// later removes an ended container after a while. A restart of the agent finds it by its label.
-func (c *Containerizer) later(name string, delay time.Duration) {
-	c.wg.Go(func() {
-		select {
-		case <-c.ctx.Done():
-		case <-time.After(delay):
-			if c.putAway(name, true) != nil {
-				c.retry(name, true)
-			}
-		}
-	})
 }
 
 // conclude says that a container is gone. told: those who wait learn it; else the launch has said so.

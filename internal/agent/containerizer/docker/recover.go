@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"syscall"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker/remains"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -32,6 +34,14 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 	wanted := make(map[ids.Container]containerizer.Config, len(known))
 	for _, k := range known {
 		wanted[k.ID] = k
+	}
+	engineIDs, err := c.ledger.all()
+	if err != nil {
+		return nil, err
+	}
+	called := make(map[ids.Container]string, len(engineIDs))
+	for engineID, id := range engineIDs {
+		called[id] = engineID
 	}
 	var gone []ids.Container
 	var orphans []*container
@@ -52,7 +62,7 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 		if !keep {
 			cfg = containerizer.Config{ID: id, Kind: r.Kind}
 		}
-		ct.cfg = cfg
+		ct.cfg, ct.engineID = cfg, called[id]
 		ct.memory = c.limits(&cfg).Memory
 		if c.groups != nil {
 			ct.group = c.groups.Open(string(id))
@@ -173,12 +183,16 @@ func (c *Containerizer) doubt() {
 
 // lookAgain sweeps once more, a while after there was a reason to: what an earlier agent process had asked the Engine for goes on
 // there without it, so that a container may come when the first look is over; and an Engine that is stopped in the middle of
-// making or removing a container leaves volumes, or the container, behind.
+// making, starting or removing a container leaves volumes, or what runs of it, or the container, behind. It also sweeps now and
+// then without one: nobody says how long an Engine takes.
 func (c *Containerizer) lookAgain() {
 	for {
 		select {
 		case <-c.ctx.Done():
 			return
+		case <-time.After(10 * c.cfg.LateLook):
+			c.sweepLater()
+			continue
 		case <-c.doubts:
 		}
 		select {
@@ -190,38 +204,95 @@ func (c *Containerizer) lookAgain() {
 	}
 }
 
+// held gives the containers that this process holds, by what the Engine calls them, or by id as long as that is not known. Their end
+// is not a sweep's affair.
+func (c *Containerizer) held() map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]bool, len(c.containers))
+	for id, ct := range c.containers {
+		switch {
+		case ct.phase == gone || inside(ct.cfg.Kind):
+		case c.refLocked(ct) == ct.name:
+			out[string(id)] = true
+		default:
+			out[ct.engineID] = true
+		}
+	}
+	return out
+}
+
 // sweep looks through the Engine's containers with our mark: those that run and are not held are orphans, those that have
-// ended are removed when their time is over.
+// ended are removed when their time is over. And it looks for what runs of containers that the Engine does not know, or takes for
+// ended.
 func (c *Containerizer) sweep(ctx context.Context) ([]ids.Container, error) {
+	held := c.held() // also those that end while we look
+	mine, err := c.ledger.all()
+	if err != nil {
+		return nil, err
+	}
 	list, err := c.api.ContainerList(ctx, client.ContainerListOptions{
 		All: true, Filters: client.Filters{}.Add("label", labelAgent+"="+c.mark),
 	})
 	if err != nil {
 		return nil, err
 	}
+	here, err := remains.Look()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(held, c.held()) // and those that have begun
 	var orphans []ids.Container
 	for _, x := range list.Items {
+		delete(mine, x.ID)
 		id := ids.Container(x.Labels[labelContainer])
-		c.mu.Lock()
-		ct := c.containers[id]
-		held := ct != nil && ct.phase != gone
-		c.mu.Unlock()
-		switch {
-		case held:
-		case x.State == dcontainer.StateRunning || x.State == dcontainer.StatePaused || x.State == dcontainer.StateRestarting:
-			if c.cfg.KeepOrphans {
-				c.log.Warn("left a docker container alone that no checkpoint speaks of (--no-docker_kill_orphans)", "container_id", id)
-				continue
-			}
-			orphans = append(orphans, id)
-			if c.putAway(x.ID, c.cfg.RemoveDelay <= 0) != nil {
-				c.wg.Go(func() { c.retry(x.ID, c.cfg.RemoveDelay <= 0) })
-			}
-		case x.State == dcontainer.StateCreated:
-			c.later(x.ID, 0)
-		default:
-			c.later(x.ID, c.remaining(ctx, x.ID))
+		if held[x.ID] || held[string(id)] {
+			continue
 		}
+		s := &subject{container: id, id: x.ID}
+		runs := x.State == dcontainer.StateRunning || x.State == dcontainer.StatePaused || x.State == dcontainer.StateRestarting
+		switch remove := c.cfg.RemoveDelay <= 0 || x.State == dcontainer.StateCreated; {
+		case runs && c.cfg.KeepOrphans:
+			c.mu.Lock()
+			told := c.spared[x.ID]
+			c.spared[x.ID] = true
+			c.mu.Unlock()
+			if !told {
+				c.log.Warn("left a docker container alone that no checkpoint speaks of (--no-docker_kill_orphans)", "container_id", id)
+			}
+		case runs || len(here[x.ID].Processes) > 0:
+			orphans = append(orphans, id)
+			c.alone(x.ID, func() {
+				if c.putAway(s, remove) != nil {
+					c.retry(s, remove)
+				}
+			})
+		case x.State == dcontainer.StateCreated:
+			c.later(s, 0)
+		default:
+			s.settled = true
+			c.later(s, c.remaining(ctx, x.ID))
+		}
+	}
+	for engineID, id := range mine {
+		if held[engineID] || held[string(id)] {
+			continue
+		}
+		if here[engineID].Nothing() {
+			if err := c.ledger.strike(engineID); err != nil {
+				c.log.Warn("cannot forget a container", "container_id", id, "error", err)
+			}
+			continue
+		}
+		if len(here[engineID].Processes) > 0 {
+			orphans = append(orphans, id)
+		}
+		s := &subject{container: id, id: engineID}
+		c.alone(engineID, func() {
+			if c.putAway(s, true) != nil {
+				c.retry(s, true)
+			}
+		})
 	}
 	// Volumes of containers of ours that are not there any more. Only what no container has is removed.
 	if _, err := c.api.VolumePrune(ctx, client.VolumePruneOptions{Filters: client.Filters{}.Add("label", labelAgent+"="+c.mark)}); err != nil && !cerrdefs.IsConflict(err) {
