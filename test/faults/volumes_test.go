@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -190,6 +191,39 @@ func TestVolumesThroughMasterAndAgent(t *testing.T) {
 	c.agent.kill()
 	c.agent.start()
 	o, r = s.diskOf("the volume after the agent's death", size("p", 100))
+	// An agent that dies before it has written the new size: nobody was offered that, and the old one comes back.
+	decline := func(o *mesosv1.Offer) {
+		s.expect("DECLINE", 202, fmt.Sprintf(`"type":"DECLINE","decline":{"offer_ids":[{"value":%q}],"filters":{"refuse_seconds":0.0}}`, o.GetId().GetValue()))
+	}
+	decline(o)
+	hundred := r.CloneVT()
+	hundred.AllocationInfo = nil
+	c.agent.signal(syscall.SIGSTOP)
+	if code, text := grow(hundred, 50); code != 202 {
+		t.Errorf("growing a volume of an agent that has stopped: %d %s", code, text)
+	}
+	offered := func(o *mesosv1.Offer) float64 {
+		for _, r := range o.GetResources() {
+			if r.GetDisk().GetPersistence().GetId() == "p" {
+				if mb := r.GetScalar().GetValue(); mb != 100 {
+					t.Errorf("the volume is offered with %v MB while its agent has 100 on disk", mb)
+				}
+				return r.GetScalar().GetValue()
+			}
+		}
+		return 0
+	}
+	for o = s.offer(); offered(o) == 100; o = s.offer() { // made before the call
+		decline(o)
+	}
+	decline(o)
+	c.agent.kill()
+	c.agent.start()
+	for o = s.offer(); offered(o) != 100; o = s.offer() {
+		decline(o)
+	}
+	decline(o)
+	o, r = s.diskOf("the volume as it was", size("p", 100))
 	if code, text := c.operate(fmt.Sprintf(`{"type":"SHRINK_VOLUME","shrink_volume":{"agent_id":{"value":%q},"volume":%s,"subtract":{"value":100}}}`, agent, s.json(plain))); code/100 == 2 {
 		t.Errorf("shrinking a volume to nothing: %d %s", code, text)
 	}

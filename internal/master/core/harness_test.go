@@ -362,7 +362,12 @@ func (n *node) register() *linkv1.Register {
 
 func (w *world) agent(hostname, res string) *node {
 	w.t.Helper()
-	n := &node{w: w, info: &mesosv1.AgentInfo{Hostname: proto.String(hostname), Resources: resources.MustParse(res).Proto()}}
+	return w.agentOf(&mesosv1.AgentInfo{Hostname: proto.String(hostname), Resources: resources.MustParse(res).Proto()})
+}
+
+func (w *world) agentOf(info *mesosv1.AgentInfo) *node {
+	w.t.Helper()
+	n := &node{w: w, info: info}
 	n.connect()
 	n.say(&linkv1.Message{Kind: &linkv1.Message_Register{Register: n.register()}})
 	for _, m := range n.next() {
@@ -371,7 +376,7 @@ func (w *world) agent(hostname, res string) *node {
 		}
 	}
 	if n.id == "" && !w.holding {
-		w.t.Fatalf("agent %s was not registered", hostname)
+		w.t.Fatalf("agent %s was not registered", info.GetHostname())
 	}
 	n.info = n.info.CloneVT()
 	n.info.Id = &mesosv1.AgentID{Value: proto.String(string(n.id))}

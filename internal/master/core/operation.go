@@ -20,11 +20,17 @@ import (
 )
 
 // operation is one RESERVE, UNRESERVE, CREATE, DESTROY, GROW_VOLUME or SHRINK_VOLUME that an agent was asked to make
-// durable. The master counts it as done at once; an agent that can't says so, and what is true, by an AgentUpdate.
+// durable. All but the last two the master counts as done at once; an agent that can't says so, and what is true, by an
+// AgentUpdate. The new size of a volume is nobody's before the agent has it on disk: a size that was offered, and used to
+// store what fits into no less, must not be gone with the agent's process. What is to be changed is held until then.
 type operation struct {
 	framework *framework // nil: an operator's
 	agent     *agent
 	proto     *mesosv1.Operation // replaced, never changed
+	// waiting is what a resize will have done when the agent has done it; nil when nothing is held.
+	waiting []resources.Conversion
+	// holder is the framework that the allocator accounts what is held to.
+	holder ids.Framework
 }
 
 func (op *operation) uuid() string { return string(op.proto.GetUuid().GetValue()) }
@@ -74,7 +80,11 @@ func (s *State) convert(x *acceptance, op *mesosv1.Offer_Operation) {
 	}
 	conv, err := s.checkOperation(op, x.f, x.f.info.GetPrincipal(), x.a)
 	if err == nil {
-		left, lerr := x.left.ApplyAll(conv)
+		now := conv
+		if waits(op) { // nothing else of this call can use the volume
+			now = consuming(conv)
+		}
+		left, lerr := x.left.ApplyAll(now)
 		if lerr != nil {
 			err = fmt.Errorf("the offers do not hold what the operation needs: %w", lerr)
 		} else {
@@ -85,7 +95,9 @@ func (s *State) convert(x *acceptance, op *mesosv1.Offer_Operation) {
 		s.refuseOperation(x.f, x.a, op, err.Error())
 		return
 	}
-	x.conversions = append(x.conversions, conv...)
+	if !waits(op) {
+		x.conversions = append(x.conversions, conv...)
+	}
 	if op.GetType() == mesosv1.Offer_Operation_DESTROY {
 		// Other offers may hold copies of a shared volume that is no more.
 		for _, c := range conv {
@@ -108,8 +120,8 @@ func (s *State) rescindHolding(a *agent, gone resources.Resources) {
 	}
 }
 
-// applyOperation changes the agent's total and asks the agent to make it durable.
-func (s *State) applyOperation(f *framework, a *agent, op *mesosv1.Offer_Operation, conv []resources.Conversion) {
+// change applies conversions to the agent's total.
+func (s *State) change(a *agent, conv []resources.Conversion) {
 	plain := make([]resources.Conversion, len(conv))
 	for i, c := range conv {
 		plain[i] = c.Unallocated()
@@ -120,7 +132,16 @@ func (s *State) applyOperation(f *framework, a *agent, op *mesosv1.Offer_Operati
 		// Checked before by what was free; the agent's word will put it right.
 		s.log(slog.LevelWarn, "operation does not fit the agent's total", "agent_id", a.id, "error", err)
 	}
+}
+
+// applyOperation changes the agent's total, or holds what is to be changed, and asks the agent to make it durable.
+func (s *State) applyOperation(f *framework, a *agent, op *mesosv1.Offer_Operation, conv []resources.Conversion) {
 	o := &operation{framework: f, agent: a}
+	if waits(op) {
+		s.hold(o, conv)
+	} else {
+		s.change(a, conv)
+	}
 	uuid := s.newUUID()
 	var fid *mesosv1.FrameworkID
 	if f != nil {
@@ -430,7 +451,7 @@ func (s *State) operateFor(t Token, principal string, agentID *mesosv1.AgentID, 
 	s.reply(t, 202, "")
 }
 
-// used is what tasks and executors hold on the agent.
+// used is what tasks, executors and waiting operations hold on the agent.
 func (a *agent) used() resources.Resources {
 	var sum resources.Resources
 	for t := range a.tasks {
@@ -440,6 +461,9 @@ func (a *agent) used() resources.Resources {
 		for _, x := range execs {
 			sum = sum.Add(x.res.Unallocate())
 		}
+	}
+	for _, op := range a.ops {
+		sum = sum.Add(op.held().Unallocate())
 	}
 	return sum
 }
@@ -464,6 +488,9 @@ func (s *State) operationUpdate(a *agent, u *linkv1.OperationUpdate) {
 		Statuses: append(slices.Clone(op.proto.Statuses), st), Uuid: op.proto.Uuid,
 	}
 	op.proto = p
+	if terminalOperation(latest.GetState()) {
+		s.endWait(op, latest.GetState() == mesosv1.OperationState_OPERATION_FINISHED)
+	}
 	if st.GetState() != mesosv1.OperationState_OPERATION_FINISHED && terminalOperation(st.GetState()) {
 		s.log(slog.LevelWarn, "operation failed on the agent", "agent_id", a.id, "operation", p.GetInfo().GetType().String(), "why", st.GetMessage())
 	}
@@ -532,6 +559,28 @@ func (s *State) takeOperation(a *agent, p *mesosv1.Operation) {
 		s.touchFramework(op.framework)
 	}
 	s.touchAgent(a)
+}
+
+// dropUnreported ends the operations of which an agent that came back knows nothing: it never heard of them, or, where nobody follows
+// them, has done them and told of it in vain.
+func (s *State) dropUnreported(a *agent, r *linkv1.Reregister) {
+	reported := make(map[string]bool, len(r.GetOperations()))
+	for _, p := range r.GetOperations() {
+		reported[string(p.GetUuid().GetValue())] = true
+	}
+	for _, uuid := range slices.Sorted(maps.Keys(a.ops)) {
+		op := a.ops[uuid]
+		if reported[uuid] {
+			continue
+		}
+		if op.feedback() && !terminalOperation(op.proto.GetLatestStatus().GetState()) {
+			s.sendOperationStatus(op.framework, &mesosv1.OperationStatus{
+				OperationId: op.proto.GetInfo().GetId(), State: mesosv1.OperationState_OPERATION_DROPPED.Enum(), AgentId: a.info.GetId(),
+				Message: proto.String("The agent came back without it"),
+			})
+		}
+		s.forgetOperation(op)
+	}
 }
 
 // loseOperations ends the operations of an agent that is no longer there; frameworks that follow one are told.

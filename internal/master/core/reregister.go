@@ -153,11 +153,13 @@ func (s *State) reconnect(a *agent, c *conn, r *linkv1.Reregister, total resourc
 		})
 	}
 	s.dropMissingExecutors(a, r)
+	s.endWaits(a)
 	s.updateAllocatorAgent(a)
 	s.alloc.SetAgentActive(a.id, a.active())
 	ended := s.takeOver(a, r)
 	s.sendAgent(a, registered(a, s.cfg, true, expected, ended))
 	s.remindAgent(a, r)
+	s.dropUnreported(a, r)
 	s.log(slog.LevelInfo, "agent reconnected", "agent_id", a.id, "hostname", a.info.GetHostname(), "tasks", len(r.GetTasks()), "missing", len(expected))
 }
 

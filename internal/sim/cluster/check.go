@@ -128,6 +128,7 @@ func (w *World) checkEnd() {
 	snap.Agents.Scan(func(id ids.Agent, a *core.AgentPage) bool {
 		w.check(a.Connected, "agent %s is not connected", id)
 		w.check(a.Tasks == 0, "agent %s still has %d tasks by the master's books", id, a.Tasks)
+		w.check(len(a.Operations) == 0, "agent %s still has operations by the master's books: %v", id, a.Operations)
 		return true
 	})
 	w.check(snap.RecoveredAgents.Len() == 0, "%d agents of the registry never came back", snap.RecoveredAgents.Len())

@@ -77,6 +77,9 @@ func TestWithoutFaultsEveryTaskRunsToItsOwnEnd(t *testing.T) {
 	t.Parallel()
 	r := Run(Options{Seed: 7, Agents: 5, Frameworks: 3, Busy: 5 * time.Minute, Calm: 20 * time.Minute, Trace: 100})
 	report(t, r)
+	if r.Resized == 0 {
+		t.Errorf("no resized volume was ever offered: %v", r)
+	}
 	if r.Launched == 0 || r.States["LOST"]+r.States["UNREACHABLE"]+r.States["DROPPED"]+r.States["ERROR"] > 0 {
 		t.Errorf("%v", r)
 	}

@@ -130,6 +130,7 @@ func (m *master) flush() {
 	for _, e := range m.state.Flush(m.clock()) {
 		switch e := e.(type) {
 		case *core.SendEvent:
+			m.w.checkOffered(e.Event)
 			if s := m.streams[e.Stream]; s != nil {
 				s.deliver(e.Stream, e.Event)
 			}

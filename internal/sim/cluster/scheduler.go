@@ -20,6 +20,7 @@ type scheduler struct {
 	w       *World
 	n       int
 	aware   bool // PARTITION_AWARE
+	keeps   bool // it has persistent volumes
 	info    *mesosv1.FrameworkInfo
 	id      ids.Framework
 	stream  core.StreamID
@@ -56,6 +57,11 @@ func newScheduler(w *World, n int) *scheduler {
 	if n%3 == 0 {
 		s.info.Capabilities = append(s.info.Capabilities, &mesosv1.FrameworkInfo_Capability{Type: mesosv1.FrameworkInfo_Capability_MULTI_ROLE.Enum()})
 		s.info.Roles = []string{fmt.Sprintf("team%d", n%7), "batch"}
+	}
+	if n%4 == 1 && len(s.info.Roles) == 0 {
+		s.keeps = true
+		s.info.Role = proto.String(fmt.Sprintf("keeper%d", n))
+		s.info.Capabilities = append(s.info.Capabilities, &mesosv1.FrameworkInfo_Capability{Type: mesosv1.FrameworkInfo_Capability_RESERVATION_REFINEMENT.Enum()})
 	}
 	return s
 }
@@ -171,6 +177,8 @@ func (s *scheduler) handle(e *schedulerv1.Event) {
 		}
 	case schedulerv1.Event_UPDATE:
 		s.update(e.GetUpdate().GetStatus())
+	case schedulerv1.Event_UPDATE_OPERATION_STATUS:
+		s.operationUpdate(e.GetUpdateOperationStatus().GetStatus())
 	case schedulerv1.Event_ERROR:
 		if e.GetError().GetMessage() != "Framework failed over" {
 			s.w.fail("framework %s gets ERROR %q", s.id, e.GetError().GetMessage())
@@ -216,7 +224,7 @@ func (s *scheduler) offer(o *mesosv1.Offer) {
 		}
 		s.call(&schedulerv1.Call{Type: schedulerv1.Call_ACCEPT.Enum(), Accept: &schedulerv1.Call_Accept{
 			OfferIds: []*mesosv1.OfferID{o.GetId()}, Filters: &mesosv1.Filters{RefuseSeconds: proto.Float64(float64(s.w.rng.IntN(30)))},
-			Operations: []*mesosv1.Offer_Operation{{Type: mesosv1.Offer_Operation_LAUNCH.Enum(), Launch: &mesosv1.Offer_Operation_Launch{TaskInfos: tasks}}},
+			Operations: append(s.resize(o), &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_LAUNCH.Enum(), Launch: &mesosv1.Offer_Operation_Launch{TaskInfos: tasks}}),
 		}})
 	})
 }

@@ -44,6 +44,7 @@ type World struct {
 	promised map[taskKey]mesosv1.TaskState // final states that an agent has acknowledged to their executor
 	faults   map[string]int
 	launched int
+	resized  int // offers of a volume with another size than it was made with
 }
 
 type item struct {
@@ -121,12 +122,13 @@ type Report struct {
 	States    map[string]int // final states of the launched tasks, as their schedulers know them
 	Faults    map[string]int
 	Elections int
+	Resized   int // offers of volumes that had been resized
 }
 
 // String is one line.
 func (r Report) String() string {
-	return fmt.Sprintf("seed %d: %d events, %d tasks %v, %d elections, faults %v, %d failures",
-		r.Seed, r.Events, r.Launched, r.States, r.Elections, r.Faults, len(r.Failures))
+	return fmt.Sprintf("seed %d: %d events, %d tasks %v, %d elections, %d offers of resized volumes, faults %v, %d failures",
+		r.Seed, r.Events, r.Launched, r.States, r.Elections, r.Resized, r.Faults, len(r.Failures))
 }
 
 // Run simulates a cluster to its end.
@@ -167,7 +169,7 @@ func Run(o Options) Report {
 	w.checkEnd()
 	r := Report{
 		Seed: o.Seed, Failures: w.failures, Events: w.events, Launched: w.launched, States: map[string]int{}, Faults: w.faults,
-		Elections: w.master.terms,
+		Elections: w.master.terms, Resized: w.resized,
 	}
 	for _, s := range w.scheds {
 		for _, t := range s.tasks {
