@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -112,34 +111,6 @@ func BenchmarkStartRate(b *testing.B) {
 			b.ReportMetric((cpuSeconds()-cpu)*1000/float64(b.N), "cpu-ms/container")
 		})
 	}
-}
-
-// BenchmarkPeerCrun is a bare `crun run` of the same program, for comparison in the same run.
-func BenchmarkPeerCrun(b *testing.B) {
-	needRoot(b)
-	if _, err := exec.LookPath("crun"); err != nil {
-		b.Skip("crun is not installed")
-	}
-	bundle := b.TempDir()
-	if out, err := exec.Command("crun", "spec", "--bundle", bundle).CombinedOutput(); err != nil {
-		b.Skipf("crun spec: %v %s", err, out)
-	}
-	if out, err := exec.Command("sh", "-c", fmt.Sprintf(
-		`sed -i 's|"terminal": true|"terminal": false|; s|"sh"|"/bin/true"|; s|"path": "rootfs"|"path": "/"|' %s`, filepath.Join(bundle, "config.json"))).CombinedOutput(); err != nil {
-		b.Fatalf("%v %s", err, out)
-	}
-	var ds []time.Duration
-	i := 0
-	for b.Loop() {
-		i++
-		t := time.Now()
-		cmd := exec.Command("crun", "run", "--bundle", bundle, fmt.Sprintf("orchestrator-bench-%d-%d", syscall.Getpid(), i))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.Skipf("crun run: %v %s", err, out)
-		}
-		ds = append(ds, time.Since(t))
-	}
-	percentiles(b, "run", ds)
 }
 
 // BenchmarkStartOwnNetwork is GOALS row 8: own cgroup, mount, PID and network namespaces, until the process runs. "loopback" is a
