@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/orchestrator/orchestrator/internal/monitor/estate"
@@ -32,21 +33,49 @@ func (m *Monitor) keepMinutes(ctx context.Context) error {
 	}
 }
 
+// hourBatch is how many entities are collected at a time: between two batches the estate is free for others.
+const hourBatch = 200
+
 // writeHour collects the hour's minutes of everything but processes, whose rings are too short.
 func (m *Monitor) writeHour(hour int64) error {
-	records := map[string][]byte{}
+	w, err := m.archive.Write(hour)
+	if err != nil {
+		return err
+	}
+	var ids []string
 	m.estate.Read(func(r *estate.Reader) {
 		r.Entities(func(e *estate.Entity) bool {
-			if e.Kind == topology.KindProcess {
-				return true
-			}
-			for _, name := range e.MetricNames() {
-				if b := series.Collect(series.Series{ID: e.ID, Metric: name, Ring: e.Ring(name)}, hour); b != nil {
-					records[series.Key(e.ID, name)] = b
-				}
+			if e.Kind != topology.KindProcess {
+				ids = append(ids, e.ID)
 			}
 			return true
 		})
 	})
-	return m.archive.Write(hour, records)
+	type row struct {
+		key      string
+		from, to int // in records
+	}
+	var rows []row
+	var records []byte
+	for batch := range slices.Chunk(ids, hourBatch) {
+		rows, records = rows[:0], records[:0]
+		m.estate.Read(func(r *estate.Reader) {
+			for _, id := range batch {
+				e := r.Entity(id)
+				if e == nil {
+					continue // it has gone meanwhile
+				}
+				for _, name := range e.MetricNames() {
+					from := len(records)
+					if records = series.Collect(records, e.Ring(name), hour); len(records) > from {
+						rows = append(rows, row{series.Key(id, name), from, len(records)})
+					}
+				}
+			}
+		})
+		for _, x := range rows {
+			w.Add(x.key, records[x.from:x.to])
+		}
+	}
+	return w.Close()
 }

@@ -82,7 +82,7 @@ func New(cfg Config, deps Deps) (*Monitor, error) {
 	m.events = estate.NewEvents()
 	m.estate = estate.New(m.events)
 	m.hub = newHub(m.estate, time.Now)
-	m.recorder = estate.NewRecorder()
+	m.recorder = estate.NewRecorder(m.estate)
 	m.hub.onFlush = m.recorder.Record
 	m.probes = newProbeTable(m.estate, m.events)
 	m.terms = newTerminals()

@@ -34,19 +34,19 @@ type Probe struct {
 
 // Estate is the picture. See the package's comment.
 type Estate struct {
-	mu        sync.RWMutex
-	byID      map[string]*Entity
-	counts    map[string]int // by kind
-	probes    map[string]*Probe
-	edges     map[edgeKey]*Edge
-	matches   map[matchKey]*match
-	listeners map[listenKey]map[*listener]struct{}
-	owners    map[netip.Addr]map[*Entity]struct{}
-	byRemote  map[netip.Addr]map[*half]struct{}
-	waiting   map[string]map[*Entity]struct{} // children by the id of a parent that is not known yet
-	unmanaged int
-	text      map[string]string // interned
-	templates map[string]topology.Metric
+	mu         sync.RWMutex
+	byID       map[string]*Entity
+	counts     map[string]int // by kind
+	probes     map[string]*Probe
+	edges      map[edgeKey]*Edge
+	matches    map[matchKey]*match
+	listeners  map[listenKey]map[*listener]struct{}
+	owners     map[netip.Addr]map[*Entity]struct{}
+	byRemote   map[netip.Addr]map[*half]struct{}
+	waiting    map[string]map[*Entity]struct{} // children by the id of a parent that is not known yet
+	unmanaged  int
+	text, aged map[string]string // interned: of late, and before
+	templates  map[string]topology.Metric
 
 	dirtyHalves   []*half
 	dirtyEntities []*Entity
@@ -60,11 +60,15 @@ func New(ev *Events) *Estate {
 	return &Estate{
 		byID: map[string]*Entity{}, counts: map[string]int{}, probes: map[string]*Probe{}, edges: map[edgeKey]*Edge{}, matches: map[matchKey]*match{},
 		listeners: map[listenKey]map[*listener]struct{}{}, owners: map[netip.Addr]map[*Entity]struct{}{}, byRemote: map[netip.Addr]map[*half]struct{}{},
-		waiting: map[string]map[*Entity]struct{}{}, text: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
+		waiting: map[string]map[*Entity]struct{}{}, text: map[string]string{}, aged: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
 	}
 }
 
-// intern keeps one copy of texts that repeat over many entities.
+// maxInterned is how many texts are remembered twice over.
+const maxInterned = 16_384
+
+// intern keeps one copy of texts that repeat over many entities. Most do not (ids, addresses), so what has not been met again for
+// a while is forgotten: that costs another copy at worst, and nothing is kept for what has long gone.
 func (s *Estate) intern(t string) string {
 	if len(t) > 200 {
 		return strings.Clone(t)
@@ -72,12 +76,16 @@ func (s *Estate) intern(t string) string {
 	if v, ok := s.text[t]; ok {
 		return v
 	}
-	if len(s.text) > 500_000 {
+	v, ok := s.aged[t]
+	if !ok {
+		v = strings.Clone(t)
+	}
+	if len(s.text) >= maxInterned {
+		s.text, s.aged = s.aged, s.text
 		clear(s.text)
 	}
-	t = strings.Clone(t)
-	s.text[t] = t
-	return t
+	s.text[v] = v
+	return v
 }
 
 // Hello registers a probe's connection and says which of its deltas are known: 0 means that a snapshot is needed.
@@ -186,7 +194,7 @@ func (s *Estate) putEntity(p *Probe, in *probev1.Entity, snapshot bool) {
 		if len(s.byID) >= MaxEntities {
 			return
 		}
-		e = &Entity{ID: strings.Clone(in.Id), Kind: s.intern(in.Kind), SinceMs: s.now}
+		e = &Entity{ID: strings.Clone(in.Id), Kind: s.intern(in.Kind), SinceMs: s.now, metrics: &numbers{}}
 		s.byID[e.ID] = e
 		s.counts[e.Kind]++
 	}
@@ -201,18 +209,22 @@ func (s *Estate) putEntity(p *Probe, in *probev1.Entity, snapshot bool) {
 	if (snapshot || taken) && e.Stale {
 		e.Stale = false
 	}
-	e.Controls = make([]string, len(in.Controls))
-	for i, c := range in.Controls {
-		e.Controls[i] = s.intern(c)
+	if !slices.Equal(e.Controls, in.Controls) {
+		e.Controls = make([]string, len(in.Controls))
+		for i, c := range in.Controls {
+			e.Controls[i] = s.intern(c)
+		}
 	}
 	e.told = e.told[:0]
 	for _, r := range in.Reasons {
 		e.told = append(e.told, Reason{Code: s.intern(r.Code), Severity: int(r.Severity), Text: s.intern(r.Text)})
 	}
 	addrs := e.Attr(topology.AttrAddrs)
-	e.Attrs = make([]Attr, len(in.Attrs))
-	for i, a := range in.Attrs {
-		e.Attrs[i] = Attr{s.intern(a.Key), s.intern(a.Value)}
+	if !slices.EqualFunc(e.Attrs, in.Attrs, func(a Attr, b *probev1.Attr) bool { return a.Key == b.Key && a.Value == b.Value }) {
+		e.Attrs = make([]Attr, len(in.Attrs))
+		for i, a := range in.Attrs {
+			e.Attrs[i] = Attr{s.intern(a.Key), s.intern(a.Value)}
+		}
 	}
 	if now := e.Attr(topology.AttrAddrs); now != addrs {
 		s.own(e, addrs, false)
@@ -243,11 +255,12 @@ func (s *Estate) setParents(e *Entity, ids []string) {
 	s.unlink(e)
 	e.Parents = make([]string, len(ids))
 	for i, id := range ids {
-		e.Parents[i] = s.intern(id)
 		if parent := s.byID[id]; parent != nil {
+			e.Parents[i] = parent.ID
 			s.link(e, parent)
 			continue
 		}
+		e.Parents[i] = s.intern(id)
 		if s.waiting[e.Parents[i]] == nil {
 			s.waiting[e.Parents[i]] = map[*Entity]struct{}{}
 		}
@@ -525,15 +538,11 @@ func (e *Entity) ringFor(name string) *series.Ring {
 	if r := e.Ring(name); r != nil {
 		return r
 	}
-	if len(e.metrics) >= maxMetrics {
-		return nil
-	}
 	slots := series.Slots
 	if e.Kind == topology.KindProcess {
 		slots = series.ShortSlots
 	}
-	e.metrics = append(e.metrics, metric{name, series.NewRing(slots)})
-	return e.metrics[len(e.metrics)-1].ring
+	return e.metrics.add(name, slots)
 }
 
 // Changes is what a flush found.

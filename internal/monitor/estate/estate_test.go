@@ -170,7 +170,7 @@ func TestHealthHasReasonsAndDoesNotFlap(t *testing.T) {
 func TestReplayGivesThePast(t *testing.T) {
 	t.Parallel()
 	s := two(t)
-	r := NewRecorder()
+	r := NewRecorder(s)
 	flush := func(at int64) { s.Flush(at, func(c Changes) { r.Record(c, at) }) }
 	flush(1_000_000)
 	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{{Ref: 5, Src: 2, RemoteAddr: []byte{10, 0, 0, 2}, Port: 80, Conns: 1, Seen: 1}}}, 1)

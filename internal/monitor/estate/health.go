@@ -75,7 +75,10 @@ func (s *Estate) judge(e *Entity) bool {
 	}
 	if e.Stale {
 		health = HealthStale
-		next = append([]Reason{{Code: "stale", Severity: int(HealthStale), Text: "its probe is not heard", SinceMs: s.now}}, next...)
+		next = slices.Insert(next, 0, Reason{Code: "stale", Severity: int(HealthStale), Text: "its probe is not heard", SinceMs: s.now})
+		if e.Health == HealthStale && len(e.Reasons) > 0 {
+			next[0].SinceMs = e.Reasons[0].SinceMs
+		}
 	}
 	slices.SortStableFunc(next, func(a, b Reason) int { return -cmp.Compare(a.Severity, b.Severity) })
 	if health == e.Health && slices.EqualFunc(next, e.Reasons, func(a, b Reason) bool { return a.Code == b.Code && a.Severity == b.Severity }) {

@@ -44,9 +44,34 @@ type Reason struct {
 	SinceMs  int64  `json:"since_ms"`
 }
 
+// numbers are the metrics of one entity. They outlive it in recordings, so they are an object of their own.
+type numbers struct{ list []metric }
+
 type metric struct {
 	name string
-	ring *series.Ring
+	ring series.Ring
+}
+
+func (n *numbers) ring(name string) *series.Ring {
+	for i := range n.list {
+		if n.list[i].name == name {
+			return &n.list[i].ring
+		}
+	}
+	return nil
+}
+
+// add makes a metric's ring; nil when there are enough.
+func (n *numbers) add(name string, slots int) *series.Ring {
+	if len(n.list) >= maxMetrics {
+		return nil
+	}
+	if len(n.list) == cap(n.list) {
+		// The metrics of an entity come all at once and then never again: room for twice as many would stay empty.
+		n.list = append(make([]metric, 0, len(n.list)+4), n.list...)
+	}
+	n.list = append(n.list, metric{name, series.MakeRing(slots)})
+	return &n.list[len(n.list)-1].ring
 }
 
 // Entity is one thing of the estate.
@@ -66,13 +91,14 @@ type Entity struct {
 	probe    *Probe
 	ref      uint32
 	told     []Reason // what the probe itself said
-	metrics  []metric
+	metrics  *numbers
 	parents  []*Entity // those of Parents that are known
 	children map[*Entity]struct{}
 	bases    map[*Edge]struct{}
 	failing  float32
 	dirty    Change
 	gone     bool
+	recorded place
 }
 
 // Attr gives an attribute, "" when there is none.
@@ -93,10 +119,8 @@ func (e *Entity) Gone() bool { return e.gone }
 
 // Number gives a metric's newest value.
 func (e *Entity) Number(name string) (float64, bool) {
-	for i := range e.metrics {
-		if e.metrics[i].name == name {
-			return float64(e.metrics[i].ring.Now()), true
-		}
+	if r := e.Ring(name); r != nil {
+		return float64(r.Now()), true
 	}
 	return 0, false
 }
@@ -111,20 +135,13 @@ func (e *Entity) NumberAt(name string, ms int64) (float64, bool) {
 }
 
 // Ring gives a metric's last hour, nil when there is none.
-func (e *Entity) Ring(name string) *series.Ring {
-	for i := range e.metrics {
-		if e.metrics[i].name == name {
-			return e.metrics[i].ring
-		}
-	}
-	return nil
-}
+func (e *Entity) Ring(name string) *series.Ring { return e.metrics.ring(name) }
 
 // MetricNames lists the metrics of the entity.
 func (e *Entity) MetricNames() []string {
-	out := make([]string, len(e.metrics))
-	for i := range e.metrics {
-		out[i] = e.metrics[i].name
+	out := make([]string, len(e.metrics.list))
+	for i := range out {
+		out[i] = e.metrics.list[i].name
 	}
 	return out
 }
@@ -231,11 +248,14 @@ type Edge struct {
 	Retrans           float32
 	Evidence          uint8 // 1 client, 2 server, 3 both
 
-	key    edgeKey
-	halves []*half
-	dirty  bool
-	gone   bool
+	halves   []*half
+	dirty    bool
+	gone     bool
+	told     edgeTold
+	recorded place
 }
+
+func (b *Edge) key() edgeKey { return edgeKey{b.Src, b.Dst, b.Port, b.UDP} }
 
 // Gone reports whether the edge has left the estate.
 func (b *Edge) Gone() bool { return b.gone }

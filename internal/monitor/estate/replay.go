@@ -1,143 +1,124 @@
 package estate
 
 import (
-	"sort"
+	"slices"
 	"sync"
+
+	"github.com/klauspost/compress/zstd"
 )
 
-// Recorder keeps the last hour of the estate: a key frame every five minutes and each change in between. Both hold pointers to
-// frozen copies which they share, so an estate in which little happens costs little.
+// Recorder keeps the last hour of an estate as bytes: parts of five minutes, each of which begins with everything that was
+// there and goes on with each change. What a change costs is a dozen bytes before they are compressed, so an hour of a
+// thousand connections a second that come and go is kept as it is; the code is in replaycode.go.
+//
+// A part keeps no entity or edge alive, only the metrics of its entities: they are read from the living rings.
 type Recorder struct {
-	mu       sync.Mutex
-	entities map[*Entity]*frozen
-	edges    map[*Edge]*frozenEdge
-	log      []recorded
-	keys     []keyFrame
-	lastKey  int64
-	first    int64
-	last     int64
+	estate *Estate
+	enc    *zstd.Encoder
+	dec    *zstd.Decoder
+	limit  int // bytes
+
+	mu    sync.Mutex
+	parts []*part // oldest first; the last one is being written
+	w     partWriter
+	first int64
+	last  int64
 }
 
 // Bounds of a recording.
 const (
 	replaySpan   = 3600_000
 	keyEvery     = 300_000
-	maxRecorded  = 1_000_000
 	replayMillis = 1000
+	// maxRecording is what an hour may take. When more happens the oldest goes first, an eighth at a time.
+	maxRecording = 64 << 20
+	// packAbove is how much of a part is written before it is compressed.
+	packAbove = 256 << 10
 )
 
-type frozen struct {
-	Entity
-	from *Entity // whose metrics are looked up
+// part is what happened from one time to the beginning of the next part.
+type part struct {
+	from   int64
+	blocks [][]byte   // compressed
+	size   int        // of the blocks
+	rings  []*numbers // of each entity, by its number in this part
 }
 
-type frozenEdge struct {
-	src, dst *Entity
-	port     uint16
-	udp      bool
-	conns    uint32
-	fail     float32
-	tx, rx   float32
-	rtt      uint32
-	evidence uint8
-}
+func (p *part) bytes() int { return p.size + 8*len(p.rings) }
 
-type recorded struct {
-	at       int64
-	entity   *Entity
-	frozen   *frozen // nil: gone
-	edge     *Edge
-	edgeCopy *frozenEdge // nil: gone
-}
-
-type keyFrame struct {
-	at       int64
-	entities map[*Entity]*frozen
-	edges    map[*Edge]*frozenEdge
-}
-
-// NewRecorder makes an empty recording.
-func NewRecorder() *Recorder {
-	return &Recorder{entities: map[*Entity]*frozen{}, edges: map[*Edge]*frozenEdge{}}
+// NewRecorder makes an empty recording of an estate.
+func NewRecorder(s *Estate) *Recorder {
+	// Neither starts goroutines: whole blocks are coded by whoever asks.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(packAbove), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		panic(err) // constant options
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		panic(err)
+	}
+	return &Recorder{estate: s, enc: enc, dec: dec, limit: maxRecording}
 }
 
 // Record takes what a flush found. It is called inside Flush.
 func (r *Recorder) Record(c Changes, at int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.first == 0 {
-		r.first = at
-	}
+	at = max(at, r.last) // a clock that was set back does not unmake what is recorded
 	r.last = at
-	for i, e := range c.Entities {
-		if c.What[i]&(ChangedBody|ChangedPlace) == 0 && !e.gone {
-			continue
-		}
-		if e.gone {
-			delete(r.entities, e)
-			r.log = append(r.log, recorded{at: at, entity: e})
-			continue
-		}
-		f := &frozen{from: e}
-		f.ID, f.Kind, f.Label, f.State, f.StartedMs, f.SinceMs, f.ExitCode = e.ID, e.Kind, e.Label, e.State, e.StartedMs, e.SinceMs, e.ExitCode
-		f.Parents, f.Attrs, f.Health, f.Reasons, f.Stale, f.Pseudo = e.Parents, e.Attrs, e.Health, e.Reasons, e.Stale, e.Pseudo
-		r.entities[e] = f
-		r.log = append(r.log, recorded{at: at, entity: e, frozen: f})
+	if n := len(r.parts); n == 0 || at-r.parts[n-1].from >= keyEvery || r.parts[n-1].size+len(r.w.raw) > r.limit/8 {
+		r.begin(at) // takes everything as it is now, and with it what has changed
+	} else {
+		r.w.changes(c, at)
 	}
-	for _, b := range c.Edges {
-		was := r.edges[b]
-		if b.gone {
-			if was != nil {
-				delete(r.edges, b)
-				r.log = append(r.log, recorded{at: at, edge: b})
-			}
-			continue
-		}
-		// Rates move all the time; what counts is who talks to whom, about how much, and whether it fails.
-		if was != nil && magnitude(was.conns) == magnitude(b.Conns) && (was.fail > 0) == (b.Fail > 0) && was.evidence == b.Evidence {
-			continue
-		}
-		f := &frozenEdge{b.Src, b.Dst, b.Port, b.UDP, b.Conns, b.Fail, b.Tx, b.Rx, b.RTTMicros, b.Evidence}
-		r.edges[b] = f
-		r.log = append(r.log, recorded{at: at, edge: b, edgeCopy: f})
-	}
-	if at-r.lastKey >= keyEvery {
-		r.lastKey = at
-		k := keyFrame{at: at, entities: make(map[*Entity]*frozen, len(r.entities)), edges: make(map[*Edge]*frozenEdge, len(r.edges))}
-		for e, f := range r.entities {
-			k.entities[e] = f
-		}
-		for b, f := range r.edges {
-			k.edges[b] = f
-		}
-		r.keys = append(r.keys, k)
+	if len(r.w.raw) > packAbove {
+		r.pack()
 	}
 	r.trim(at)
 }
 
-func magnitude(n uint32) int {
-	m := 0
-	for ; n > 0; n >>= 1 {
-		m++
+// begin ends a part and begins the next one.
+func (r *Recorder) begin(at int64) {
+	if len(r.parts) > 0 {
+		r.pack()
+		last := r.parts[len(r.parts)-1]
+		last.rings = slices.Clone(r.w.rings)
 	}
-	return m
+	r.parts = append(r.parts, &part{from: at})
+	r.w.begin(at)
+	for _, e := range r.estate.byID {
+		r.w.entity(e)
+	}
+	for _, b := range r.estate.edges {
+		r.w.edge(b)
+		if len(r.w.raw) > packAbove {
+			r.pack()
+		}
+	}
+}
+
+// pack compresses what was written.
+func (r *Recorder) pack() {
+	p := r.parts[len(r.parts)-1]
+	if len(r.w.raw) > 0 {
+		block := slices.Clone(r.enc.EncodeAll(r.w.raw, nil)) // the encoder leaves room behind it
+		p.blocks, p.size = append(p.blocks, block), p.size+len(block)
+		r.w.raw = r.w.raw[:0]
+	}
+	p.rings = r.w.rings
 }
 
 // trim forgets what is older than the span, and, when too much happens, the oldest of what is within it.
 func (r *Recorder) trim(at int64) {
-	for len(r.keys) > 1 && (r.keys[1].at <= at-replaySpan || len(r.log) > maxRecorded) {
-		next := r.keys[1].at
-		r.keys = append([]keyFrame(nil), r.keys[1:]...)
-		i := sort.Search(len(r.log), func(i int) bool { return r.log[i].at > next })
-		r.log = append([]recorded(nil), r.log[i:]...)
-		r.first = next
-		if len(r.log) <= maxRecorded && r.keys[0].at > at-replaySpan {
-			break
-		}
+	size := 0
+	for _, p := range r.parts {
+		size += p.bytes()
 	}
-	if len(r.log) > 2*maxRecorded { // one key frame and a storm: begin anew
-		r.log, r.keys, r.lastKey, r.first = nil, nil, 0, at
+	for len(r.parts) > 1 && (r.parts[1].from <= at-replaySpan || size > r.limit) {
+		size -= r.parts[0].bytes()
+		r.parts = slices.Delete(r.parts, 0, 1)
 	}
+	r.first = r.parts[0].from
 }
 
 // Span tells from when to when can be replayed.
@@ -147,82 +128,48 @@ func (r *Recorder) Span() (from, to int64) {
 	return r.first, r.last
 }
 
+// Size tells how many bytes the recording takes.
+func (r *Recorder) Size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	size := cap(r.w.raw)
+	for _, p := range r.parts {
+		size += p.bytes()
+	}
+	return size
+}
+
 // At makes an estate as it was at a time. Its metrics are read from the living estate's rings, so it is used inside that
 // one's Read. ok is false when the time is not recorded.
 func (r *Recorder) At(ms int64) (past *Estate, ok bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.first == 0 || ms < r.first || ms > r.last+replayMillis {
+		r.mu.Unlock()
 		return nil, false
 	}
-	entities, edges := map[*Entity]*frozen{}, map[*Edge]*frozenEdge{}
-	from := int64(-1)
-	for i := len(r.keys) - 1; i >= 0; i-- {
-		if r.keys[i].at <= ms {
-			for e, f := range r.keys[i].entities {
-				entities[e] = f
-			}
-			for b, f := range r.keys[i].edges {
-				edges[b] = f
-			}
-			from = r.keys[i].at
-			break
-		}
+	i := len(r.parts) - 1
+	for r.parts[i].from > ms {
+		i--
 	}
-	for _, rec := range r.log {
-		if rec.at <= from {
-			continue
-		}
-		if rec.at > ms {
-			break
-		}
-		switch {
-		case rec.frozen != nil:
-			entities[rec.entity] = rec.frozen
-		case rec.entity != nil:
-			delete(entities, rec.entity)
-		case rec.edgeCopy != nil:
-			edges[rec.edge] = rec.edgeCopy
-		default:
-			delete(edges, rec.edge)
-		}
+	p := *r.parts[i]
+	var raw []byte
+	if i == len(r.parts)-1 {
+		raw, p.rings = slices.Clone(r.w.raw), r.w.rings
 	}
-	return thaw(entities, edges), true
-}
+	r.mu.Unlock()
 
-func thaw(entities map[*Entity]*frozen, edges map[*Edge]*frozenEdge) *Estate {
-	s := New(nil)
-	twin := make(map[*Entity]*Entity, len(entities))
-	for key, f := range entities {
-		e := &Entity{
-			ID: f.ID, Kind: f.Kind, Label: f.Label, State: f.State, StartedMs: f.StartedMs, SinceMs: f.SinceMs, ExitCode: f.ExitCode,
-			Parents: f.Parents, Attrs: f.Attrs, Health: f.Health, Reasons: f.Reasons, Stale: f.Stale, Pseudo: f.Pseudo, metrics: f.from.metrics,
+	// What is written is never changed: the rest needs no lock.
+	reader := partReader{until: ms, at: p.from, from: p.from}
+	var buf []byte
+	for _, block := range p.blocks {
+		var err error
+		if buf, err = r.dec.DecodeAll(block, buf[:0]); err != nil {
+			return nil, false
 		}
-		twin[key] = e
-		s.byID[e.ID] = e
-		s.counts[e.Kind]++
-	}
-	for _, e := range s.byID {
-		for _, id := range e.Parents {
-			if p := s.byID[id]; p != nil {
-				s.link(e, p)
-			}
+		if !reader.read(buf) {
+			return reader.thaw(p.rings), true
 		}
 	}
-	for _, f := range edges {
-		src, dst := twin[f.src], twin[f.dst]
-		if src == nil || dst == nil {
-			continue
-		}
-		b := &Edge{Src: src, Dst: dst, Port: f.port, UDP: f.udp, Conns: f.conns, Fail: f.fail, Tx: f.tx, Rx: f.rx, RTTMicros: f.rtt, Evidence: f.evidence}
-		b.key = edgeKey{src, dst, f.port, f.udp}
-		s.edges[b.key] = b
-		for _, e := range []*Entity{src, dst} {
-			if e.bases == nil {
-				e.bases = map[*Edge]struct{}{}
-			}
-			e.bases[b] = struct{}{}
-		}
-	}
-	return s
+	reader.read(raw)
+	return reader.thaw(p.rings), true
 }

@@ -56,14 +56,8 @@ func (s *Estate) resolve(h *half) {
 	key := edgeKey{src, dst, h.port, h.udp}
 	b := s.edges[key]
 	if b == nil {
-		b = &Edge{Src: src, Dst: dst, Port: h.port, UDP: h.udp, key: key}
-		s.edges[key] = b
-		for _, e := range []*Entity{src, dst} {
-			if e.bases == nil {
-				e.bases = map[*Edge]struct{}{}
-			}
-			e.bases[b] = struct{}{}
-		}
+		b = &Edge{Src: src, Dst: dst, Port: h.port, UDP: h.udp}
+		s.addEdge(b)
 	}
 	if h.edge != b {
 		s.leaveEdge(h)
@@ -71,6 +65,17 @@ func (s *Estate) resolve(h *half) {
 		b.halves = append(b.halves, h)
 	}
 	s.sum(b)
+}
+
+// addEdge puts an edge into the estate and to both of its ends.
+func (s *Estate) addEdge(b *Edge) {
+	s.edges[b.key()] = b
+	for _, e := range [...]*Entity{b.Src, b.Dst} {
+		if e.bases == nil {
+			e.bases = map[*Edge]struct{}{}
+		}
+		e.bases[b] = struct{}{}
+	}
 }
 
 // without takes one half out of a short list; order does not matter.
@@ -151,7 +156,7 @@ func (s *Estate) leaveEdge(h *half) {
 		return
 	}
 	b.gone = true
-	delete(s.edges, b.key)
+	delete(s.edges, b.key())
 	s.touchEdge(b)
 	for _, e := range []*Entity{b.Src, b.Dst} {
 		delete(e.bases, b)
@@ -286,7 +291,7 @@ func (s *Estate) outside(a netip.Addr) *Entity {
 	if e := s.byID[id]; e != nil {
 		return e
 	}
-	e := &Entity{ID: id, Kind: kind, Label: label, Pseudo: true, SinceMs: s.now}
+	e := &Entity{ID: id, Kind: kind, Label: label, Pseudo: true, SinceMs: s.now, metrics: &numbers{}}
 	if kind == topology.KindUnmanaged {
 		s.unmanaged++
 	}

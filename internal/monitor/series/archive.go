@@ -1,6 +1,7 @@
 package series
 
 import (
+	"bufio"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -31,12 +32,6 @@ const (
 	headerSize   = len(archiveMagic) + 8
 )
 
-// Series is one series to archive.
-type Series struct {
-	ID, Metric string
-	Ring       *Ring
-}
-
 // OpenArchive uses a directory, which it makes.
 func OpenArchive(dir string) (*Archive, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -49,7 +44,8 @@ func (a *Archive) path(hour int64) string {
 	return filepath.Join(a.dir, strconv.FormatInt(hour, 10)+".min")
 }
 
-func key(id, metric string) string { return id + "\x00" + metric }
+// Key names a series in an archive.
+func Key(id, metric string) string { return id + "\x00" + metric }
 
 func hash(k string) uint64 {
 	h := fnv.New64a()
@@ -57,111 +53,209 @@ func hash(k string) uint64 {
 	return h.Sum64()
 }
 
-// Collect sums up the minutes of an hour (numbered from 1970) of one series, for Write. It is called while the ring does
-// not change.
-func Collect(s Series, hour int64) []byte {
-	low, avg, high := s.Ring.Minutes(hour*3600_000, minutes)
-	any := false
-	b := make([]byte, 0, recordSize)
+// Collect sums up the minutes of an hour (numbered from 1970) of one series, for Write: it appends the record to buf, or
+// nothing when the hour holds no sample. It is called while the ring does not change.
+func Collect(buf []byte, r *Ring, hour int64) []byte {
+	low, avg, high := r.Minutes(hour*3600_000, minutes)
+	if !slices.ContainsFunc(avg, func(v float64) bool { return !math.IsNaN(v) }) {
+		return buf
+	}
 	for i := range minutes {
-		any = any || !math.IsNaN(avg[i])
-		b = binary.LittleEndian.AppendUint16(b, pack(low[i]))
-		b = binary.LittleEndian.AppendUint16(b, pack(avg[i]))
-		b = binary.LittleEndian.AppendUint16(b, pack(high[i]))
+		buf = binary.LittleEndian.AppendUint16(buf, pack(low[i]))
+		buf = binary.LittleEndian.AppendUint16(buf, pack(avg[i]))
+		buf = binary.LittleEndian.AppendUint16(buf, pack(high[i]))
 	}
-	if !any {
-		return nil
-	}
-	return b
+	return buf
 }
 
-// Write writes an hour: keys (of Key) to what Collect gave. Minutes that an earlier file of the same hour knows and the new
-// ones do not (the monitor was restarted) are kept.
-func (a *Archive) Write(hour int64, records map[string][]byte) error {
+// Writer writes one hour, a series at a time: an hour of a large estate is tens of megabytes, which are never held at once.
+// The records go to a file of their own until the index, which stands before them, is known.
+type Writer struct {
+	a      *Archive
+	hour   int64
+	body   *os.File
+	out    *bufio.Writer
+	at     uint64
+	index  []indexed // offsets in body
+	old    *oldHour
+	failed error
+}
+
+type indexed struct{ hash, offset uint64 }
+
+// Write begins an hour. Minutes that an earlier file of the same hour knows and the new ones do not (the monitor was
+// restarted) are kept. A nil Archive gives a nil Writer, which keeps nothing.
+func (a *Archive) Write(hour int64) (*Writer, error) {
 	if a == nil {
-		return nil
-	}
-	if old, err := os.ReadFile(a.path(hour)); err == nil {
-		merge(records, old)
-	}
-	type entry struct {
-		hash uint64
-		key  string
-	}
-	list := make([]entry, 0, len(records))
-	for k := range records {
-		list = append(list, entry{hash(k), k})
-	}
-	slices.SortFunc(list, func(a, b entry) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.key, b.key)) })
-	head := append([]byte(archiveMagic), binary.LittleEndian.AppendUint64(nil, uint64(len(list)))...)
-	var body []byte
-	at := uint64(headerSize + entrySize*len(list))
-	for _, e := range list {
-		head = binary.LittleEndian.AppendUint64(head, e.hash)
-		head = binary.LittleEndian.AppendUint64(head, at+uint64(len(body)))
-		body = binary.LittleEndian.AppendUint16(body, uint16(len(e.key)))
-		body = append(append(body, e.key...), records[e.key]...)
+		return nil, nil //nolint:nilnil // see above
 	}
 	f, err := os.CreateTemp(a.dir, ".new-*")
 	if err != nil {
-		return fmt.Errorf("write the minute tier: %w", err)
+		return nil, fmt.Errorf("write the minute tier: %w", err)
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(head)
-	if err == nil {
-		_, err = f.Write(body)
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), a.path(hour))
-	}
-	if err != nil {
-		return fmt.Errorf("write the minute tier: %w", err)
-	}
-	return a.expire(hour)
+	return &Writer{a: a, hour: hour, body: f, out: bufio.NewWriterSize(f, 64<<10), old: openOld(a.path(hour))}, nil
 }
 
-// Key names a series in an archive.
-func Key(id, metric string) string { return key(id, metric) }
-
-func merge(records map[string][]byte, old []byte) {
-	if len(old) < headerSize || string(old[:len(archiveMagic)]) != archiveMagic {
+// Add writes one series: its key (of Key) and what Collect gave, which it may change.
+func (w *Writer) Add(key string, record []byte) {
+	if w == nil {
 		return
 	}
-	n := binary.LittleEndian.Uint64(old[len(archiveMagic):])
-	if n > uint64(len(old)/entrySize) {
-		return
-	}
-	for i := range int(n) {
-		off := binary.LittleEndian.Uint64(old[headerSize+i*entrySize+8:])
-		k, rec, ok := recordAt(old, off)
-		if !ok {
-			continue
-		}
-		now, there := records[k]
-		if !there {
-			records[k] = slices.Clone(rec)
-			continue
-		}
+	h := hash(key)
+	if old := w.old.take(h, key); old != nil {
 		for m := 0; m < recordSize; m += 2 {
-			if binary.LittleEndian.Uint16(now[m:]) == missing {
-				copy(now[m:m+2], rec[m:m+2])
+			if binary.LittleEndian.Uint16(record[m:]) == missing {
+				copy(record[m:m+2], old[m:m+2])
 			}
 		}
 	}
+	w.write(h, key, record)
 }
 
-func recordAt(b []byte, off uint64) (k string, rec []byte, ok bool) {
-	if off+2 > uint64(len(b)) {
+func (w *Writer) write(h uint64, key string, record []byte) {
+	w.index = append(w.index, indexed{h, w.at})
+	head := binary.LittleEndian.AppendUint16(make([]byte, 0, 2), uint16(len(key)))
+	for _, b := range [...][]byte{head, []byte(key), record} {
+		n, err := w.out.Write(b)
+		w.at += uint64(n)
+		w.fail(err)
+	}
+}
+
+func (w *Writer) fail(err error) {
+	if w.failed == nil && err != nil {
+		w.failed = fmt.Errorf("write the minute tier: %w", err)
+	}
+}
+
+// Close puts the file in its place, and deletes hours that are too old.
+func (w *Writer) Close() error {
+	if w == nil {
+		return nil
+	}
+	w.old.rest(w.write)
+	w.old.close()
+	w.fail(w.out.Flush())
+	w.place()
+	w.body.Close()
+	os.Remove(w.body.Name())
+	if w.failed != nil {
+		return w.failed
+	}
+	return w.a.expire(w.hour)
+}
+
+// place writes the whole file beside the old one, then in its place.
+func (w *Writer) place() {
+	if w.failed != nil {
+		return
+	}
+	slices.SortFunc(w.index, func(a, b indexed) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.offset, b.offset)) })
+	before := uint64(headerSize + entrySize*len(w.index))
+	head := make([]byte, 0, before)
+	head = binary.LittleEndian.AppendUint64(append(head, archiveMagic...), uint64(len(w.index)))
+	for _, e := range w.index {
+		head = binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(head, e.hash), before+e.offset)
+	}
+	f, err := os.CreateTemp(w.a.dir, ".new-*")
+	if err != nil {
+		w.fail(err)
+		return
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(head)
+	w.fail(err)
+	_, err = w.body.Seek(0, io.SeekStart)
+	w.fail(err)
+	_, err = io.Copy(f, w.body)
+	w.fail(err)
+	w.fail(f.Close())
+	if w.failed == nil {
+		w.fail(os.Rename(f.Name(), w.a.path(w.hour)))
+	}
+}
+
+// oldHour is an earlier file of the hour that is written.
+type oldHour struct {
+	file  *os.File
+	index []indexed // sorted by hash
+	taken []bool
+}
+
+// openOld opens a file and reads its index. What is not there or is no hour has an empty one.
+func openOld(path string) *oldHour {
+	o := &oldHour{}
+	f, err := os.Open(path)
+	if err != nil {
+		return o
+	}
+	o.file = f
+	st, err := f.Stat()
+	head := make([]byte, headerSize)
+	if err != nil || readAll(f, head, 0) != nil || string(head[:len(archiveMagic)]) != archiveMagic {
+		return o
+	}
+	n := binary.LittleEndian.Uint64(head[len(archiveMagic):])
+	if n > uint64(st.Size())/entrySize {
+		return o
+	}
+	b := make([]byte, n*entrySize)
+	if readAll(f, b, int64(headerSize)) != nil {
+		return o
+	}
+	for ; len(b) > 0; b = b[entrySize:] {
+		o.index = append(o.index, indexed{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])})
+	}
+	o.taken = make([]bool, len(o.index))
+	return o
+}
+
+func readAll(f *os.File, b []byte, at int64) error {
+	_, err := f.ReadAt(b, at)
+	return err
+}
+
+// take gives the record of a series, nil when there is none.
+func (o *oldHour) take(h uint64, key string) []byte {
+	i, _ := slices.BinarySearchFunc(o.index, h, func(e indexed, h uint64) int { return cmp.Compare(e.hash, h) })
+	for ; i < len(o.index) && o.index[i].hash == h; i++ {
+		if k, rec, ok := o.record(i); ok && k == key {
+			o.taken[i] = true
+			return rec
+		}
+	}
+	return nil
+}
+
+// rest calls f with each series that nobody has taken.
+func (o *oldHour) rest(f func(h uint64, key string, record []byte)) {
+	for i := range o.index {
+		if o.taken[i] {
+			continue
+		}
+		if k, rec, ok := o.record(i); ok {
+			f(o.index[i].hash, k, rec)
+		}
+	}
+}
+
+func (o *oldHour) record(i int) (key string, rec []byte, ok bool) {
+	var n [2]byte
+	at := int64(o.index[i].offset)
+	if at < 0 || readAll(o.file, n[:], at) != nil {
 		return "", nil, false
 	}
-	n := uint64(binary.LittleEndian.Uint16(b[off:]))
-	if off+2+n+recordSize > uint64(len(b)) {
+	b := make([]byte, int(binary.LittleEndian.Uint16(n[:]))+recordSize)
+	if readAll(o.file, b, at+2) != nil {
 		return "", nil, false
 	}
-	return string(b[off+2 : off+2+n]), b[off+2+n : off+2+n+recordSize], true
+	return string(b[:len(b)-recordSize]), b[len(b)-recordSize:], true
+}
+
+func (o *oldHour) close() {
+	if o.file != nil {
+		o.file.Close()
+	}
 }
 
 func (a *Archive) expire(hour int64) error {
@@ -194,7 +288,7 @@ func (a *Archive) Fill(id, metric string, fromMs int64, low, avg, high []float64
 		if !gap {
 			continue
 		}
-		rec, err := a.find(hour, key(id, metric))
+		rec, err := a.find(hour, Key(id, metric))
 		if err != nil {
 			continue // no such hour
 		}

@@ -17,25 +17,45 @@ func TestArchive(t *testing.T) {
 	}
 	const hour = 500_000
 	ring := func(from, to int, v float32) *Ring {
-		r := NewRing(Slots)
+		r := MakeRing(Slots)
 		for m := from; m < to; m++ {
 			r.Add(hour*3600_000+int64(m)*60_000, v)
 			r.Add(hour*3600_000+int64(m)*60_000+30_000, 3*v)
 		}
-		return r
+		return &r
 	}
-	records := map[string][]byte{}
+	write := func(hour int64, rings map[string]*Ring) {
+		t.Helper()
+		w, err := a.Write(hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id, r := range rings {
+			if b := Collect(nil, r, 500_000); len(b) > 0 {
+				w.Add(Key(id, "cpu"), b)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := map[string]*Ring{"container;h;idle": ring(0, 0, 1)}
 	for i := range 300 {
 		id := fmt.Sprintf("container;h;%d", i)
-		records[Key(id, "cpu")] = Collect(Series{id, "cpu", nil}.with(ring(0, 20, float32(i+1))), hour)
+		first[id] = ring(0, 20, float32(i+1))
 	}
-	if err := a.Write(hour, records); err != nil {
-		t.Fatal(err)
-	}
+	write(hour, first)
 	// After a restart the rest of the hour is added, and what was there stays.
-	again := map[string][]byte{Key("container;h;7", "cpu"): Collect(Series{"container;h;7", "cpu", ring(30, 40, 8)}, hour)}
-	if err := a.Write(hour, again); err != nil {
-		t.Fatal(err)
+	again := map[string]*Ring{"container;h;7": ring(30, 40, 8), "container;h;new": ring(50, 60, 5)}
+	write(hour, again)
+	for id, want := range map[string]float64{"container;h;0": 2, "container;h;299": 600} {
+		_, avg, _ := fill(a, id, hour)
+		if math.Abs(avg[5]-want) > want/1000 || !math.IsNaN(avg[35]) {
+			t.Errorf("%s, which is not in the second file: %v", id, avg)
+		}
+	}
+	if _, avg, _ := fill(a, "container;h;new", hour); math.Abs(avg[55]-10) > 0.1 {
+		t.Errorf("what is new in the second file: %v", avg)
 	}
 	low, avg, high := nans(60), nans(60), nans(60)
 	avg[3] = 99 // known already
@@ -53,9 +73,7 @@ func TestArchive(t *testing.T) {
 	if !math.IsNaN(unknown[0]) {
 		t.Error("values of nobody")
 	}
-	if err := a.Write(hour+archiveHours+1, again); err != nil {
-		t.Fatal(err)
-	}
+	write(hour+archiveHours+1, again)
 	if _, err := os.Stat(a.path(hour)); err == nil {
 		t.Error("an old hour is still there")
 	}
@@ -64,14 +82,27 @@ func TestArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Fill("container;h;7", "cpu", hour*3600_000, nans(60), nans(60), nans(60))
-	if err := a.Write(hour, again); err != nil {
-		t.Fatal(err)
+	write(hour, again)
+	if list, err := filepath.Glob(filepath.Join(dir, ".new-*")); err != nil || len(list) > 0 {
+		t.Errorf("left behind: %v %v", list, err)
 	}
 	var none *Archive
+	w, err := none.Write(hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Add("x", nil)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
 	none.Fill("x", "cpu", 0, nans(1), nans(1), nans(1))
 }
 
-func (s Series) with(r *Ring) Series { s.Ring = r; return s }
+func fill(a *Archive, id string, hour int64) (low, avg, high []float64) {
+	low, avg, high = nans(60), nans(60), nans(60)
+	a.Fill(id, "cpu", hour*3600_000, low, avg, high)
+	return low, avg, high
+}
 
 func nans(n int) []float64 {
 	out := make([]float64, n)
