@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
@@ -27,8 +28,11 @@ const (
 	readTimeout = 15 * time.Second
 	// beat is how often a probe says something even when nothing changes.
 	beat = time.Second
-	// Reconnecting begins fast; the cap keeps "all probes back within 15 s" true with the jitter on top.
+	// Reconnecting begins fast and slows down: a monitor that does not answer has enough to do.
 	firstDelay, lastDelay = 500 * time.Millisecond, 8 * time.Second
+	// A refused connection costs nobody anything, and mostly means that the monitor is being started: for so long after the
+	// connection was lost it is asked for at this pace, so that all probes are back soon after it is.
+	refusedDelay, refusedFor = 1500 * time.Millisecond, 2 * time.Minute
 	// spoolBytes is what is kept of the metrics while a monitor is away; the oldest goes first.
 	spoolBytes = 2 << 20
 )
@@ -113,16 +117,17 @@ func (l *link) offer(data []byte) {
 }
 
 func (l *link) run(ctx context.Context) error {
-	delay := firstDelay
+	delay, lost := firstDelay, time.Now()
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := l.connect(ctx)
 		if l.up.Swap(false) || time.Since(began) > readTimeout {
-			delay = firstDelay
+			delay, lost = firstDelay, time.Now()
 		}
 		if ctx.Err() != nil {
 			break
 		}
+		delay = min(delay, longestDelay(err, time.Since(lost)))
 		text := err.Error()
 		if was := l.lastErr.Swap(&text); was == nil || *was != text {
 			l.log.Warn("monitor not connected", "monitor", l.url, "err", err, "retry_in", delay)
@@ -131,10 +136,19 @@ func (l *link) run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(delay/2 + rand.N(delay/2+1)):
 		}
-		delay = min(2*delay, lastDelay)
+		delay *= 2
 	}
 	l.requests.Wait()
 	return nil
+}
+
+// longestDelay tells how long to wait at most before the next try, by how the last one failed and how long ago the connection
+// was lost.
+func longestDelay(err error, away time.Duration) time.Duration {
+	if away < refusedFor && errors.Is(err, syscall.ECONNREFUSED) {
+		return refusedDelay
+	}
+	return lastDelay
 }
 
 func (l *link) connect(parent context.Context) error {
