@@ -89,8 +89,9 @@ type accounts struct {
 	}
 	fixed map[string]identity // hash of a secret from the configuration to who it is
 	tries map[string][]int64  // failed logins by address, ms
-	// nobody is a hash that makes an unknown name take as long as a wrong password.
-	nobody []byte
+	// nobody gives a hash that makes an unknown name take as long as a wrong password. It is made when it is first needed: it takes
+	// long by design, and a monitor that was started again has probes waiting.
+	nobody func() []byte
 }
 
 // Limits of what is kept.
@@ -116,10 +117,13 @@ type identity struct {
 func openAccounts(dir string, now func() time.Time) (*accounts, error) {
 	a := &accounts{now: now, fixed: map[string]identity{}, tries: map[string][]int64{}}
 	a.data.Users, a.data.Tokens, a.data.Saved = map[string]*user{}, map[string]*token{}, map[string]*Saved{}
-	var err error
-	if a.nobody, err = bcrypt.GenerateFromPassword([]byte(secret("")[:32]), bcrypt.DefaultCost); err != nil {
-		return nil, err
-	}
+	a.nobody = sync.OnceValue(func() []byte {
+		hash, err := bcrypt.GenerateFromPassword([]byte(secret("")[:32]), bcrypt.DefaultCost)
+		if err != nil {
+			panic(err) // constant cost and length
+		}
+		return hash
+	})
 	if dir != "" {
 		a.path = filepath.Join(dir, "accounts.json")
 		b, err := os.ReadFile(a.path)
@@ -246,9 +250,10 @@ func (a *accounts) failed(addr string) {
 
 // login checks a password.
 func (a *accounts) login(name, password string) (identity, bool) {
+	nobody := a.nobody()
 	a.mu.Lock()
 	u := a.data.Users[name]
-	hash := a.nobody
+	hash := nobody
 	if u != nil {
 		hash = []byte(u.Hash)
 	}
