@@ -17,6 +17,9 @@ import (
 const (
 	// flushEvery is the pace of the pictures: changes within it ride together.
 	flushEvery = 200 * time.Millisecond
+	// slowestFlush is the pace when so much changes (a thousand probes come back at once) that a flush takes long: it must not
+	// keep the probes waiting for the estate.
+	slowestFlush = time.Second
 	// firstFlush is how long the first change after a quiet time waits for others.
 	firstFlush = 40 * time.Millisecond
 	// maxViews bounds the pictures that are kept up to date.
@@ -74,16 +77,18 @@ func (h *hub) run(ctx context.Context) error {
 	tick := time.NewTicker(firstFlush)
 	defer tick.Stop()
 	var last time.Time
+	pace := flushEvery
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			if now.Sub(last) < flushEvery || !h.estate.Dirty() {
+			if now.Sub(last) < pace || !h.estate.Dirty() {
 				continue
 			}
 			last = now
 			h.flush()
+			pace = min(max(flushEvery, 3*time.Since(now)), slowestFlush)
 		}
 	}
 }
@@ -137,7 +142,7 @@ func (v *shownView) publish(at int64, rebuilt bool) {
 	if body == nil {
 		return
 	}
-	v.at, v.have = at, false
+	v.at, v.have, v.whole = at, false, encoded{} // a whole picture is megabytes: it goes when it is no longer true
 	rev := v.view.Rev()
 	if rebuilt {
 		v.diffs, v.restart = nil, rev

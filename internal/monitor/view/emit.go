@@ -50,7 +50,7 @@ func (v *View) Settle() {
 }
 
 func (v *View) describeEdge(x *edge) edgeRow {
-	r := edgeRow{s: x.src.h, d: x.dst.h, rtt: -1}
+	r := edgeRow{rtt: -1}
 	var evidence uint8 = 3
 	for i, b := range x.bases {
 		r.n += b.Conns
@@ -60,9 +60,9 @@ func (v *View) describeEdge(x *edge) edgeRow {
 		if b.RTTMicros > 0 {
 			r.rtt = max(r.rtt, float32(b.RTTMicros)/1000)
 		}
-		proto := "tcp"
+		proto := uint8(protoTCP)
 		if b.UDP {
-			proto = "udp"
+			proto = protoUDP
 		}
 		if i == 0 {
 			r.port, r.proto = b.Port, proto
@@ -71,20 +71,18 @@ func (v *View) describeEdge(x *edge) edgeRow {
 				r.port = 0
 			}
 			if r.proto != proto {
-				r.proto = "mixed"
+				r.proto = protoMixed
 			}
 		}
 		evidence &= b.Evidence
 	}
 	switch evidence {
-	case 1:
-		r.ev = "client"
 	case 2:
-		r.ev = "server"
+		r.ev = byServer
 	case 3:
-		r.ev = "both"
+		r.ev = byBoth
 	default:
-		r.ev = "client" // some from one side, some from the other
+		r.ev = byClient // only, or some from one side, some from the other
 	}
 	return r
 }
@@ -178,6 +176,9 @@ func (v *View) arrange(shown map[*node]bool) (moved []*node) {
 	}
 	if mode == layout.Layered && len(list) > layeredNodes {
 		mode = layout.Force
+	}
+	if mode == v.arranged && mode != layout.Layered && !slices.ContainsFunc(list, func(n *node) bool { return !n.placed }) {
+		return nil // only edges came and went, and these layouts leave what has a place where it is
 	}
 	slices.SortFunc(list, func(a, b *node) int { return cmp.Compare(a.id, b.id) })
 	index := make(map[*node]int, len(list))

@@ -112,11 +112,11 @@ func appendNodes(b []byte, list []*node) []byte {
 func appendEdges(b []byte, list []*edge) []byte {
 	b = append(b, '{')
 	b = column(b, "h", list, func(b []byte, x *edge) []byte { return appendUint(b, x.h) })
-	b = column(b, "s", list, func(b []byte, x *edge) []byte { return appendUint(b, x.last.s) })
-	b = column(b, "d", list, func(b []byte, x *edge) []byte { return appendUint(b, x.last.d) })
+	b = column(b, "s", list, func(b []byte, x *edge) []byte { return appendUint(b, x.src.h) })
+	b = column(b, "d", list, func(b []byte, x *edge) []byte { return appendUint(b, x.dst.h) })
 	b = column(b, "n", list, func(b []byte, x *edge) []byte { return appendUint(b, x.last.n) })
 	b = column(b, "port", list, func(b []byte, x *edge) []byte { return appendUint(b, uint32(x.last.port)) })
-	b = column(b, "proto", list, func(b []byte, x *edge) []byte { return appendString(b, x.last.proto) })
+	b = column(b, "proto", list, func(b []byte, x *edge) []byte { return appendString(b, protoNames[x.last.proto]) })
 	b = column(b, "tx", list, func(b []byte, x *edge) []byte { return appendNumber(b, x.last.tx) })
 	b = column(b, "rx", list, func(b []byte, x *edge) []byte { return appendNumber(b, x.last.rx) })
 	b = column(b, "fail", list, func(b []byte, x *edge) []byte { return appendNumber(b, x.last.fail) })
@@ -126,7 +126,7 @@ func appendEdges(b []byte, list []*edge) []byte {
 		}
 		return appendNumber(b, x.last.rtt)
 	})
-	b = column(b, "ev", list, func(b []byte, x *edge) []byte { return appendString(b, x.last.ev) })
+	b = column(b, "ev", list, func(b []byte, x *edge) []byte { return appendString(b, evidenceNames[x.last.ev]) })
 	b[len(b)-1] = '}'
 	return b
 }

@@ -57,14 +57,32 @@ type edge struct {
 	last     edgeRow // as it was last sent
 }
 
+// edgeRow is what a reader gets of an edge, but for its ends. There are tens of thousands, each with what it was and what it is.
 type edgeRow struct {
 	n            uint32
 	port         uint16
-	proto, ev    string
+	proto, ev    uint8 // of protoNames and evidenceNames
 	tx, rx, fail float32
 	rtt          float32
-	s, d         uint32
 }
+
+// How an edge row's protocol and evidence are called on the wire.
+var (
+	protoNames    = [...]string{"tcp", "udp", "mixed"}
+	evidenceNames = [...]string{"client", "server", "both"}
+)
+
+const (
+	protoTCP = iota
+	protoUDP
+	protoMixed
+)
+
+const (
+	byClient = iota
+	byServer
+	byBoth
+)
 
 type edgeID struct{ src, dst *node }
 
