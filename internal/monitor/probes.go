@@ -1,13 +1,18 @@
 package monitor
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -61,7 +66,11 @@ type probeTable struct {
 	epoch   uint64
 	frames  atomic.Uint64
 	bytes   atomic.Uint64
+	buffers sync.Pool // *bytes.Buffer of messages
 }
+
+// keptBuffer is the largest buffer that is used again: a snapshot of a large host is left to the collector.
+const keptBuffer = 256 << 10
 
 func newProbeTable(e *estate.Estate, ev *estate.Events) *probeTable {
 	return &probeTable{estate: e, codec: topology.NewCodec(), events: ev, byID: map[string]*probeConn{}}
@@ -87,18 +96,52 @@ func (m *Monitor) serveProbe(w http.ResponseWriter, r *http.Request) {
 		m.writeError(w, err)
 		return
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{})
+	conn, err := websocket.Accept(&smallBuffers{ResponseWriter: w}, r, &websocket.AcceptOptions{})
 	if err != nil {
 		return // answered already
 	}
-	defer conn.CloseNow()
 	conn.SetReadLimit(topology.MaxFrame)
-	ctx, stop := m.streamContext(r)
-	defer stop()
-	if err := m.probes.serve(ctx, conn, m.cfg.ReplicaID); err != nil && ctx.Err() == nil {
-		m.log.Info("probe disconnected", "from", r.RemoteAddr, "err", err)
-		_ = conn.Close(websocket.StatusPolicyViolation, topology.Clean(err.Error(), 120))
+	// The stream goes on after the handler: what net/http keeps for a request, and its stack, would be most of what a probe costs.
+	ctx, stop := context.WithCancel(m.stopping)
+	from := r.RemoteAddr
+	m.streams.Go(func() {
+		defer stop()
+		defer conn.CloseNow()
+		defer func() {
+			if p := recover(); p != nil { // as net/http does for handlers
+				m.log.Error("probe's stream panicked", "from", from, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			}
+		}()
+		if err := m.probes.serve(ctx, conn, m.cfg.ReplicaID); err != nil && ctx.Err() == nil {
+			m.log.Info("probe disconnected", "from", from, "err", err)
+			_ = conn.Close(websocket.StatusPolicyViolation, topology.Clean(err.Error(), 120))
+		}
+	})
+}
+
+// probeBuffer is the size of a probe connection's buffers. What probes send mostly fits; what does not is read past the buffer.
+const probeBuffer = 1 << 10
+
+// smallBuffers is a response whose connection, once taken over, has smaller buffers than net/http's two of 4 KB.
+type smallBuffers struct{ http.ResponseWriter }
+
+// Hijack takes the connection over.
+func (s *smallBuffers) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(s.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
 	}
+	// What the other side has said already lies in the old buffer, and must lie in the new one: nobody looks behind it.
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn), max(probeBuffer, len(early)))
+	if err == nil {
+		_, err = in.Peek(len(early))
+	}
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, bufio.NewReadWriter(in, bufio.NewWriterSize(conn, probeBuffer)), nil
 }
 
 // admitProbe checks the probe's token or certificate. A user's token is no probe's: it can't fill the map.
@@ -265,16 +308,29 @@ func (t *probeTable) detach(p *probeConn, epoch uint64) {
 func (t *probeTable) read(ctx context.Context, conn *websocket.Conn) (*probev1.Frame, error) {
 	ctx, stop := context.WithTimeout(ctx, silentAfter)
 	defer stop()
-	kind, data, err := conn.Read(ctx)
+	kind, r, err := conn.Reader(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if kind != websocket.MessageBinary {
 		return nil, errors.New("text where frames are binary")
 	}
+	buf, _ := t.buffers.Get().(*bytes.Buffer)
+	if buf == nil {
+		buf = &bytes.Buffer{}
+	}
+	defer func() {
+		if buf.Cap() <= keptBuffer {
+			buf.Reset()
+			t.buffers.Put(buf)
+		}
+	}()
+	if _, err := buf.ReadFrom(r); err != nil {
+		return nil, err
+	}
 	t.frames.Add(1)
-	t.bytes.Add(uint64(len(data)))
-	return t.codec.Decode(data)
+	t.bytes.Add(uint64(buf.Len()))
+	return t.codec.Decode(buf.Bytes())
 }
 
 func (t *probeTable) write(ctx context.Context, conn *websocket.Conn, f *probev1.Frame) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
@@ -42,8 +43,26 @@ const (
 // Codec encodes and decodes frames. It is safe for concurrent use, and one per process is enough: the compressor's tables
 // are shared by all connections.
 type Codec struct {
-	enc *zstd.Encoder
-	dec *zstd.Decoder
+	enc     *zstd.Encoder
+	dec     *zstd.Decoder
+	buffers sync.Pool // *[]byte, of what is only on its way from or to a message
+}
+
+// keptBuffer is the largest buffer that is used again.
+const keptBuffer = 256 << 10
+
+// buffer gives an empty buffer, and a function that takes back what has become of it.
+func (c *Codec) buffer() ([]byte, func([]byte)) {
+	p, _ := c.buffers.Get().(*[]byte)
+	if p == nil {
+		p = new([]byte)
+	}
+	return (*p)[:0], func(b []byte) {
+		if cap(b) <= keptBuffer {
+			*p = b
+			c.buffers.Put(p)
+		}
+	}
 }
 
 // NewCodec makes a codec that decodes at most two messages at a time.
@@ -81,10 +100,12 @@ func (c *Codec) Decode(msg []byte) (*probev1.Frame, error) {
 	switch msg[0] {
 	case markPlain:
 	case markZstd:
+		buf, done := c.buffer()
 		var err error
-		if raw, err = c.dec.DecodeAll(raw, nil); err != nil {
+		if raw, err = c.dec.DecodeAll(raw, buf); err != nil {
 			return nil, fmt.Errorf("decompress frame: %w", err)
 		}
+		defer func() { done(raw) }() // what is decoded holds copies
 	default:
 		return nil, fmt.Errorf("unknown encoding %d: the other side is of a newer version", msg[0])
 	}

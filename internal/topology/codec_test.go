@@ -156,3 +156,31 @@ func TestIDs(t *testing.T) {
 		t.Error("KindOf")
 	}
 }
+
+// Buffers are used again: what was decoded must not lie in them.
+func TestWhatWasDecodedStays(t *testing.T) {
+	t.Parallel()
+	c := NewCodec()
+	encode := func(letter string) []byte {
+		data, err := c.Encode(nil, &probev1.Frame{Delta: &probev1.Delta{Seq: 1, Entities: []*probev1.Entity{{Ref: 1, Id: "host;" + strings.Repeat(letter, 400), Kind: "host"}}, Edges: []*probev1.Edge{{Ref: 2, Src: 1, RemoteAddr: []byte(strings.Repeat(letter, 4))}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data[0] != markZstd {
+			t.Fatal("not compressed: nothing is tested")
+		}
+		return data
+	}
+	a, err := c.Decode(encode("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if _, err := c.Decode(encode("b")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if id, addr := a.Delta.Entities[0].Id, string(a.Delta.Edges[0].RemoteAddr); id != "host;"+strings.Repeat("a", 400) || addr != "aaaa" {
+		t.Errorf("%.20s %s", id, addr)
+	}
+}
