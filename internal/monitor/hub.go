@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/crc32"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -26,6 +27,8 @@ const (
 	maxViews = 64
 	// keptDiffs is how many differences a slow reader may be behind before it gets a whole frame.
 	keptDiffs = 32
+	// keptDiffBytes is what these may take: the first ones of a picture that fills are the picture itself, several times over.
+	keptDiffBytes = 1 << 20
 	// gzipAbove is the size from which messages are compressed.
 	gzipAbove = 16 << 10
 	// idleView is how long a picture that nobody looks at is kept: a reload comes back to the same places.
@@ -36,6 +39,7 @@ const (
 type hub struct {
 	estate *estate.Estate
 	now    func() time.Time
+	pack   packer
 
 	mu       sync.Mutex
 	views    map[string]*shownView
@@ -47,7 +51,8 @@ type hub struct {
 
 // shownView is a view with its readers.
 type shownView struct {
-	key string
+	key  string
+	pack *packer
 
 	mu      sync.Mutex // guards view and what is below
 	view    *view.View
@@ -147,10 +152,14 @@ func (v *shownView) publish(at int64, rebuilt bool) {
 	if rebuilt {
 		v.diffs, v.restart = nil, rev
 	}
-	v.diffs = append(v.diffs, encode(rev, body))
-	if len(v.diffs) > keptDiffs {
-		v.diffs = append([]encoded(nil), v.diffs[1:]...)
+	v.diffs = append(v.diffs, v.pack.encode(rev, body))
+	size, first := 0, len(v.diffs)-1 // the newest stays in any case: most readers need just that
+	for size += v.diffs[first].size(); first > 0 && len(v.diffs)-first < keptDiffs; first-- {
+		if size += v.diffs[first-1].size(); size > keptDiffBytes {
+			break
+		}
 	}
+	v.diffs = slices.Delete(v.diffs, 0, first)
 	for c := range v.wakes {
 		select {
 		case c <- struct{}{}:
@@ -159,14 +168,25 @@ func (v *shownView) publish(at int64, rebuilt bool) {
 	}
 }
 
-func encode(rev uint64, body []byte) encoded {
+func (e encoded) size() int { return len(e.body) + len(e.flat) }
+
+// packer compresses messages. A compressor is larger than what it mostly compresses, so it is used again.
+type packer struct{ compressors sync.Pool }
+
+func (p *packer) encode(rev uint64, body []byte) encoded {
 	e := encoded{rev: rev, body: body}
 	if len(body) > gzipAbove {
 		var buf bytes.Buffer
-		w, _ := flate.NewWriter(&buf, flate.BestSpeed)
+		w, _ := p.compressors.Get().(*flate.Writer)
+		if w == nil {
+			w, _ = flate.NewWriter(&buf, flate.BestSpeed)
+		} else {
+			w.Reset(&buf)
+		}
 		_, _ = w.Write(body)
 		_ = w.Close()
-		e.flat = buf.Bytes()
+		p.compressors.Put(w)
+		e.flat = bytes.Clone(buf.Bytes()) // without the room that the buffer has left
 	}
 	return e
 }
@@ -205,7 +225,7 @@ func (h *hub) open(spec view.Spec, wake chan struct{}) (*shownView, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &shownView{key: key, view: made, wakes: map[chan struct{}]int{}}
+	v := &shownView{key: key, pack: &h.pack, view: made, wakes: map[chan struct{}]int{}}
 	at := h.now().UnixMilli()
 	var others []*shownView
 	h.estate.Flush(at, func(c estate.Changes) {
@@ -275,7 +295,7 @@ func (v *shownView) next(rev uint64) (list []encoded, whole bool) {
 		return list, false
 	}
 	if !v.have {
-		v.whole = encode(now, v.view.Frame(v.at))
+		v.whole = v.pack.encode(now, v.view.Frame(v.at))
 		v.have = true
 	}
 	return []encoded{v.whole}, true

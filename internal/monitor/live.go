@@ -286,7 +286,7 @@ func (c *liveConn) writer(ctx context.Context) {
 		}
 		for _, s := range subs {
 			if s.once != nil {
-				data, bin := encode(0, s.once).message("frame", s.id)
+				data, bin := c.m.hub.pack.encode(0, s.once).message("frame", s.id)
 				s.once = nil
 				if c.write(ctx, data, bin) != nil {
 					return

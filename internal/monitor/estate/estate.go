@@ -40,7 +40,7 @@ type Estate struct {
 	probes     map[string]*Probe
 	edges      map[edgeKey]*Edge
 	matches    map[matchKey]*match
-	listeners  map[listenKey]map[*listener]struct{}
+	listeners  map[listenKey]*listener // the first of each list
 	owners     map[netip.Addr]map[*Entity]struct{}
 	byRemote   map[netip.Addr]map[*half]struct{}
 	waiting    map[string]map[*Entity]struct{} // children by the id of a parent that is not known yet
@@ -59,7 +59,7 @@ type Estate struct {
 func New(ev *Events) *Estate {
 	return &Estate{
 		byID: map[string]*Entity{}, counts: map[string]int{}, probes: map[string]*Probe{}, edges: map[edgeKey]*Edge{}, matches: map[matchKey]*match{},
-		listeners: map[listenKey]map[*listener]struct{}{}, owners: map[netip.Addr]map[*Entity]struct{}{}, byRemote: map[netip.Addr]map[*half]struct{}{},
+		listeners: map[listenKey]*listener{}, owners: map[netip.Addr]map[*Entity]struct{}{}, byRemote: map[netip.Addr]map[*half]struct{}{},
 		waiting: map[string]map[*Entity]struct{}{}, text: map[string]string{}, aged: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
 	}
 }
@@ -372,31 +372,38 @@ func (s *Estate) redo(h *half) {
 
 func (s *Estate) putListener(p *Probe, in *probev1.Listener) {
 	if was := p.listeners[in.Ref]; was != nil {
+		delete(p.listeners, in.Ref)
 		s.dropListener(was)
 	}
 	e := p.entities[in.Entity]
 	if e == nil {
 		return
 	}
-	l := &listener{probe: p, entity: e, key: listenKey{port: uint16(in.Port), udp: in.Udp}}
+	l := &listener{entity: e, key: listenKey{port: uint16(in.Port), udp: in.Udp}}
 	if a, ok := netip.AddrFromSlice(in.Addr); ok {
 		l.key.addr = a.Unmap()
 	} else {
 		l.key.host = topology.HostID(p.Hostname)
 	}
 	p.listeners[in.Ref] = l
-	if s.listeners[l.key] == nil {
-		s.listeners[l.key] = map[*listener]struct{}{}
+	if l.next = s.listeners[l.key]; l.next != nil {
+		l.next.prev = l
 	}
-	s.listeners[l.key][l] = struct{}{}
+	s.listeners[l.key] = l
 	s.redoListener(l)
 }
 
 func (s *Estate) dropListener(l *listener) {
-	set := s.listeners[l.key]
-	delete(set, l)
-	if len(set) == 0 {
+	switch {
+	case l.prev != nil:
+		l.prev.next = l.next
+	case l.next != nil:
+		s.listeners[l.key] = l.next
+	default:
 		delete(s.listeners, l.key)
+	}
+	if l.next != nil {
+		l.next.prev = l.prev
 	}
 	s.redoListener(l)
 }
@@ -418,7 +425,7 @@ func (s *Estate) redoListener(l *listener) {
 func (s *Estate) putHalf(p *Probe, in *probev1.Edge) {
 	h := p.halves[in.Ref]
 	if h == nil {
-		h = &half{probe: p}
+		h = &half{}
 		p.halves[in.Ref] = h
 	} else if h.remote.IsValid() {
 		s.unindex(h)

@@ -86,6 +86,26 @@ func TestAddressesThatSeveralHaveAreNobodys(t *testing.T) {
 	want(t, s, "host;a>container;a;client client")
 }
 
+func TestAListenerGoesOnce(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	for i, d := range []*probev1.Delta{
+		{Listeners: []*probev1.Listener{{Ref: 9, Entity: 77, Port: 80}}}, // of something that is not told of: there is none now
+		{Listeners: []*probev1.Listener{{Ref: 10, Entity: 2, Port: 80}}},
+		{GoneListeners: []uint32{9}},
+		{Listeners: []*probev1.Listener{{Ref: 11, Entity: 1, Port: 80}, {Ref: 12, Entity: 1, Port: 80}}},
+		{GoneListeners: []uint32{11}},
+		{GoneListeners: []uint32{12}},
+	} {
+		d.Seq = uint64(2 + i)
+		if !s.Apply("b", d, 1) {
+			t.Fatal("refused")
+		}
+	}
+	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{{Ref: 5, Src: 2, RemoteAddr: []byte{10, 0, 0, 2}, Port: 80, Conns: 1, Seen: 1}}}, 1)
+	want(t, s, "container;a;client>container;b;server client")
+}
+
 func TestOutside(t *testing.T) {
 	t.Parallel()
 	s := two(t)

@@ -268,7 +268,6 @@ type edgeKey struct {
 
 // half is one edge as one probe reported it.
 type half struct {
-	probe            *Probe
 	src, dst         *Entity // nil: the side that remote is
 	remote           netip.Addr
 	port             uint16
@@ -296,11 +295,11 @@ type matchKey struct {
 	udp    bool
 }
 
-// listener is a server address of a host.
+// listener is a server address of a host, in the list of those with the same key.
 type listener struct {
-	probe  *Probe
-	entity *Entity
-	key    listenKey
+	entity     *Entity
+	key        listenKey
+	prev, next *listener
 }
 
 type listenKey struct {

@@ -1,6 +1,7 @@
 package estate
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -86,11 +87,21 @@ func (r *Recorder) begin(at int64) {
 	}
 	r.parts = append(r.parts, &part{from: at})
 	r.w.begin(at)
+	// What belongs together (the containers of a host, the edges of a client) gets numbers that are close, which are short.
+	list := make([]*Entity, 0, len(r.estate.byID))
 	for _, e := range r.estate.byID {
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b *Entity) int { return cmp.Compare(a.ID, b.ID) })
+	for _, e := range list {
 		r.w.entity(e)
 	}
-	for _, b := range r.estate.edges {
-		r.w.edge(b)
+	for _, e := range list {
+		for b := range e.bases {
+			if b.Src == e {
+				r.w.edge(b)
+			}
+		}
 		if len(r.w.raw) > packAbove {
 			r.pack()
 		}

@@ -13,8 +13,10 @@ import (
 //	edge    what is told of one, under its number; when it is new, also from where to where
 //	gone    an entity or an edge
 //
-// Numbers are varints. Entities are numbered in the order in which a part first tells of them; an edge's number is free again
-// when it has gone, and is written as the distance from the edge written before. A text is written where it is first used and
+// Numbers are varints. Entities are numbered in the order in which a part first tells of them. An edge's number is free again
+// when it has gone, and the one that is free for longest is taken next, so that those of edges that come together stay together.
+// Numbers of edges and of their ends are written as distances: an edge's from the one written before, its source from that of the
+// new edge before, its destination from its source. A text is written where it is first used and
 // has a number from then on.
 const (
 	recTime = iota
@@ -59,8 +61,9 @@ type partWriter struct {
 	texts map[string]uint32
 	rings []*numbers
 	edges uint32   // how many numbers edges have taken
-	free  []uint32 // of these, those that are free again
+	free  []uint32 // of these, those that are free again, in the order in which they became so
 	near  uint32   // the edge written last
+	src   uint32   // the source of the new edge written last
 }
 
 func (w *partWriter) begin(at int64) {
@@ -68,7 +71,7 @@ func (w *partWriter) begin(at int64) {
 	w.from, w.at, w.raw = at, at, w.raw[:0]
 	w.texts = make(map[string]uint32, len(w.texts))
 	w.rings = make([]*numbers, 0, len(w.rings))
-	w.edges, w.free, w.near = 0, w.free[:0], 0
+	w.edges, w.free, w.near, w.src = 0, nil, 0, 0
 }
 
 // changes writes what a flush found.
@@ -169,8 +172,8 @@ func (w *partWriter) edge(b *Edge) {
 	if fresh {
 		op |= edgeFresh
 		n := w.edges
-		if last := len(w.free) - 1; last >= 0 {
-			n, w.free = w.free[last], w.free[:last]
+		if len(w.free) > 0 {
+			n, w.free = w.free[0], w.free[1:]
 		} else {
 			w.edges++
 		}
@@ -186,8 +189,10 @@ func (w *partWriter) edge(b *Edge) {
 	w.raw = append(w.raw, op)
 	w.edgeNumber(b.recorded.number)
 	if fresh {
-		w.raw = binary.AppendUvarint(w.raw, uint64(b.Src.recorded.number))
-		w.raw = binary.AppendUvarint(w.raw, uint64(b.Dst.recorded.number))
+		src, dst := b.Src.recorded.number, b.Dst.recorded.number
+		w.raw = binary.AppendVarint(w.raw, int64(src)-int64(w.src))
+		w.raw = binary.AppendVarint(w.raw, int64(dst)-int64(src))
+		w.src = src
 		w.raw = binary.AppendUvarint(w.raw, uint64(b.Port))
 	}
 	w.raw = binary.AppendUvarint(w.raw, uint64(b.Conns))
@@ -212,7 +217,7 @@ type partReader struct {
 	texts           []string
 	entities        []*Entity // by number; nil: gone
 	edges           []pastEdge
-	near            int64
+	near, src       int64
 }
 
 type pastEdge struct {
@@ -317,7 +322,8 @@ func (r *partReader) edge(op byte) {
 	}
 	b := &r.edges[n]
 	if op&edgeFresh != 0 {
-		*b = pastEdge{src: uint32(r.uint()), dst: uint32(r.uint()), port: uint16(r.uint()), udp: op&edgeUDP != 0, there: true}
+		r.src += r.int()
+		*b = pastEdge{src: uint32(r.src), dst: uint32(r.src + r.int()), port: uint16(r.uint()), udp: op&edgeUDP != 0, there: true}
 	}
 	b.evidence = op >> edgeEvidence & 3
 	b.conns, b.fail, b.tx, b.rx, b.rtt = uint32(r.uint()), 0, 0, 0, 0

@@ -249,7 +249,7 @@ func (s *Estate) at(a netip.Addr, port uint16, udp bool) *Entity {
 			continue
 		}
 		var best *Entity
-		for l := range s.listeners[key] {
+		for l := s.listeners[key]; l != nil; l = l.next {
 			if l.entity.gone || l.entity.HostID() != owner.HostID() {
 				continue
 			}

@@ -55,7 +55,7 @@ func unpack(p uint16) float64 {
 }
 
 // headSlots is how many of the newest samples of a ring lie as they are.
-const headSlots = 32
+const headSlots = 16
 
 // Ring is the last hour of one metric of one entity. MakeRing makes it; the owner guards it.
 //
