@@ -364,7 +364,13 @@ func TestBrowser(t *testing.T) {
 	_, hosts := monitor(t, 20)
 	dying, lost := monitor(t, 3)
 	plugged, sleeper := plugins(t)
+	_, grows := monitor(t, 0)
+	program, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
 	env := []string{
+		"GROWS=" + grows, "PROGRAM=" + program,
 		"PLUGINS=" + plugged, fmt.Sprintf("SLEEPER=%d", sleeper),
 		"UP=" + cluster(t), "EMPTY=" + empty, "HOSTS=" + hosts, "LOST=" + lost, fmt.Sprintf("LOST_PID=%d", dying.cmd.Process.Pid), "PROFILES=" + t.TempDir(),
 	}

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { parseAnsi, plain } from "../src/ansi";
 import { bytes, duration, metric } from "../src/format";
-import { fit, zoomAt } from "../src/graph/camera";
+import { alike, fit, zoomAt } from "../src/graph/camera";
 import { Density } from "../src/graph/density";
 import { csv, follow, sorted, type Column } from "../src/ui/table";
 
@@ -49,6 +49,19 @@ test("zooming keeps the point under the pointer", () => {
   const f = fit({ x0: -100, y0: 0, x1: 300, y1: 100 }, 1000, 500);
   expect([f.x, f.y]).toEqual([100, 50]);
   expect(f.k * 400).toBeLessThanOrEqual(1000);
+});
+
+test("what is fitted is in the middle of any window, and few nodes are not blown up", () => {
+  for (const [w, h] of [[1280, 800], [390, 600], [120, 90]])
+    for (const [x0, y0, x1, y1] of [[-320, 0, -320, 0], [-320, 0, -240, 0], [0, 0, 5000, 100], [-7, -900, 7, 900]]) {
+      const f = fit({ x0, y0, x1, y1 }, w, h);
+      expect([f.x, f.y]).toEqual([(x0 + x1) / 2, (y0 + y1) / 2]);
+      expect(f.k).toBeLessThanOrEqual(1.6);
+      expect((x1 - x0) * f.k).toBeLessThan(w);
+      expect((y1 - y0) * f.k).toBeLessThan(h);
+    }
+  const c = { x: 0, y: 0, k: 1 };
+  expect([alike(c, { x: 5, y: 5, k: 1.05 }, 1000, 800), alike(c, { x: 0, y: 0, k: 1.2 }, 1000, 800), alike(c, { x: 30, y: 0, k: 1 }, 1000, 800), alike(c, { x: 0, y: 30, k: 1 }, 1000, 800)]).toEqual([true, false, false, false]);
 });
 
 test("the density of lines is clipped and adds up", () => {

@@ -475,7 +475,7 @@ func layered(nodes []Node, edges [][2]int) {
 	}
 	columns := max(8, int(math.Sqrt(float64(len(lonely))*2)))
 	for k, i := range lonely {
-		nodes[i].X, nodes[i].Y = int32(k%columns*80-columns*40), int32(y+k/columns*80)
+		nodes[i].X, nodes[i].Y = int32(k%columns*80-(min(columns, len(lonely))-1)*40), int32(y+k/columns*80)
 	}
 }
 

@@ -92,3 +92,22 @@ func BenchmarkArrange(b *testing.B) {
 		Arrange(Force, nodes, edges)
 	}
 }
+
+// Nodes without a connection stand below the middle of those with one, however few they are.
+func TestTheLonelyStandInTheMiddle(t *testing.T) {
+	t.Parallel()
+	for _, lonely := range []int{1, 2, 7} {
+		nodes := make([]Node, 4+lonely)
+		for i := range nodes {
+			nodes[i].Cluster = -1
+		}
+		Arrange(Layered, nodes, [][2]int{{0, 2}, {1, 2}, {2, 3}})
+		low, high := nodes[4].X, nodes[4].X
+		for _, n := range nodes[4:] {
+			low, high = min(low, n.X), max(high, n.X)
+		}
+		if low != -high {
+			t.Errorf("%d of them from %d to %d", lonely, low, high)
+		}
+	}
+}

@@ -2,7 +2,7 @@
 // What is near the pointer, selected or focused is drawn on top of either. How things look is in marks.ts, in which order they
 // are painted in painter.ts, the scene in scene.ts, what lies on top in overlay.ts.
 
-import { fit, maxZoom, minZoom, zoomAt, type Camera } from "./camera";
+import { alike, fit, maxZoom, minZoom, zoomAt, type Camera } from "./camera";
 import { Grid, nearestEdge } from "./grid";
 import type { Ctx } from "./ink";
 import { Marks, radius, type Look } from "./marks";
@@ -48,6 +48,8 @@ export class Renderer implements Held {
   private readonly scenes = new Scenes(this, this, this.painter);
   private readonly overlay = new Overlay(this, this.marks);
   private target: Camera | null = null;
+  /** The whole picture is kept in sight, whatever comes and however large the window is, until somebody looks elsewhere. */
+  private whole = true;
 
   constructor(canvas: HTMLCanvasElement) {
     this.canvas = canvas;
@@ -63,12 +65,17 @@ export class Renderer implements Held {
   resize(w: number, h: number) {
     const dpr = Math.min(2, devicePixelRatio || 1);
     if (w === this.w && h === this.h && dpr === this.dpr) return;
+    // What a person has just opened must not slip out of a window that its details make narrower.
+    const marked = this.picture.find(this.cursor);
+    const seen = marked >= 0 && this.sees(marked, 0);
     this.w = Math.max(1, w);
     this.h = Math.max(1, h);
     this.dpr = dpr;
     this.canvas.width = Math.round(this.w * dpr);
     this.canvas.height = Math.round(this.h * dpr);
     this.scenes.drop();
+    if (this.whole) this.settle(false);
+    else if (seen) this.reveal(marked);
     this.drawNow();
   }
 
@@ -113,11 +120,20 @@ export class Renderer implements Held {
 
   // Camera
 
+  /** Shows the whole picture, and goes on doing so. */
   fit(animate = true) {
+    this.whole = true;
     this.goto(fit(this.picture.bounds(), this.w, this.h), animate);
   }
 
-  goto(c: Camera, animate = true) {
+  /** Shows the whole picture after it or the window has changed, unless somebody looks elsewhere. */
+  settle(animate = true) {
+    if (!this.whole || this.picture.count === 0 || this.lasso.length > 0) return;
+    const want = fit(this.picture.bounds(), this.w, this.h);
+    if (!animate || !alike(this.target ?? this.camera, want, this.w, this.h)) this.goto(want, animate);
+  }
+
+  private goto(c: Camera, animate = true) {
     if (!animate || this.still) {
       this.camera = c;
       this.target = null;
@@ -126,22 +142,30 @@ export class Renderer implements Held {
   }
 
   centre(i: number, k = Math.max(this.camera.k, 0.7)) {
+    this.whole = false;
     this.goto({ x: this.picture.tx[i], y: this.picture.ty[i], k });
   }
 
   /** Moves the camera just so far that the node is well inside the window. */
   reveal(i: number) {
+    if (!this.sees(i, Math.min(60, this.w / 6 - 1, this.h / 6 - 1))) this.centre(i, Math.max(this.camera.k, 0.25));
+  }
+
+  /** Whether a node is in the window, so far from its edges. */
+  private sees(i: number, edge: number) {
     const [x, y] = this.toScreen(this.picture.tx[i], this.picture.ty[i]);
-    if (x < 60 || y < 60 || x > this.w - 60 || y > this.h - 80) this.centre(i, Math.max(this.camera.k, 0.25));
+    return x >= edge && y >= edge && x <= this.w - edge && y <= this.h - edge;
   }
 
   pan(dx: number, dy: number) {
+    this.whole = false;
     this.target = null;
     this.camera = { ...this.camera, x: this.camera.x - dx / this.camera.k, y: this.camera.y - dy / this.camera.k };
     this.invalidate();
   }
 
   zoom(factor: number, px = this.w / 2, py = this.h / 2) {
+    this.whole = false;
     this.target = null;
     this.camera = zoomAt(this.camera, factor, px - this.w / 2, py - this.h / 2);
     this.invalidate();

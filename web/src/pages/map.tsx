@@ -38,15 +38,20 @@ export function MapPage() {
       const r = renderer.current;
       if (!r) return;
       r.picture = feed.picture;
-      if (kind === "frame" && fitted.current !== frameKey && feed.picture.count > 0) {
+      if (feed.picture.view === vs.view && feed.picture.count > 0) {
+        // Another view is shown whole; the same one stays where its reader has moved it.
         const first = fitted.current === "";
-        fitted.current = frameKey;
-        r.fit(!first);
+        if (first || (kind === "frame" && fitted.current !== frameKey)) {
+          fitted.current = frameKey;
+          r.fit(!first);
+        } else r.settle();
       }
       if (kind === "frame") r.drawNow();
       else r.invalidate();
       if (kind === "diff") performance.mark("diff-applied");
     },
+    // The key holds the view.
+    // eslint-disable-next-line react-hooks/exhaustive-deps
     [frameKey],
   );
   const { feed, error, loaded, version } = usePicture(vs.view, vs.options, changed);

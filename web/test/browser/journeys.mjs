@@ -1,11 +1,13 @@
 // What people do with the console, in a real browser. The Go test (test/console) starts what is looked at and gives the links.
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { drawn, open } from "./browser.mjs";
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const { UP, EMPTY, HOSTS, LOST, LOST_PID, PLUGINS } = process.env;
+const { UP, EMPTY, HOSTS, LOST, LOST_PID, PLUGINS, GROWS, PROGRAM } = process.env;
 const only = process.argv[2];
 
 /** Rules of WCAG 2.2 AA that the page breaks. */
@@ -19,6 +21,27 @@ const broken = new Map();
 /** Notes what is broken; each journey ends by saying that nothing was. */
 async function accessible(page, where) {
   broken.set(page, [...(broken.get(page) ?? []), ...(await violations(page)).map((v) => `${where}: ${v}`)]);
+}
+
+/** Where the nodes are drawn: by how much the middle of all is not that of the map, and what room is left around them. With a number: only when so many are in the middle. */
+const placed = (want) => {
+  const r = window.mapRenderer, p = r.picture, map = document.querySelector(".map").getBoundingClientRect();
+  let x0 = Infinity, y0 = Infinity, x1 = -Infinity, y1 = -Infinity;
+  for (let i = 0; i < p.count; i++) {
+    const [x, y] = r.toScreen(p.x[i], p.y[i]);
+    x0 = Math.min(x0, x), x1 = Math.max(x1, x), y0 = Math.min(y0, y), y1 = Math.max(y1, y);
+  }
+  const at = { n: p.count, view: p.view, dx: Math.abs((x0 + x1 - map.width) / 2), dy: Math.abs((y0 + y1 - map.height) / 2), room: Math.min(x0, y0, map.width - x1, map.height - y1), map: [map.width, map.height], camera: { ...r.camera } };
+  return want === undefined || (at.n === want && at.dx <= Math.max(6, map.width * 0.02) && at.dy <= Math.max(6, map.height * 0.02) && at.room >= 25 && r.camera.k <= 1.6) ? at : false;
+};
+
+/** Waits until so many nodes are drawn in the middle of the map. */
+async function centred(page, n, what) {
+  try {
+    await page.waitForFunction(placed, n, { timeout: 15_000 });
+  } catch {
+    assert.fail(`${what}: not ${n} nodes in the middle: ${JSON.stringify(await page.evaluate(placed))}`);
+  }
 }
 
 const go = async (page, name) => page.getByRole("navigation").getByRole("link", { name, exact: false }).first().click();
@@ -344,6 +367,80 @@ const journeys = {
     await page.waitForFunction(async () => (await (await fetch("/api/v1/search?q=" + encodeURIComponent("host:sim-0005 kind:container state:exited"))).json()).total === 10);
   },
 
+  /** The first picture is whole and in the middle, however few or many nodes there are, and stays where its reader moves it. */
+  async centred({ page }) {
+    // Somebody opens the page before any host reports; hosts come, one and then more.
+    await page.goto(GROWS);
+    await page.getByText("No host reports yet").waitFor();
+    const origin = new URL(page.url()).origin;
+    const probes = [];
+    const join = (name, hosts) => probes.push(spawn(PROGRAM, ["probe", `--monitors=${new URL(origin).host}`, "--token=between", `--simulate=${hosts}`, `--hostname=${name}`], { stdio: "ignore" }));
+    try {
+      await page.goto(origin + "/map?view=hosts&group=none&o.pseudo=hide");
+      await page.getByText("No host reports yet").waitFor();
+      join("sim", 1);
+      await centred(page, 1, "the first host comes");
+      probes.pop().kill();
+      join("sim", 5);
+      await centred(page, 5, "four more come");
+    } finally {
+      for (const p of probes) (p.kill(), await once(p, "exit"));
+    }
+    await page.goto(HOSTS);
+    await drawn(page, 200);
+    const hosts = (n) => Array.from({ length: n }, (_, i) => `host:sim-${String(i + 1).padStart(4, "0")}`).join(" or ");
+    const at = (view, n) => `${new URL(HOSTS).origin}/map?group=none&o.pseudo=hide&view=${view}&q=${encodeURIComponent(hosts(n))}`;
+    for (const [view, some, n] of [["hosts", 1, 1], ["hosts", 2, 2], ["hosts", 5, 5], ["containers", 5, 50]]) {
+      const what = `${n} ${view}`;
+      await page.setViewportSize({ width: 1440, height: 900 });
+      await page.goto(at(view, some));
+      await centred(page, n, what);
+      await page.setViewportSize({ width: 900, height: 620 });
+      await centred(page, n, `${what}, the window made smaller`);
+      await page.setViewportSize({ width: 390, height: 844 });
+      await centred(page, n, `${what}, on a phone`);
+      await page.setViewportSize({ width: 1280, height: 800 });
+      await centred(page, n, `${what}, the window made larger`);
+      const [x, y] = await page.evaluate(() => { const r = window.mapRenderer, b = document.querySelector(".map").getBoundingClientRect(), [x, y] = r.toScreen(r.picture.x[0], r.picture.y[0]); return [x + b.left, y + b.top]; });
+      await page.mouse.click(x, y);
+      await details(page).getByRole("heading", { level: 2 }).first().waitFor();
+      await page.waitForFunction(() => document.querySelector(".map").getBoundingClientRect().width < 900);
+      await centred(page, n, `${what}, the details open`);
+      await page.keyboard.press("Escape");
+      await details(page).waitFor({ state: "detached" });
+      await centred(page, n, `${what}, the details closed`);
+    }
+    // Another view of the same page is whole and in the middle, too.
+    await page.goto(at("containers", 5));
+    await centred(page, 50, "containers");
+    await page.getByRole("button", { name: "Zoom in" }).click();
+    await page.evaluate((to) => { history.pushState(null, "", to); dispatchEvent(new PopStateEvent("popstate")); }, at("hosts", 5));
+    await centred(page, 5, "hosts after containers");
+    // What the reader does with it stays: over a change of the picture, of the window, and over the details.
+    const map = await page.locator(".map").boundingBox();
+    await page.mouse.move(map.x + 30, map.y + 30);
+    await page.mouse.down();
+    await page.mouse.move(map.x + 230, map.y + 90, { steps: 5 });
+    await page.mouse.up();
+    const moved = (await page.evaluate(placed)).camera;
+    const held = async (what) => assert.deepEqual((await page.evaluate(placed)).camera, moved, what);
+    await page.setViewportSize({ width: 1100, height: 700 });
+    await page.waitForFunction(() => document.querySelector(".map canvas").getBoundingClientRect().width < 1000);
+    await held("the window is made smaller");
+    const rev = await page.evaluate(() => window.mapRenderer.picture.rev);
+    await page.waitForFunction((was) => window.mapRenderer.picture.rev > was + 1, rev);
+    await held("the picture changes");
+    await page.getByRole("button", { name: "Fit everything in" }).click();
+    await centred(page, 5, "fitted again");
+    // A node at the edge of what is shown does not slip out under its own details.
+    await page.setViewportSize({ width: 1280, height: 800 });
+    await centred(page, 5, "the window made larger");
+    const [px, py, width] = await page.evaluate(() => { const r = window.mapRenderer; const [x, y] = r.toScreen(r.picture.x[0], r.picture.y[0]); r.pan(r.w - 70 - x, 200 - y); const b = document.querySelector(".map").getBoundingClientRect(); return [b.left + r.w - 70, b.top + 200, b.width]; });
+    await page.mouse.click(px, py);
+    await page.waitForFunction((was) => document.querySelector(".map").getBoundingClientRect().width < was, width);
+    await page.waitForFunction(() => { const r = window.mapRenderer; const [x, y] = r.toScreen(r.picture.x[0], r.picture.y[0]); return x > 0 && x < r.w && y > 0 && y < r.h && Math.abs(document.querySelector(".map").getBoundingClientRect().width - r.w) < 1; });
+  },
+
   /** What plugins bring: a table of them with what is wrong, their tables and metrics on nodes, their controls. */
   async plugins({ page }) {
     await page.goto(PLUGINS);
@@ -422,7 +519,7 @@ async function make(name) {
 }
 
 // Two at a time. Those in one lane look at the same monitor.
-const lanes = [["newcomer", "accessibility", "plugins"], ["keyboard", "states", "many", "lost"]];
+const lanes = [["newcomer", "accessibility", "plugins"], ["keyboard", "states", "many", "centred", "lost"]];
 await Promise.all(lanes.map(async (lane) => {
   for (const name of lane) await make(name);
 }));
