@@ -30,6 +30,7 @@ type monitorSettings struct {
 	ZkSync         string      `flag:"zk_sync" default:"" help:"URL of a ZooKeeper replication engine (zk sync --listen) whose state the console shows."`
 	MetricsOpen    bool        `flag:"metrics_open" default:"false" help:"Serve /metrics without a login."`
 	ReplicaID      string      `flag:"replica_id" default:"" help:"Name of this replica. The host's name by default."`
+	Replicas       []string    `flag:"replicas" default:"" help:"Other monitors with the same accounts.json (https://m2:4040,…). The console goes on there when this one is gone. This one may be among them."`
 	ProbeToken     string      `flag:"probe_token" default:"" secret:"true" help:"A secret that probes may use, besides the tokens that admins make."`
 	ReadyFile      config.Path `flag:"ready_file" default:"" help:"File to write {\"monitor\":URL,\"pid\":N} to when requests are answered."`
 }
@@ -58,7 +59,7 @@ The first start prints a link that logs an administrator in. Probes need a token
 		m, err := monitor.New(monitor.Config{
 			Listen: in.Listen, DataDir: string(in.DataDir), Auth: in.Auth, ViewerLogs: in.ViewerLogs, AllowedOrigins: in.AllowedOrigins,
 			CertFile: string(in.CertFile), KeyFile: string(in.KeyFile), ClientCAFile: string(in.ClientCAFile), Master: in.Master, Marathon: in.Marathon, ZkSync: in.ZkSync,
-			MetricsOpen: in.MetricsOpen, ReplicaID: in.ReplicaID, ProbeToken: in.ProbeToken,
+			MetricsOpen: in.MetricsOpen, ReplicaID: in.ReplicaID, Replicas: in.Replicas, ProbeToken: in.ProbeToken,
 		}, monitor.Deps{Logger: log})
 		if err != nil {
 			return err

@@ -89,6 +89,7 @@ type accounts struct {
 	}
 	fixed map[string]identity // hash of a secret from the configuration to who it is
 	tries map[string][]int64  // failed logins by address, ms
+	spent map[string]int64    // handed over sessions that were taken, and until when they would be valid, ms
 	// nobody gives a hash that makes an unknown name take as long as a wrong password. It is made when it is first needed: it takes
 	// long by design, and a monitor that was started again has probes waiting.
 	nobody func() []byte
@@ -115,7 +116,7 @@ type identity struct {
 }
 
 func openAccounts(dir string, now func() time.Time) (*accounts, error) {
-	a := &accounts{now: now, fixed: map[string]identity{}, tries: map[string][]int64{}}
+	a := &accounts{now: now, fixed: map[string]identity{}, tries: map[string][]int64{}, spent: map[string]int64{}}
 	a.data.Users, a.data.Tokens, a.data.Saved = map[string]*user{}, map[string]*token{}, map[string]*Saved{}
 	a.nobody = sync.OnceValue(func() []byte {
 		hash, err := bcrypt.GenerateFromPassword([]byte(secret("")[:32]), bcrypt.DefaultCost)
@@ -278,37 +279,55 @@ type session struct {
 func (a *accounts) seal(id identity) (cookie string, s session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s = session{Name: id.name, Role: id.role.String(), Until: a.now().Add(sessionLife).UnixMilli(), CSRF: secret("")}
+	s = session{Name: id.name, Role: id.role.String(), Until: id.expMs, CSRF: secret("")}
+	if s.Until == 0 {
+		s.Until = a.now().Add(sessionLife).UnixMilli()
+	}
 	if u := a.data.Users[id.name]; u != nil {
 		s.Epoch = u.Epoch
 	}
-	b, _ := json.Marshal(s)
-	body := base64.RawURLEncoding.EncodeToString(b)
-	return body + "." + a.sign(body), s
+	return a.signed("session", s), s
 }
 
-func (a *accounts) sign(body string) string {
+// signed writes something down so that it can't be changed, nor be taken for something of another kind.
+func (a *accounts) signed(kind string, v any) string {
+	b, _ := json.Marshal(v)
+	body := base64.RawURLEncoding.EncodeToString(b)
+	return body + "." + a.sign(kind, body)
+}
+
+func (a *accounts) sign(kind, body string) string {
 	h := hmac.New(sha256.New, a.data.Key)
-	h.Write([]byte("session:" + body))
+	h.Write([]byte(kind + ":" + body))
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-func (a *accounts) unseal(cookie string) (identity, bool) {
-	body, sig, ok := strings.Cut(cookie, ".")
-	if !ok || len(cookie) > 4096 {
-		return identity{}, false
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if subtle.ConstantTimeCompare([]byte(sig), []byte(a.sign(body))) != 1 {
-		return identity{}, false
+// read is the other way round. The caller holds the lock.
+func (a *accounts) read(kind, text string, out any) bool {
+	body, sig, ok := strings.Cut(text, ".")
+	if !ok || len(text) > 4096 || subtle.ConstantTimeCompare([]byte(sig), []byte(a.sign(kind, body))) != 1 {
+		return false
 	}
 	b, err := base64.RawURLEncoding.DecodeString(body)
+	return err == nil && json.Unmarshal(b, out) == nil
+}
+
+func (a *accounts) unseal(cookie string) (identity, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	var s session
-	if err != nil || json.Unmarshal(b, &s) != nil || s.Until < a.now().UnixMilli() {
+	if !a.read("session", cookie, &s) {
 		return identity{}, false
 	}
-	if !strings.Contains(s.Name, ":") && s.Name != "link" { // a user: still there and unchanged
+	return a.stands(s)
+}
+
+// stands tells whose session it is, if it has not ended and its user is still there and unchanged. The caller holds the lock.
+func (a *accounts) stands(s session) (identity, bool) {
+	if s.Until < a.now().UnixMilli() {
+		return identity{}, false
+	}
+	if !strings.Contains(s.Name, ":") && s.Name != "link" { // neither a token nor the link of a start: a user
 		u := a.data.Users[s.Name]
 		if u == nil || u.Epoch != s.Epoch || u.Role != s.Role {
 			return identity{}, false
@@ -326,6 +345,9 @@ var reName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
 func (a *accounts) putUser(name, role, password string) (user, error) {
 	if !reName.MatchString(name) {
 		return user{}, fail("bad_request", "a user's name is 1 to 64 letters, digits or ._@-", "")
+	}
+	if name == "link" { // whose sessions are not looked up among the users
+		return user{}, fail("bad_request", "link is the name of whoever came by the link of the first start", "choose another")
 	}
 	if _, err := parseRole(role); err != nil {
 		return user{}, err

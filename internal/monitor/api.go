@@ -33,6 +33,7 @@ func (m *Monitor) table() []route {
 	return []route{
 		{"GET", "/api/v1/session", RoleNone, m.session, "Who is logged in", ""},
 		{"POST", "/api/v1/logout", RoleNone, m.logout, "End the session", ""},
+		{"POST", "/api/v1/handover", RoleViewer, m.handOver, "Write the session down for a replica", ""},
 		{"GET", "/api/v1/status", RoleViewer, m.status, "The monitor itself", ""},
 		{"GET", "/api/v1/probes", RoleViewer, m.listProbes, "Probes and their collectors", ""},
 		{"GET", "/api/v1/plugins", RoleViewer, m.listPlugins, "Plugins of the probes", ""},
@@ -156,7 +157,7 @@ func (m *Monitor) status(w http.ResponseWriter, _ *http.Request, _ identity) err
 	views, readers := m.hub.active()
 	from, to := m.replaySpan()
 	writeJSON(w, http.StatusOK, map[string]any{
-		"version": version.Version, "now_ms": m.hub.now().UnixMilli(), "started_ms": m.started.UnixMilli(), "replica": m.cfg.ReplicaID,
+		"version": version.Version, "now_ms": m.hub.now().UnixMilli(), "started_ms": m.started.UnixMilli(), "replica": m.cfg.ReplicaID, "replicas": m.replicas(),
 		"probes": states, "entities": counts, "edges": edges, "views_active": views, "subscribers": readers, "auth": m.cfg.Auth,
 		"cluster": map[string]bool{"master": m.cfg.Master != "", "marathon": m.cfg.Marathon != "", "zksync": m.cfg.ZkSync != ""},
 		"replay":  map[string]int64{"from_ms": from, "to_ms": to},

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 )
 
@@ -32,6 +33,9 @@ type Config struct {
 	MetricsOpen bool
 	// ReplicaID names this replica. Default: the host's name.
 	ReplicaID string
+	// Replicas are the origins (https://m2:4040) of other monitors with the same accounts.json, to which a page goes whose own is
+	// gone. A monitor's own may be among them, so that all can be told the same.
+	Replicas []string
 	// AdminToken and ProbeToken are secrets that `up` makes; they are accepted besides those of the data directory.
 	AdminToken, ProbeToken string
 }
@@ -91,5 +95,26 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("allowed-origins: %q is not a host or host:port", o))
 		}
 	}
+	if len(c.Replicas) > maxReplicas {
+		errs = append(errs, fmt.Errorf("replicas: at most %d", maxReplicas))
+	}
+	for _, o := range c.Replicas {
+		// They go into the page's security policy as they are, and pages go to them with a session: nothing but a plain origin.
+		switch {
+		case !reOrigin.MatchString(o):
+			errs = append(errs, fmt.Errorf("replicas: %q is not of the form https://name:port (a name or an IPv4 address, nothing after the port)", o))
+		case c.CertFile != "" && !strings.HasPrefix(o, "https://"):
+			errs = append(errs, fmt.Errorf("replicas: %q has no TLS, and this monitor has: a session must not go from one to the other", o))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+const maxReplicas = 16
+
+var reOrigin = regexp.MustCompile(`^https?://[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*(:[0-9]{1,5})?$`)
+
+// replicas are the origins of the other monitors, never null.
+func (m *Monitor) replicas() []string {
+	return append([]string{}, m.cfg.Replicas...)
 }

@@ -99,7 +99,7 @@ func (m *Monitor) sameOrigin(r *http.Request) error {
 }
 
 func (m *Monitor) login(w http.ResponseWriter, r *http.Request) {
-	var in struct{ User, Password, Token string }
+	var in struct{ User, Password, Token, Handover string }
 	err := m.sameOrigin(r)
 	if err == nil {
 		err = m.accounts.throttle(clientAddr(r))
@@ -113,20 +113,26 @@ func (m *Monitor) login(w http.ResponseWriter, r *http.Request) {
 	}
 	var id identity
 	var ok bool
-	if in.Token != "" {
+	what, wrong := "", fail("unauthenticated", "the name, password or token is wrong", "")
+	switch {
+	case in.Handover != "":
+		id, ok = m.accounts.takeOver(in.Handover)
+		what = "a session that another monitor had made"
+		wrong = fail("unauthenticated", "the session of the other monitor is not known here, or has ended", "log in; monitors with the same accounts.json know each other's sessions")
+	case in.Token != "":
 		id, ok = m.accounts.bearer(in.Token)
 		ok = ok && !id.probe
-	} else {
+	default:
 		id, ok = m.accounts.login(in.User, in.Password)
 	}
-	entry := auditEntry{At: m.hub.now().UnixMilli(), User: id.name, Role: id.role.String(), From: clientAddr(r), Action: "login", Outcome: "ok"}
+	entry := auditEntry{At: m.hub.now().UnixMilli(), User: id.name, Role: id.role.String(), From: clientAddr(r), Action: "login", Outcome: "ok", Detail: what}
 	if !ok {
 		m.accounts.failed(clientAddr(r))
 		entry.User, entry.Outcome = in.User, "denied"
 		if err := m.audit.add(entry); err != nil {
 			m.log.Error("audit failed", "err", err)
 		}
-		m.writeError(w, fail("unauthenticated", "the name, password or token is wrong", ""))
+		m.writeError(w, wrong)
 		return
 	}
 	if err := m.audit.add(entry); err != nil {
@@ -136,7 +142,7 @@ func (m *Monitor) login(w http.ResponseWriter, r *http.Request) {
 	cookie, s := m.accounts.seal(id)
 	http.SetCookie(w, &http.Cookie{
 		Name: sessionCookie, Value: cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
-		Secure: r.TLS != nil, MaxAge: int(sessionLife.Seconds()),
+		Secure: r.TLS != nil, MaxAge: int((s.Until - m.hub.now().UnixMilli()) / 1000),
 	})
 	writeJSON(w, http.StatusOK, map[string]any{"user": id.name, "role": id.role.String(), "csrf": s.CSRF, "expires_ms": s.Until})
 }

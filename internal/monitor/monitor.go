@@ -92,7 +92,7 @@ func New(cfg Config, deps Deps) (*Monitor, error) {
 			return nil, err
 		}
 	}
-	m.handler = secure(m.routes(console.Handler()))
+	m.handler = secure(m.routes(console.Handler()), cfg.Replicas)
 	m.listener = deps.Listener
 	if m.listener == nil {
 		if m.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
@@ -226,17 +226,20 @@ func (m *Monitor) streamContext(r *http.Request) (context.Context, context.Cance
 	}
 }
 
-// secure sets what every answer carries: nothing is loaded from elsewhere, framed, or guessed.
-func secure(next http.Handler) http.Handler {
+// secure sets what every answer carries: nothing is loaded from elsewhere, framed, or guessed. Pages may ask other monitors, and
+// nobody else, whether they are there; they are told no more than that, since no answer names another origin that may read it.
+func secure(next http.Handler, replicas []string) http.Handler {
+	connect := strings.Join(append([]string{"'self'"}, replicas...), " ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src "+connect+"; worker-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		if strings.HasPrefix(r.URL.Path, "/api/") {
 			h.Set("Cache-Control", "no-store")
+			h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -141,7 +141,7 @@ func TestAViewerActsNowhere(t *testing.T) {
 	}
 	cookie, csrf := m.testSession(RoleViewer)
 	// What a viewer may send: its own session and its own saved views.
-	may := []string{"POST /api/v1/logout", "POST /api/v1/saved", "PUT /api/v1/saved/{id}", "DELETE /api/v1/saved/{id}"}
+	may := []string{"POST /api/v1/logout", "POST /api/v1/handover", "POST /api/v1/saved", "PUT /api/v1/saved/{id}", "DELETE /api/v1/saved/{id}"}
 	least := map[string]Role{}
 	for _, rt := range m.table() {
 		least[rt.method+" "+rt.path] = rt.role

@@ -133,6 +133,9 @@ func (p *Probe) sandboxLogs(ctx context.Context, req *probev1.Request, e *probev
 	if err != nil {
 		tail = 1 << 30
 	}
+	if since := arg(req, "since"); since != "" && since != "0" && arg(req, "follow") == "1" {
+		tail = 0 // what came since can't be told from what was there before: somebody who has read up to about now goes on
+	}
 	var tails []*logTail
 	for _, f := range []struct {
 		name   string

@@ -356,6 +356,45 @@ func plugins(t testing.TB) (link string, sleeper int) {
 	return link, sleeper
 }
 
+// replicas runs two monitors that know the same users and sessions, the first of which tells of the second. They have different
+// names, so that a browser takes them for different sites: what one has set is not sent to the other.
+func replicas(t testing.TB) (env []string) {
+	t.Helper()
+	one, two := t.TempDir(), t.TempDir()
+	ready := filepath.Join(t.TempDir(), "ready.json")
+	second := start(t, "monitor", "--listen=127.0.0.1:0", "--probe-token=between", "--data-dir="+two, "--replica-id=second").link()
+	base, token, _ := strings.Cut(second, "/#token=")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, base+"/api/v1/users/vera", strings.NewReader(`{"role":"viewer","password":"correct horse"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	accounts, err := os.ReadFile(filepath.Join(two, "accounts.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(one, "accounts.json"), accounts, 0o600)
+	}
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%v %s", err, resp.Status)
+	}
+	named := strings.Replace(base, "127.0.0.1", "localhost", 1)
+	first := start(t, "monitor", "--listen=127.0.0.1:0", "--probe-token=between", "--data-dir="+one, "--replica-id=first", "--replicas="+named, "--ready-file="+ready)
+	var at struct{ Monitor string }
+	eventually(t, "the first monitor", func() bool {
+		b, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(b, &at) == nil
+	})
+	start(t, "probe", "--monitors="+strings.TrimPrefix(at.Monitor, "http://")+","+strings.TrimPrefix(base, "http://"), "--token=between", "--simulate=3")
+	for _, m := range []string{at.Monitor, base} {
+		eventually(t, "all containers at both", func() bool { return strings.Contains(get(t, m+"/#token="+token, "/api/v1/status"), `"container":30`) })
+	}
+	return []string{"FIRST=" + at.Monitor + "/", fmt.Sprintf("FIRST_PID=%d", first.cmd.Process.Pid), "SECOND=" + named}
+}
+
 // Journeys of people through a real browser: web/test/browser/journeys.mjs.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
@@ -369,12 +408,13 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	both := replicas(t)
 	env := []string{
 		"GROWS=" + grows, "PROGRAM=" + program,
 		"PLUGINS=" + plugged, fmt.Sprintf("SLEEPER=%d", sleeper),
 		"UP=" + cluster(t), "EMPTY=" + empty, "HOSTS=" + hosts, "LOST=" + lost, fmt.Sprintf("LOST_PID=%d", dying.cmd.Process.Pid), "PROFILES=" + t.TempDir(),
 	}
-	out := run(t, env, "node", "test/browser/journeys.mjs")
+	out := run(t, append(env, both...), "node", "test/browser/journeys.mjs")
 	if !strings.Contains(out, "journeys done") {
 		t.Fatalf("no journey was made:\n%s", out)
 	}

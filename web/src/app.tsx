@@ -1,5 +1,6 @@
 import { Component, lazy, Suspense, useEffect, useState, type ReactNode } from "react";
 import { login, loginProblem, logout, may, session, status, type ApiError } from "./api/client";
+import { failover, others, stay } from "./api/failover";
 import { connection, live } from "./api/live";
 import { usePolling, useViewState, views } from "./estate";
 import { ago, clock, duration, plural } from "./format";
@@ -135,7 +136,12 @@ function Shell() {
   usePolling();
   useEffect(() => {
     live.start();
-    return () => live.stop();
+    // What is in the dock or asked in a dialog does not come along: then the person is asked.
+    failover.start(() => dock.used || !!document.querySelector("[role=dialog]"));
+    return () => {
+      failover.stop();
+      live.stop();
+    };
   }, []);
   useStore(status);
   const place = placeOf(r.path);
@@ -309,17 +315,24 @@ function LiveChip() {
   );
 }
 
-/** The picture stays when the monitor is gone, and this says how old it is. */
+/** The picture stays when the monitor is gone, and this says how old it is, and where it could go on. */
 function LostBanner() {
   const c = useStore(connection);
   const now = useNow(1000);
+  const elsewhere = useStore(others);
+  const staying = useStore(stay);
   if (c.state !== "lost") return null;
+  const there = elsewhere.filter((r) => r.answers);
   return (
     <div className="banner lost" role="alert">
       <Icon name="probe" />
       <span className="grow">
         Connection lost. {c.heard ? <>What you see is <b className="num">{duration(now - c.heard)}</b> old, from {clock(c.heard)}.</> : "Nothing has been heard yet."} Trying again by itself.
+        {there.length > 0 && (dock.used ? " Another monitor answers. Logs and terminals would be closed." : " Another monitor answers.")}
+        {elsewhere.length > 0 && there.length === 0 && " No other monitor answers either."}
       </span>
+      {there.map((r) => <Button key={r.origin} small icon="link" onClick={() => failover.go(r.origin)}>Go on at {new URL(r.origin).host}</Button>)}
+      {there.length > 0 && !staying && !dock.used && <Button small kind="ghost" onClick={() => stay.set(true)}>Stay</Button>}
       <Button small onClick={() => live.hurry()}>Try now</Button>
     </div>
   );

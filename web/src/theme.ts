@@ -11,6 +11,15 @@ function resolve(t: Theme): Exclude<Theme, "system"> {
   return matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
 }
 
+// A page that comes from another monitor brings its look along (api/failover.ts).
+if (typeof location !== "undefined") {
+  const brought = /[#&]theme=(dark|light|contrast)$/.exec(location.hash)?.[1];
+  if (brought) {
+    choice.set(brought as Theme);
+    history.replaceState(null, "", location.pathname + location.search + location.hash.replace(/[#&]theme=\w+$/, ""));
+  }
+}
+
 /** What is shown. */
 export const theme: Store<Exclude<Theme, "system">> = (() => {
   let value = resolve(choice.get());

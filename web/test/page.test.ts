@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { parseAnsi, plain } from "../src/ansi";
+import { candidates } from "../src/api/client";
 import { bytes, duration, metric } from "../src/format";
 import { alike, fit, zoomAt } from "../src/graph/camera";
 import { Density } from "../src/graph/density";
@@ -87,4 +88,11 @@ test("the active row stays the same one when rows move, and its place stays when
   expect(follow(["a"], id, "b", 1)).toBe(0);
   expect(follow(["a", "b"], id, undefined, 0)).toBe(0);
   expect(follow([], id, "b", 1)).toBe(0);
+});
+
+test("a page goes to another monitor than its own, and never from TLS to none", () => {
+  const all = ["https://m1:4040", "http://m2:4040", "https://m3:4040"];
+  expect(candidates(all, { origin: "https://m1:4040", protocol: "https:" })).toEqual(["https://m3:4040"]);
+  expect(candidates(all, { origin: "http://m2:4040", protocol: "http:" })).toEqual(["https://m1:4040", "https://m3:4040"]);
+  expect(candidates([], { origin: "http://m2:4040", protocol: "http:" })).toEqual([]);
 });

@@ -63,30 +63,45 @@ export async function send<T>(method: "POST" | "PUT" | "DELETE", path: string, b
 export const api = "/api/v1";
 export const nodePath = (id: string) => `${api}/nodes/${encodeURIComponent(id)}`;
 
-/** The session of the cookie, or that of the token in the address, which is taken out of it at once. */
+/**
+ * The session of the token in the address, of the cookie, or that another monitor has handed over to this page, in this order.
+ * What the address holds is taken out of it at once.
+ */
 export async function begin() {
   const m = /^#token=(.+)$/.exec(location.hash);
-  if (m) {
-    history.replaceState(null, "", location.pathname + location.search);
+  const brought = new URLSearchParams(location.hash.slice(1)).get("handover");
+  if (m || brought) history.replaceState(null, "", location.pathname + location.search);
+  if (m)
     try {
       session.set(await send<Session>("POST", `${api}/login`, { token: decodeURIComponent(m[1]) }));
       return;
     } catch (e) {
       loginProblem.set((e as ApiError).message);
     }
-  }
   for (;;) {
     try {
       session.set(await get<Session>(`${api}/session`));
       return;
     } catch (e) {
       if ((e as ApiError).status === 401 || (e as ApiError).status === 403) {
+        if (brought)
+          try {
+            session.set(await send<Session>("POST", `${api}/login`, { handover: brought }));
+            return;
+          } catch (err) {
+            loginProblem.set((err as ApiError).message);
+          }
         session.set(null);
         return;
       }
       await new Promise((done) => setTimeout(done, 1000));
     }
   }
+}
+
+/** The monitors that a page may go to: not its own, and from one with TLS to none without. */
+export function candidates(replicas: string[], here: { origin: string; protocol: string }): string[] {
+  return replicas.filter((o) => o !== here.origin && (here.protocol !== "https:" || o.startsWith("https://")));
 }
 
 export const loginProblem = createStore("");

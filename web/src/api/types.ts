@@ -12,6 +12,7 @@ export interface Status {
   now_ms: number;
   started_ms: number;
   replica: string;
+  replicas?: string[];
   probes: { connected: number; stale: number; lost: number };
   entities: Record<string, number>;
   edges: number;

@@ -10,8 +10,9 @@ export const maxZoom = 6;
 
 /** The camera that shows a rectangle whole and in the middle, with room around it. A few nodes are not blown up to fill the window. */
 export function fit(b: { x0: number; y0: number; x1: number; y1: number }, w: number, h: number, most = 1.6): Camera {
-  const room = Math.min(70, w / 6, h / 6);
-  const k = Math.min((w - 2 * room) / Math.max(1, b.x1 - b.x0), (h - 2 * room) / Math.max(1, b.y1 - b.y0), most);
+  const beside = Math.min(70, w / 6);
+  const below = Math.min(100, h / 4); // names stand below nodes, and the strip of health below them
+  const k = Math.min((w - 2 * beside) / Math.max(1, b.x1 - b.x0), (h - 2 * below) / Math.max(1, b.y1 - b.y0), most);
   return { x: (b.x0 + b.x1) / 2, y: (b.y0 + b.y1) / 2, k: Math.max(minZoom, k) };
 }
 

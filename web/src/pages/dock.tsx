@@ -44,6 +44,10 @@ export const dock = {
     if (!may("operator")) return toast("A shell needs the role operator", "crit");
     add({ kind: "shell", ids: [id], names: [name], title: name, query });
   },
+  /** Whether there is anything in it. */
+  get used() {
+    return state.get().tabs.length > 0;
+  },
   toggle() {
     state.set((s) => ({ ...s, open: !s.open && s.tabs.length > 0 }));
   },

@@ -1,7 +1,7 @@
 import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { parseAnsi, plain } from "../ansi";
 import { api } from "../api/client";
-import { clock } from "../format";
+import { clock, plural } from "../format";
 import { keptStore, useStore } from "../store";
 import { Icon } from "../ui/icons";
 import { Button, Health, Pick, save } from "../ui/parts";
@@ -61,7 +61,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
     const open = () => {
       const q = new URLSearchParams();
       for (const id of ids) q.append("id", id);
-      q.set("tail", last ? "0" : "500");
+      q.set("tail", last ? "10000" : "500");
       if (last) q.set("since", String(last + 1));
       const s = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${api}/logs?${q}`);
       socket.current = s;
@@ -137,7 +137,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
         </div>
         <Pick label="Level" value={level} options={(["all", "debug", "info", "warn", "error"] as const).map((id) => ({ id, label: id === "all" ? "all" : `${id}${id === "error" ? "" : " and above"}` }))} onChange={setLevel} />
         <Pick label="Stream" value={stream} options={(["all", "stdout", "stderr"] as const).map((id) => ({ id, label: id }))} onChange={setStream} />
-        <span className="faint num">{wanted.length.toLocaleString("en-GB")} lines</span>
+        <span className="faint num">{plural(wanted.length, "line")}</span>
         {ends && <span className="row dim"><Health value={4} />{ends}</span>}
         <span className="grow" />
         <Button small kind="ghost" icon={paused ? "play" : "pause"} label={paused ? "Go on" : "Pause; nothing is lost"} aria-pressed={paused} onClick={() => setPaused(!paused)} />
@@ -167,7 +167,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
             <Row key={l.n} line={l} top={wrap ? undefined : (from + k) * rowHeight} name={ids.length > 1 ? names[l.i] : ""} time={stamped} find={text} />
           ))}
         </div>
-        {wanted.length === 0 && <div className="loading">{lines.length ? "No line matches." : state === "open" ? "Nothing has been written yet." : "Waiting for lines"}</div>}
+        {wanted.length === 0 && <div className="loading">{lines.length ? "No line matches." : { open: "Nothing has been written yet.", ended: "Nothing was written.", lost: "The log can't be read now.", connecting: "Waiting for lines" }[state]}</div>}
       </div>
       {!follow && (
         <Button small kind="primary" className="newer" onClick={() => (setFollow(true), setFresh(0))}>

@@ -3,11 +3,12 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { drawn, open } from "./browser.mjs";
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const { UP, EMPTY, HOSTS, LOST, LOST_PID, PLUGINS, GROWS, PROGRAM } = process.env;
+const { UP, EMPTY, HOSTS, LOST, LOST_PID, PLUGINS, GROWS, PROGRAM, FIRST, FIRST_PID, SECOND } = process.env;
 const only = process.argv[2];
 
 /** Rules of WCAG 2.2 AA that the page breaks. */
@@ -441,6 +442,103 @@ const journeys = {
     await page.waitForFunction(() => { const r = window.mapRenderer; const [x, y] = r.toScreen(r.picture.x[0], r.picture.y[0]); return x > 0 && x < r.w && y > 0 && y < r.h && Math.abs(document.querySelector(".map").getBoundingClientRect().width - r.w) < 1; });
   },
 
+  /** The monitor is killed: the page goes on with its replica, with the same view and the same session. Another site gets nothing. */
+  async failover({ page, context }) {
+    await page.goto(FIRST);
+    await page.getByRole("button", { name: "Name and password" }).click();
+    await page.getByLabel("Name", { exact: true }).fill("vera");
+    await page.getByLabel("Password", { exact: true }).fill("correct horse");
+    const prepared = page.waitForResponse((r) => r.url().endsWith("/api/v1/handover") && r.status() === 200);
+    await page.getByRole("button", { name: "Log in" }).click();
+    await drawn(page, 30);
+    await prepared;
+    // A view with a filter, a grouping, a look and an open node, chosen as people choose.
+    await page.keyboard.press("Control+k");
+    await page.keyboard.type(">theme: light");
+    await page.keyboard.press("Enter");
+    await page.getByRole("button", { name: "Group:" }).click();
+    await page.getByRole("button", { name: "by host", exact: true }).click();
+    await page.waitForURL(/group=host/);
+    await page.keyboard.press("Control+k");
+    await page.keyboard.type("kind:container host:sim-0002");
+    await page.getByRole("option").first().waitFor();
+    await page.keyboard.press("Enter");
+    const name = await details(page).getByRole("heading", { level: 2 }).first().textContent();
+    await details(page).getByRole("button", { name: "Logs" }).click();
+    await page.getByRole("log").waitFor();
+    const { pathname, search } = new URL(page.url());
+    assert.match(search, /group=host/);
+    process.kill(Number(FIRST_PID), "SIGKILL");
+    // What is in the dock would be lost: the page waits to be told.
+    await page.getByRole("alert").getByText("Another monitor answers. Logs and terminals would be closed.").waitFor();
+    await page.getByRole("alert").getByText(/What you see is ([7-9]|\d\d) s old/).waitFor();
+    assert.equal(new URL(page.url()).origin, new URL(FIRST).origin, "with logs open the page does not go by itself");
+    await accessible(page, "another monitor answers");
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/lost-others.png` });
+    const began = Date.now();
+    await page.getByRole("button", { name: "Close this tab" }).click();
+    await page.waitForURL((u) => u.origin === SECOND);
+    await page.locator("header .live.open").waitFor();
+    console.log(`     live on the other monitor ${Date.now() - began} ms after nothing held it back`);
+    await details(page).getByRole("heading", { name: name }).waitFor();
+    await page.waitForFunction(() => window.mapRenderer?.picture.group === "host");
+    const there = new URL(page.url());
+    assert.deepEqual([there.pathname, there.search, there.hash], [pathname, search, ""], "the same view, and no secret in the address");
+    assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "light");
+    const who = await page.evaluate(async () => (await fetch("/api/v1/session")).json());
+    assert.deepEqual([who.user, who.role], ["vera", "viewer"]);
+    const cookie = (await context.cookies(SECOND)).find((c) => c.name === "orchestrator_session" && c.domain === "localhost");
+    assert.ok(cookie?.httpOnly && cookie.sameSite === "Strict", "the session's cookie is of the second monitor's host, and as guarded as ever");
+    assert.equal(await page.evaluate(() => document.documentElement.innerHTML.includes("handover")), false);
+    // A page of another origin, and of the same site, so that the browser even sends the cookie along.
+    const evil = createServer((_, res) => res.end("<!doctype html><title>evil</title>")).listen(0, "127.0.0.1");
+    await once(evil, "listening");
+    try {
+      const other = await context.newPage();
+      await other.goto(`http://localhost:${evil.address().port}/`);
+      const got = await other.evaluate(async (second) => {
+        const tried = {};
+        const asked = async (what, path, init) => {
+          try {
+            const r = await fetch(second + path, { credentials: "include", ...init });
+            tried[what] = r.type === "opaque" ? "opaque" : `${r.status}: ${await r.text()}`;
+          } catch {
+            tried[what] = "nothing";
+          }
+        };
+        await asked("whether it is there", "/healthz", { mode: "no-cors" });
+        await asked("status", "/api/v1/status");
+        await asked("session", "/api/v1/session");
+        await asked("session unread", "/api/v1/session", { mode: "no-cors" });
+        await asked("handover", "/api/v1/handover", { method: "POST" });
+        await asked("handover unread", "/api/v1/handover", { method: "POST", mode: "no-cors" });
+        await asked("login", "/api/v1/login", { method: "POST", body: "{}", headers: { "Content-Type": "application/json" } });
+        for (const path of ["/api/v1/live", "/api/v1/logs?ids=x", "/api/v1/exec?id=x"])
+          tried[path] = await new Promise((done) => {
+            const s = new WebSocket(second.replace("http", "ws") + path);
+            s.onopen = () => done("open");
+            s.onmessage = () => done("a message");
+            s.onclose = () => done("nothing");
+          });
+        const frame = document.createElement("iframe");
+        frame.src = second + "/map";
+        document.body.append(frame);
+        await new Promise((done) => (frame.onload = done));
+        try {
+          tried.frame = frame.contentDocument ? "nothing" : "closed to us";
+        } catch {
+          tried.frame = "closed to us";
+        }
+        return tried;
+      }, SECOND);
+      for (const [what, r] of Object.entries(got)) assert.ok(["nothing", "opaque", "closed to us"].includes(r), `${what} from another origin: ${r}`);
+      assert.equal(got["whether it is there"], "opaque", "anybody may ask whether it is there: the rest was asked in earnest");
+      await other.close();
+    } finally {
+      evil.close();
+    }
+  },
+
   /** What plugins bring: a table of them with what is wrong, their tables and metrics on nodes, their controls. */
   async plugins({ page }) {
     await page.goto(PLUGINS);
@@ -519,7 +617,7 @@ async function make(name) {
 }
 
 // Two at a time. Those in one lane look at the same monitor.
-const lanes = [["newcomer", "accessibility", "plugins"], ["keyboard", "states", "many", "centred", "lost"]];
+const lanes = [["newcomer", "accessibility", "plugins", "failover"], ["keyboard", "states", "many", "centred", "lost"]];
 await Promise.all(lanes.map(async (lane) => {
   for (const name of lane) await make(name);
 }));
