@@ -533,13 +533,21 @@ func (t *dockerTask) run(ctx context.Context, _ string, c *message.Command) (int
 	if err != nil {
 		return 0, err
 	}
-	defer p.stream.Close()
-	stop := context.AfterFunc(ctx, p.kill)
-	defer stop()
+	defer p.close()
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(killed); p.kill() })
+	defer func() {
+		if !stop() {
+			<-killed // half of a kill would leave it stopped
+		}
+	}()
 	_, _ = io.Copy(io.Discard, p.stream)
 	if ctx.Err() != nil {
 		return 0, fmt.Errorf("the check's command did not end in time: %w", ctx.Err())
 	}
 	code, err := p.exit(ctx)
+	if err != nil {
+		p.kill() // the Engine does not know of it any more, or it has let go of its output and runs on
+	}
 	return int32(code), err
 }

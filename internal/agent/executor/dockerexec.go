@@ -21,9 +21,16 @@ import (
 type dockerProcess struct {
 	eng    *engine.Client
 	id     string
-	tty    bool
-	stream *engine.Stream
+	stream *engine.Stream // nil: the start has failed
+	// An Engine that is restarted forgets the commands which it has started inside of containers, and they run on. So the process is
+	// looked up as soon as it is there.
+	met   chan struct{} // closed when that has been done
+	pid   int
+	pidfd *os.File // nil: it has ended before, or is not to be seen from here
 }
+
+// startLate is how long after a start that got no answer the command may still come.
+const startLate = 2 * time.Second
 
 // startDockerExec starts a command inside a container. ctx is for the start alone.
 func startDockerExec(ctx context.Context, eng *engine.Client, name string, cmd engine.Command) (*dockerProcess, error) {
@@ -31,11 +38,61 @@ func startDockerExec(ctx context.Context, eng *engine.Client, name string, cmd e
 	if err != nil {
 		return nil, fmt.Errorf("prepare a command in the container: %w", err)
 	}
-	s, err := eng.ExecStart(context.WithoutCancel(ctx), id, cmd)
-	if err != nil {
+	p := &dockerProcess{eng: eng, id: id, met: make(chan struct{})}
+	if p.stream, err = eng.ExecStart(context.WithoutCancel(ctx), id, cmd); err != nil {
+		var answer *engine.Error
+		if !errors.As(err, &answer) {
+			// Whether it was started is not known. Nobody would ever hear of it.
+			p.meet(startLate)
+			p.kill()
+			p.close()
+		}
 		return nil, fmt.Errorf("start a command in the container: %w", err)
 	}
-	return &dockerProcess{eng: eng, id: id, tty: cmd.Tty, stream: s}, nil
+	go p.meet(askTimeout)
+	return p, nil
+}
+
+// meet looks the command's process up.
+func (p *dockerProcess) meet(limit time.Duration) {
+	defer close(p.met)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	st, err := p.eng.ExecInspect(ctx, p.id)
+	for err == nil && st.ExitCode == nil && (!st.Running || st.Pid <= 0) {
+		// It is only just starting: Docker has taken it on and has no process yet.
+		select {
+		case <-time.After(5 * time.Millisecond):
+			st, err = p.eng.ExecInspect(ctx, p.id)
+		case <-ctx.Done():
+			return
+		}
+	}
+	if err != nil || !st.Running || st.Pid <= 0 {
+		return
+	}
+	fd, err := unix.PidfdOpen(st.Pid, 0)
+	if err != nil {
+		return
+	}
+	// Only a process that the kernel says is of this container is the one that Docker means.
+	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
+	if err != nil || !strings.Contains(string(groups), st.ContainerID) {
+		unix.Close(fd)
+		return
+	}
+	p.pid, p.pidfd = st.Pid, os.NewFile(uintptr(fd), "pidfd")
+}
+
+// close forgets the command.
+func (p *dockerProcess) close() {
+	if p.stream != nil {
+		p.stream.Close()
+	}
+	<-p.met
+	if p.pidfd != nil {
+		p.pidfd.Close()
+	}
 }
 
 // exit gives the exit code of a command whose output has ended.
@@ -60,61 +117,25 @@ func (p *dockerProcess) exit(ctx context.Context) (int, error) {
 
 // kill kills the command and what it has started: for Docker itself a command can't be ended.
 func (p *dockerProcess) kill() {
-	defer p.stream.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-	defer cancel()
-	st, err := p.eng.ExecInspect(ctx, p.id)
-	for err == nil && st.ExitCode == nil && (!st.Running || st.Pid <= 0) {
-		// It is only just starting: Docker has taken it on and has no process yet.
-		select {
-		case <-time.After(5 * time.Millisecond):
-			st, err = p.eng.ExecInspect(ctx, p.id)
-		case <-ctx.Done():
-			return
-		}
-	}
-	if err != nil || !st.Running || st.Pid <= 0 {
-		return
-	}
-	fd, err := unix.PidfdOpen(st.Pid, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	// Only a process that the kernel says is of this container is the one that Docker means.
-	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
-	if err != nil || !strings.Contains(string(groups), st.ContainerID) {
-		return
+	if p.stream != nil {
+		defer p.stream.Close()
 	}
 	// Stopped first: what it forked after the look at its children would outlive it.
-	if unix.PidfdSendSignal(fd, syscall.SIGSTOP, nil, 0) == nil {
-		supervisor.AwaitStopped(st.Pid, 100*time.Millisecond)
+	if p.signal(syscall.SIGSTOP) != nil {
+		return
 	}
-	supervisor.KillTree(st.Pid, time.Second)
-	_ = unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0)
+	supervisor.AwaitStopped(p.pid, 100*time.Millisecond)
+	supervisor.KillTree(p.pid, time.Second)
+	_ = p.signal(syscall.SIGKILL)
 }
 
 // signal sends a signal to the command.
 func (p *dockerProcess) signal(sig syscall.Signal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-	defer cancel()
-	st, err := p.eng.ExecInspect(ctx, p.id)
-	if err != nil {
-		return err
+	<-p.met
+	if p.pidfd == nil {
+		return errors.New("the command has ended, or its process is not to be seen from here")
 	}
-	if !st.Running || st.Pid <= 0 {
-		return syscall.ESRCH
-	}
-	fd, err := unix.PidfdOpen(st.Pid, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
-	if err != nil || !strings.Contains(string(groups), st.ContainerID) {
-		return errors.New("the command's process is not to be seen from here")
-	}
-	return unix.PidfdSendSignal(fd, sig, nil, 0)
+	return unix.PidfdSendSignal(int(p.pidfd.Fd()), sig, nil, 0)
 }
 
 // runDockerExec is the helper beside a command in a container: a session, or a check that the agent's API asked for.
@@ -186,6 +207,8 @@ func runDockerExec(c *supervisor.Container) error {
 	if code, err := p.exit(context.Background()); err == nil {
 		s := syscall.WaitStatus(code & 0xff << 8)
 		ws = &s
+	} else {
+		p.kill() // the Engine does not know of it any more, or it has let go of its output and runs on
 	}
 	return c.Finish(ws)
 }

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/dockertest"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
@@ -72,6 +74,71 @@ func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+// fakeNetworks answers what is asked about networks: in one of them are containers that the Engine does not have.
+type fakeNetworks struct {
+	endpoints map[string]string // container ID, or "ep-…" where there is none -> name
+	there     string            // the name that a stranger's container has taken
+	mu        sync.Mutex
+	cut       []string
+}
+
+func (f *fakeNetworks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Api-Version", "1.41")
+	w.Header().Set("Content-Type", "application/json")
+	switch path := r.URL.Path[strings.LastIndex(r.URL.Path, "/networks")+1:]; {
+	case strings.HasSuffix(r.URL.Path, "/containers/"+f.there+"/json"):
+		_, _ = io.WriteString(w, `{"Id":"1","Config":{"Labels":{}}}`)
+	case strings.Contains(r.URL.Path, "/containers/"):
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"message":"No such container"}`)
+	case path == "networks":
+		_, _ = io.WriteString(w, `[{"Id":"gone","Name":"gone"},{"Id":"shop","Name":"shop"}]`)
+	case path == "networks/shop":
+		in := map[string]map[string]string{}
+		for key, name := range f.endpoints {
+			in[key] = map[string]string{"Name": name}
+		}
+		_, _ = io.WriteString(w, asJSON(map[string]any{"Id": "shop", "Name": "shop", "Containers": in}))
+	case path == "networks/shop/disconnect":
+		b, _ := io.ReadAll(r.Body)
+		f.mu.Lock()
+		f.cut = append(f.cut, strings.TrimSpace(string(b)))
+		f.mu.Unlock()
+	default:
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"message":"No such network"}`)
+	}
+}
+
+// TestForgottenEndpoints: what the Engine does not have any more is taken out of its networks, if it was ours, and nobody else's. A
+// real Engine comes to that by chance only.
+func TestForgottenEndpoints(t *testing.T) {
+	t.Parallel()
+	f := &fakeNetworks{there: namePrefix + "renamed", endpoints: map[string]string{
+		"ep-1": namePrefix + "lost", "ep-2": namePrefix + "theirs", "ep-3": "lost", "ep-4": namePrefix + "renamed", "5": namePrefix + "runs",
+	}}
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: f, ReadHeaderTimeout: time.Minute}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(l) }()
+	defer func() { srv.Close(); <-done }()
+	c, err := New(Config{Socket: socket, WorkDir: t.TempDir(), RuntimeDir: t.TempDir(), Helper: helperPath, Cgroups: cgroup.Config{Root: dockertest.Name("orchestrator-docker-test-")}}, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.sweepEndpoints(t.Context(), map[ids.Container]bool{"lost": true, "renamed": true}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{`{"Container":"mesos-lost","Force":true}`}; !slices.Equal(f.cut, want) {
+		t.Errorf("taken out: %s, want %s", f.cut, want)
 	}
 }
 

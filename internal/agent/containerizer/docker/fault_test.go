@@ -48,7 +48,15 @@ func TestEngineRestart(t *testing.T) {
 	x := d.executor("exec", "while true; do sleep 0.1; done")
 	d.launch(x)
 	d.untilState("live", mesosv1.TaskState_TASK_RUNNING)
-	for _, stop := range []func(){h.e.Kill, h.e.Stop} {
+	session := func() bool { return strings.Contains(strings.Join(h.e.Processes(), "\n"), "sleep 4712") }
+	for i, stop := range []func(){h.e.Kill, h.e.Stop} {
+		in := ids.Container("exec." + strconv.Itoa(i))
+		d.launch(containerizer.Config{ID: in, Kind: containerizer.Session, Directory: d.sandbox("exec"), Command: shell("sleep 4712 & sleep 4712")})
+		at, err := d.Attach(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the session runs", session)
 		n := lines(t, cfg.Directory)
 		eventually(t, "it writes", func() bool { return lines(t, cfg.Directory) > n+5 })
 		stop()
@@ -62,6 +70,13 @@ func TestEngineRestart(t *testing.T) {
 		h.e.Run()
 		n = lines(t, cfg.Directory)
 		eventually(t, "it goes on", func() bool { return lines(t, cfg.Directory) > n+5 })
+		// An Engine forgets what it has started inside of containers: a session ends, and nothing of it runs on.
+		for err = error(nil); err == nil; {
+			_, err = at.Recv()
+		}
+		at.Close()
+		d.wait(in)
+		eventually(t, "the session's processes are gone", func() bool { return !session() })
 	}
 	eventually(t, "the limit is changed", func() bool { return d.inspect("exec").HostConfig.Memory == 96<<20 })
 	d.kill("live", 30*time.Second)

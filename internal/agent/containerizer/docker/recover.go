@@ -222,6 +222,26 @@ func (c *Containerizer) held() map[string]bool {
 	return out
 }
 
+// lost gives the containers that are known to be gone and are not in the Engine's list: those of the ledger, and those that have ended
+// here not long ago.
+func (c *Containerizer) lost(mine map[string]ids.Container, list []dcontainer.Summary) map[ids.Container]bool {
+	out := map[ids.Container]bool{}
+	for _, id := range mine {
+		out[id] = true
+	}
+	c.mu.Lock()
+	for _, id := range c.ended {
+		if ct := c.containers[id]; ct != nil && ct.phase == gone && !inside(ct.cfg.Kind) {
+			out[id] = true
+		}
+	}
+	c.mu.Unlock()
+	for _, x := range list {
+		delete(out, ids.Container(x.Labels[labelContainer]))
+	}
+	return out
+}
+
 // sweep looks through the Engine's containers with our mark: those that run and are not held are orphans, those that have
 // ended are removed when their time is over. And it looks for what runs of containers that the Engine does not know, or takes for
 // ended.
@@ -274,10 +294,11 @@ func (c *Containerizer) sweep(ctx context.Context) ([]ids.Container, error) {
 			c.later(s, c.remaining(ctx, x.ID))
 		}
 	}
+	maps.DeleteFunc(mine, func(engineID string, id ids.Container) bool { return held[engineID] || held[string(id)] })
+	if err := c.sweepEndpoints(ctx, c.lost(mine, list.Items)); err != nil {
+		return orphans, err
+	}
 	for engineID, id := range mine {
-		if held[engineID] || held[string(id)] {
-			continue
-		}
 		if here[engineID].Nothing() {
 			if err := c.ledger.strike(engineID); err != nil {
 				c.log.Warn("cannot forget a container", "container_id", id, "error", err)

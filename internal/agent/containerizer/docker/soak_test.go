@@ -175,9 +175,9 @@ func (h *host) held(d *daemon) map[string]int {
 	return out
 }
 
-// dockers is what an Engine with live-restore leaves behind by itself when it is stopped while it starts a container: shims
-// without a container, and what is theirs. `docker run` and `docker rm -f` alone leave as much.
-var dockers = []string{"processes", "control groups", "mounts", "interfaces", "rules", "ports"}
+// dockers is what an Engine with live-restore leaves behind by itself when it is stopped while it starts a container, and nobody can
+// take from it: masquerading of an address by which a container would have reached its own published port.
+var dockers = []string{"rules"}
 
 // programs counts the processes that run what a container was made for.
 func (h *host) programs() (n int) {
@@ -257,6 +257,12 @@ func soak(t *testing.T, restore bool) {
 	}
 	d = knownOrGone(t, h, seed)
 	d.destroyAll()
+	if restore {
+		// It also keeps the published ports of a start that was cut: when it is back it takes them up again for an endpoint that it
+		// then throws away, and lets go of them when it is restarted once more.
+		h.e.Stop()
+		h.e.Run()
+	}
 	var now map[string]int
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		now = h.held(d)
