@@ -232,3 +232,38 @@ func TestEngineAnswersBadly(t *testing.T) {
 		})
 	}
 }
+
+// TestStrangersName: a container of the name that ours would have, which is not ours, is left alone whatever the Engine answers, or
+// does not.
+func TestStrangersName(t *testing.T) {
+	t.Parallel()
+	e := dockertest.Start(t, dockertest.Options{})
+	e.Import(box, nil)
+	h := hostOn(t, e)
+	f := frontOf(t, h)
+	d := h.start(nil, func(c *Config) { c.Socket = f.path })
+	defer d.end()
+	e.Docker("run", "-d", "--name", namePrefix+"x", box, "sleep", "1000")
+	for name, c := range map[string]struct{ call, how, want string }{
+		"nothing goes wrong":               {"", "", "somebody else has a container of the name " + namePrefix + "x"},
+		"the answer is lost":               {"/containers/create", "cut", "create the container"},
+		"it can't be asked whose it is":    {"/" + namePrefix + "x/json HTTP/1.1", "500", "out of order"},
+		"it is not answered whose that is": {"/" + namePrefix + "x/json HTTP/1.1", "cut", "look for the container"},
+	} {
+		before := f.count()
+		f.spoil(c.call, c.how)
+		done := make(chan error, 1)
+		go func() { done <- d.Launch(t.Context(), d.executor("x", "true")) }()
+		if c.call != "" {
+			eventually(t, "it goes wrong", func() bool { return f.count() > before })
+			f.spoil("", "")
+		}
+		if err := <-done; err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s := e.Docker("inspect", "-f", "{{.State.Running}}", namePrefix+"x"); s != "true" {
+			t.Fatalf("%s: the stranger's container runs: %s", name, s)
+		}
+	}
+	e.Docker("rm", "-f", namePrefix+"x")
+}

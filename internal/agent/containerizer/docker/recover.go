@@ -41,6 +41,9 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 	}
 	called := make(map[ids.Container]string, len(engineIDs))
 	for engineID, id := range engineIDs {
+		if _, two := called[id]; two {
+			engineID = "" // an earlier one of the same id: the Engine is asked by name
+		}
 		called[id] = engineID
 	}
 	var gone []ids.Container
@@ -62,7 +65,10 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 		if !keep {
 			cfg = containerizer.Config{ID: id, Kind: r.Kind}
 		}
-		ct.cfg, ct.engineID = cfg, called[id]
+		ct.cfg = cfg
+		if c.refLocked(ct) == ct.name { // nobody else knows of it yet
+			ct.engineID = called[id]
+		}
 		ct.memory = c.limits(&cfg).Memory
 		if c.groups != nil {
 			ct.group = c.groups.Open(string(id))

@@ -76,10 +76,14 @@ func Look() (map[string]Found, error) {
 	return found, nil
 }
 
-// idIn takes the container's ID out of the name of a control group: "ID" (cgroupfs) or "docker-ID.scope" (systemd).
+// idIn takes the container's ID out of the name of a control group: "ID" (cgroupfs) or "docker-ID.scope" (systemd). Others name theirs
+// in other ways, and may have more than the container's processes in them.
 func idIn(name string) string {
-	if scope, ok := strings.CutSuffix(name, ".scope"); ok {
-		name = scope[strings.LastIndexByte(scope, '-')+1:]
+	if unit, ok := strings.CutPrefix(name, "docker-"); ok {
+		name, ok = strings.CutSuffix(unit, ".scope")
+		if !ok {
+			return ""
+		}
 	}
 	if len(name) != 64 || strings.Trim(name, "0123456789abcdef") != "" {
 		return ""

@@ -149,7 +149,7 @@ func TestIDIn(t *testing.T) {
 	t.Parallel()
 	id := newID()
 	for name, want := range map[string]string{
-		id: id, "docker-" + id + ".scope": id, "cri-x-" + id + ".scope": id,
+		id: id, "docker-" + id + ".scope": id, "libpod-conmon-" + id + ".scope": "", id + ".scope": "",
 		id[1:]: "", id + "0": "", "docker-" + id: "", id + ".slice": "", "": "", ".scope": "", "init.scope": "", "Z" + id[1:]: "",
 	} {
 		if got := idIn(name); got != want {
