@@ -12,6 +12,7 @@ kernel=/var/cache/orchestrator-tests/kernel
 if [ "$(uname -m)" = x86_64 ]; then
 	[ -e /usr/bin/qemu-system-x86_64 ] || missing="$missing qemu-system-x86"
 	[ -e /usr/sbin/mkfs.xfs ] || missing="$missing xfsprogs"
+	[ -e /usr/sbin/mkfs.btrfs ] || missing="$missing btrfs-progs"
 	[ -e "$kernel" ] || missing="$missing linux-image-cloud-amd64"
 fi
 command -v javac >/dev/null 2>&1 || missing="$missing default-jdk-headless"

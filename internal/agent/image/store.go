@@ -176,6 +176,9 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
+// Dir is where the store lies.
+func (s *Store) Dir() string { return s.cfg.Dir }
+
 func (s *Store) path(parts ...string) string {
 	return filepath.Join(append([]string{s.cfg.Dir}, parts...)...)
 }

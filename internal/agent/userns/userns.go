@@ -74,44 +74,47 @@ func Attach(detached, at int) error {
 	return os.NewSyscallError("move_mount", unix.MoveMount(detached, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
 }
 
-// Probe tries whether this host gives user namespaces, and files in dir under their ids, also as a layer of an overlay. It leaves
-// nothing.
-func Probe(dir string, first uint32) error {
+// Probe tries whether this host gives user namespaces, and files in dir and in layers under their ids, those of layers also as what lies
+// below an overlay that is written to dir. It leaves nothing.
+func Probe(dir, layers string, first uint32) error {
 	ns, err := New(first)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	tmp, err := os.MkdirTemp(dir, ".userns-*")
-	if err != nil {
-		return err
+	var tmp [2]string
+	for i, d := range []string{dir, layers} {
+		if tmp[i], err = os.MkdirTemp(d, ".userns-*"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(tmp[i])
 	}
-	defer os.RemoveAll(tmp)
-	for _, d := range []string{"lower", "upper", "work", "at"} {
-		if err := os.Mkdir(filepath.Join(tmp, d), 0o755); err != nil {
+	for _, d := range []string{"upper", "work", "at"} {
+		if err := os.Mkdir(filepath.Join(tmp[0], d), 0o755); err != nil {
 			return err
 		}
 	}
-	osthread.Run(func() { err = probe(tmp, first, ns) })
+	osthread.Run(func() { err = probe(tmp[0], tmp[1], first, ns) })
 	return err
 }
 
 // probe runs on a thread of its own, in a mount namespace of its own.
-func probe(tmp string, first uint32, ns *os.File) error {
+func probe(tmp, lower string, first uint32, ns *os.File) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
-	lower := filepath.Join(tmp, "lower")
-	if err := Over(lower, ns); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Dir(tmp), err)
-	}
-	at := filepath.Join(tmp, "at")
 	options := "lowerdir=" + lower + ",upperdir=" + filepath.Join(tmp, "upper") + ",workdir=" + filepath.Join(tmp, "work")
+	at := filepath.Join(tmp, "at")
+	for _, d := range []string{at, lower} {
+		if err := Over(d, ns); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Dir(d), err)
+		}
+	}
 	if err := unix.Mount("overlay", at, "overlay", 0, options); err != nil {
-		return fmt.Errorf("mount an overlay of layers under other ids (Linux 5.19): %w", err)
+		return fmt.Errorf("mount an overlay of layers of %s under other ids, written to %s (Linux 5.19): %w", filepath.Dir(lower), filepath.Dir(tmp), err)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(lower, &st); err != nil {

@@ -115,12 +115,14 @@ func TestEnter(t *testing.T) {
 // TestIDMap: files belong to the namespace's ids, and what is made there to the same ids on the disk.
 func TestIDMap(t *testing.T) {
 	needRoot(t)
-	dir := t.TempDir()
-	if err := Probe(dir, first); err != nil {
+	dir, layers := t.TempDir(), t.TempDir()
+	if err := Probe(dir, layers, first); err != nil {
 		t.Fatal(err)
 	}
-	if es, err := os.ReadDir(dir); err != nil || len(es) > 0 {
-		t.Errorf("left: %v %v", es, err)
+	for _, d := range []string{dir, layers} {
+		if es, err := os.ReadDir(d); err != nil || len(es) > 0 {
+			t.Errorf("left: %v %v", es, err)
+		}
 	}
 	before, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

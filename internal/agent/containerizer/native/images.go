@@ -28,6 +28,8 @@ type Images interface {
 	Get(ctx context.Context, name string, dockerConfig []byte, refresh bool) (*image.Image, error)
 	// Hold keeps layers of an image that an earlier process got.
 	Hold(diffIDs []string) (release func())
+	// Dir is where the images' files lie.
+	Dir() string
 }
 
 // isInside: the container runs in its parent's view of everything.

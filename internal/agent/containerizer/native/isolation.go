@@ -65,7 +65,7 @@ var known = map[string]bool{
 
 // chooseIsolation turns the flag into what will be done. Without the flag it takes the best that the host gives and says
 // what is missing; with it, what is asked for and can't be given is an error.
-func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
+func chooseIsolation(cfg Config, images Images) (isolation, *cgroup.Manager, error) {
 	iso := isolation{off: make(map[string]string), root: os.Geteuid() == 0}
 	auto := strings.TrimSpace(cfg.Isolation) == ""
 	want := []string{
@@ -126,7 +126,7 @@ func chooseIsolation(cfg Config) (isolation, *cgroup.Manager, error) {
 		case w == confine.IsolateSeccomp && unix.Prctl(unix.PR_GET_SECCOMP, 0, 0, 0, 0) != nil:
 			why = fmt.Errorf("the kernel has no seccomp")
 		case w == confine.IsolateUser && iso.root:
-			why = probeUsers(cfg)
+			why = probeUsers(cfg, images)
 		case strings.HasPrefix(w, "cgroups/"):
 			why = groupsErr
 			if c := groupController[w]; why == nil && c != "" && !groups.Has(c) {

@@ -188,7 +188,7 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	if c.launch, err = launcher.New(binary); err != nil {
 		return nil, err
 	}
-	if c.iso, c.groups, err = chooseIsolation(cfg); err != nil {
+	if c.iso, c.groups, err = chooseIsolation(cfg, c.images); err != nil {
 		return nil, err
 	}
 	if c.iso.host.Isolators[confine.IsolateCNI] {

@@ -104,7 +104,7 @@ func (c *Containerizer) joinUsers(ct, up *container, upSpec, s *spec.Spec) {
 }
 
 // probeUsers says why this host has no user namespaces for containers.
-func probeUsers(cfg Config) error {
+func probeUsers(cfg Config, images Images) error {
 	if cfg.OCIRuntime != "" {
 		return errors.New("an OCI runtime can't make the root of a container in one: leave --oci_runtime out, and the agent's own helper does")
 	}
@@ -114,5 +114,9 @@ func probeUsers(cfg Config) error {
 	if err := os.MkdirAll(cfg.WorkDir, 0o755); err != nil {
 		return err
 	}
-	return userns.Probe(cfg.WorkDir, cfg.Users.First)
+	layers := cfg.WorkDir
+	if images != nil {
+		layers = images.Dir()
+	}
+	return userns.Probe(cfg.WorkDir, layers, cfg.Users.First)
 }
