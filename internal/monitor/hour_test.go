@@ -264,8 +264,8 @@ func BenchmarkHour(b *testing.B) {
 	}
 }
 
-// What an hour of ten hosts may take, with a connection of each that is another every second. Pointers where there are bytes now took
-// 11 MB; a seventh of what there is now is the compressor.
+// What an hour of ten hosts may take, with a connection of each that is another every second. Pointers, where there are bytes now, took
+// 10 MB.
 func TestAnHourTakesLittle(t *testing.T) {
 	was := live() // of the whole process: not beside others
 	p := newPlayed(t, 10)

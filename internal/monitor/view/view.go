@@ -86,6 +86,33 @@ const (
 
 type edgeID struct{ src, dst *node }
 
+// routes tells which edges of the picture an edge of the estate belongs to: nearly always one.
+type routes struct {
+	first map[*estate.Edge]*edge
+	more  map[*estate.Edge][]*edge // beyond the first
+}
+
+// of appends them to list.
+func (r routes) of(b *estate.Edge, list []*edge) []*edge {
+	if x := r.first[b]; x != nil {
+		list = append(append(list, x), r.more[b]...)
+	}
+	return list
+}
+
+func (r routes) set(b *estate.Edge, list []*edge) {
+	if len(list) == 0 {
+		delete(r.first, b)
+	} else {
+		r.first[b] = list[0]
+	}
+	if len(list) > 1 {
+		r.more[b] = slices.Clone(list[1:])
+	} else {
+		delete(r.more, b)
+	}
+}
+
 // View is one picture. See the package's comment.
 type View struct {
 	p       *parsed
@@ -93,7 +120,7 @@ type View struct {
 	nodes   map[string]*node
 	members map[*estate.Entity][]*node
 	edges   map[edgeID]*edge
-	bases   map[*estate.Edge][]*edge
+	bases   routes
 	nextH   uint32
 	rev     uint64
 	at      int64 // 0 live, else the time that is shown
@@ -131,7 +158,7 @@ func New(s Spec, at int64) (*View, error) {
 // Build makes the picture from nothing. Handles are new ones.
 func (v *View) Build(r *estate.Reader) {
 	v.nodes, v.members = map[string]*node{}, map[*estate.Entity][]*node{}
-	v.edges, v.bases = map[edgeID]*edge{}, map[*estate.Edge][]*edge{}
+	v.edges, v.bases = map[edgeID]*edge{}, routes{map[*estate.Edge]*edge{}, map[*estate.Edge][]*edge{}}
 	v.dirtyNodes, v.dirtyEdges, v.goneNodes, v.goneEdges = nil, nil, nil, nil
 	v.boxes = map[string]*box{}
 	v.structure, v.arranged, v.placedN = true, "", 0
@@ -462,8 +489,8 @@ func (v *View) standIn(kind, id, label string) []*node {
 
 // route leads an edge of the estate to the edges of the picture that it belongs to now.
 func (v *View) route(b *estate.Edge) {
-	was := v.bases[b]
-	var now []*edge
+	var wasHere, nowHere [maxFan]*edge
+	was, now := v.bases.of(b, wasHere[:0]), nowHere[:0]
 	if !b.Gone() {
 		src, dst := v.ends(b.Src), v.ends(b.Dst)
 		// An edge between two stand-ins tells nothing about what this view shows.
@@ -503,11 +530,7 @@ func (v *View) route(b *estate.Edge) {
 			v.markEdge(x)
 		}
 	}
-	if len(now) == 0 {
-		delete(v.bases, b)
-	} else {
-		v.bases[b] = now
-	}
+	v.bases.set(b, now)
 }
 
 func (v *View) edgeBetween(s, d *node) *edge {
@@ -544,7 +567,7 @@ func (v *View) dropEdge(x *edge) {
 		x.shown = false
 	}
 	for _, b := range x.bases {
-		v.bases[b] = slices.DeleteFunc(slices.Clone(v.bases[b]), func(o *edge) bool { return o == x })
+		v.bases.set(b, slices.DeleteFunc(v.bases.of(b, nil), func(o *edge) bool { return o == x }))
 	}
 	x.bases = nil
 	for _, n := range []*node{x.src, x.dst} {
