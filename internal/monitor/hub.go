@@ -20,7 +20,7 @@ const (
 	flushEvery = 200 * time.Millisecond
 	// slowestFlush is the pace when so much changes (a thousand probes come back at once) that a flush takes long: it must not
 	// keep the probes waiting for the estate.
-	slowestFlush = time.Second
+	slowestFlush = 500 * time.Millisecond
 	// firstFlush is how long the first change after a quiet time waits for others.
 	firstFlush = 40 * time.Millisecond
 	// maxViews bounds the pictures that are kept up to date.
@@ -93,7 +93,7 @@ func (h *hub) run(ctx context.Context) error {
 			}
 			last = now
 			h.flush()
-			pace = min(max(flushEvery, 3*time.Since(now)), slowestFlush)
+			pace = min(max(flushEvery, 2*time.Since(now)), slowestFlush)
 		}
 	}
 }
