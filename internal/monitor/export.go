@@ -69,6 +69,7 @@ func (m *Monitor) metrics(w http.ResponseWriter, r *http.Request) {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	gauge("orchestrator_monitor_heap_bytes", "Heap in use.", float64(mem.HeapInuse))
+	gauge("orchestrator_monitor_replay_bytes", "What the last hour takes, which can be replayed.", float64(m.recorder.Size()))
 	gauge("orchestrator_monitor_goroutines", "Goroutines.", float64(runtime.NumGoroutine()))
 	if want := r.URL.Query().Get("entities"); want != "" {
 		m.exportEntities(&b, strings.Split(want, ","))

@@ -187,6 +187,20 @@ func TestHealthHasReasonsAndDoesNotFlap(t *testing.T) {
 	}
 }
 
+func TestStaleSince(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	s.Stale("a", true, 1000)
+	for _, at := range []int64{1000, 5000} {
+		s.Metrics("a", &probev1.Metrics{AtMs: at, Names: []string{"cpu"}, Refs: []uint32{2}, NameIndex: []uint32{0}, Values: []float32{1}}, at)
+		s.Flush(at, func(Changes) {
+			if r := s.Reader().Entity("container;a;client").Reasons; len(r) != 1 || r[0].SinceMs != 1000 {
+				t.Errorf("at %d: %+v", at, r)
+			}
+		})
+	}
+}
+
 func TestReplayGivesThePast(t *testing.T) {
 	t.Parallel()
 	s := two(t)

@@ -26,6 +26,7 @@ type Archive struct{ dir string }
 const (
 	archiveMagic = "omseries1\x00\x00\x00\x00\x00\x00\x00"
 	archiveHours = 25
+	unfinished   = ".new-*" // names of files that are being written
 	minutes      = 60
 	recordSize   = minutes * 3 * 2
 	entrySize    = 16
@@ -36,6 +37,16 @@ const (
 func OpenArchive(dir string) (*Archive, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the minute tier: %w", err)
+	}
+	// What a monitor that was killed while it wrote has left behind is of no use.
+	left, err := filepath.Glob(filepath.Join(dir, unfinished))
+	if err != nil {
+		return nil, fmt.Errorf("look for unfinished hours: %w", err)
+	}
+	for _, name := range left {
+		if err := os.Remove(name); err != nil {
+			return nil, fmt.Errorf("delete an unfinished hour: %w", err)
+		}
 	}
 	return &Archive{dir}, nil
 }
@@ -89,7 +100,7 @@ func (a *Archive) Write(hour int64) (*Writer, error) {
 	if a == nil {
 		return nil, nil //nolint:nilnil // see above
 	}
-	f, err := os.CreateTemp(a.dir, ".new-*")
+	f, err := os.CreateTemp(a.dir, unfinished)
 	if err != nil {
 		return nil, fmt.Errorf("write the minute tier: %w", err)
 	}
@@ -157,7 +168,7 @@ func (w *Writer) place() {
 	for _, e := range w.index {
 		head = binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(head, e.hash), before+e.offset)
 	}
-	f, err := os.CreateTemp(w.a.dir, ".new-*")
+	f, err := os.CreateTemp(w.a.dir, unfinished)
 	if err != nil {
 		w.fail(err)
 		return

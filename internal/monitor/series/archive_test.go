@@ -11,6 +11,9 @@ import (
 func TestArchive(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, ".new-7"), []byte("half an hour"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	a, err := OpenArchive(dir)
 	if err != nil {
 		t.Fatal(err)
