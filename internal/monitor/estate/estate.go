@@ -2,6 +2,7 @@ package estate
 
 import (
 	"cmp"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,7 +40,9 @@ type Estate struct {
 	counts     map[string]int // by kind
 	probes     map[string]*Probe
 	edges      map[edgeKey]*Edge
-	matches    map[matchKey]*match
+	matches    map[uint64]*match // by the key's hash: the keys themselves would lie there a second time
+	seed       maphash.Seed
+	hashed     uint64                  // the bits of a hash that count: all but in tests
 	listeners  map[listenKey]*listener // the first of each list
 	owners     map[netip.Addr]map[*Entity]struct{}
 	byRemote   map[netip.Addr]map[*half]struct{}
@@ -58,7 +61,7 @@ type Estate struct {
 // New makes an empty estate that tells its events to ev.
 func New(ev *Events) *Estate {
 	return &Estate{
-		byID: map[string]*Entity{}, counts: map[string]int{}, probes: map[string]*Probe{}, edges: map[edgeKey]*Edge{}, matches: map[matchKey]*match{},
+		byID: map[string]*Entity{}, counts: map[string]int{}, probes: map[string]*Probe{}, edges: map[edgeKey]*Edge{}, matches: map[uint64]*match{}, seed: maphash.MakeSeed(), hashed: ^uint64(0),
 		listeners: map[listenKey]*listener{}, owners: map[netip.Addr]map[*Entity]struct{}{}, byRemote: map[netip.Addr]map[*half]struct{}{},
 		waiting: map[string]map[*Entity]struct{}{}, text: map[string]string{}, aged: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
 	}

@@ -1,7 +1,11 @@
 package estate
 
 import (
+	"fmt"
+	"maps"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
 	"github.com/orchestrator/orchestrator/internal/topology"
@@ -104,6 +108,62 @@ func TestAListenerGoesOnce(t *testing.T) {
 	}
 	s.Apply("a", &probev1.Delta{Seq: 2, Edges: []*probev1.Edge{{Ref: 5, Src: 2, RemoteAddr: []byte{10, 0, 0, 2}, Port: 80, Conns: 1, Seen: 1}}}, 1)
 	want(t, s, "container;a;client>container;b;server client")
+}
+
+// Matches whose keys have the same hash are told apart.
+func TestMatchesWithTheSameHash(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		one, many := New(NewEvents()), New(NewEvents())
+		one.hashed = 0
+		apply := func(probe string, d *probev1.Delta) {
+			for _, s := range []*Estate{one, many} {
+				if !s.Apply(probe, d, 1000) {
+					t.Fatal("refused")
+				}
+			}
+		}
+		hosts := []string{"a", "b", "c"}
+		for i, h := range hosts {
+			d := &probev1.Delta{Seq: 1, Snapshot: true, Entities: []*probev1.Entity{entity(1, "host;"+h, nil, "addrs", fmt.Sprintf("10.0.0.%d", i+1))}}
+			for c := range uint32(2) {
+				d.Entities = append(d.Entities, entity(2+c, fmt.Sprintf("container;%s;%d", h, c), []string{"host;" + h}))
+				d.Listeners = append(d.Listeners, &probev1.Listener{Ref: 10 + c, Entity: 2 + c, Port: 80 + c})
+			}
+			one.Hello(h, "i", h, 0, 0)
+			many.Hello(h, "i", h, 0, 0)
+			apply(h, d)
+		}
+		seq := map[string]uint64{}
+		for range rapid.IntRange(1, 60).Draw(t, "deltas") {
+			h := rapid.SampledFrom(hosts).Draw(t, "host")
+			ref := rapid.Uint32Range(100, 115).Draw(t, "ref")
+			d := &probev1.Delta{GoneEdges: []uint32{ref}}
+			if rapid.IntRange(0, 3).Draw(t, "kind") > 0 {
+				e := &probev1.Edge{Ref: ref, RemoteAddr: []byte{10, 0, 0, rapid.ByteRange(1, 3).Draw(t, "to")}, Port: rapid.Uint32Range(80, 81).Draw(t, "port"), Conns: 1, Seen: 1}
+				if me := rapid.Uint32Range(2, 3).Draw(t, "container"); rapid.Bool().Draw(t, "client") {
+					e.Src = me
+				} else {
+					e.Dst, e.Seen = me, 2
+				}
+				d = &probev1.Delta{Edges: []*probev1.Edge{e}}
+			}
+			if seq[h]++; seq[h] == 1 {
+				seq[h] = 2
+			}
+			d.Seq = seq[h]
+			apply(h, d)
+			if got, want := edges(one), edges(many); !maps.Equal(got, want) {
+				t.Fatalf("%v, want %v", got, want)
+			}
+		}
+		for _, h := range hosts {
+			one.Forget(h, 2000)
+		}
+		if got := edges(one); len(got)+len(one.matches) > 0 {
+			t.Fatalf("left: %v and %d matches", got, len(one.matches))
+		}
+	})
 }
 
 func TestOutside(t *testing.T) {

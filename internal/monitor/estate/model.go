@@ -268,25 +268,31 @@ type edgeKey struct {
 
 // half is one edge as one probe reported it.
 type half struct {
-	src, dst         *Entity // nil: the side that remote is
-	remote           netip.Addr
-	port             uint16
-	udp              bool
-	conns            uint32
-	new, fail        float32
-	tx, rx, retrans  float32
-	rtt              uint32
-	seen             uint8
-	edge             *Edge
-	match            *match
-	dirty, forgotten bool
+	src, dst        *Entity // nil: the side that remote is
+	remote          netip.Addr
+	edge            *Edge
+	match           *match
+	conns           uint32
+	new, fail       float32
+	tx, rx, retrans float32
+	rtt             uint32
+	port            uint16
+	udp             bool
+	seen            uint8
+	client          bool // in match: it is a client's
+	dirty           bool
+	forgotten       bool
 }
 
-// match is where the client halves of one host and the server halves of one server meet.
+// match is where the client halves of one host and the server halves of one server meet. There is nearly one for each connection.
 type match struct {
-	key              matchKey
-	clients, servers []*half
+	key     matchKey
+	next    *match // of those whose keys have the same hash
+	halves  []*half
+	clients int // of the halves
 }
+
+func (m *match) servers() int { return len(m.halves) - m.clients }
 
 type matchKey struct {
 	server *Entity // container, else host

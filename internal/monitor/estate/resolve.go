@@ -1,6 +1,7 @@
 package estate
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"slices"
 
@@ -44,7 +45,7 @@ func (s *Estate) resolve(h *half) {
 			break
 		}
 		s.joinMatch(h, matchKey{anchor(dst), owner.HostID(), h.port, h.udp}, false)
-		if h.match != nil && len(h.match.clients) > 0 {
+		if h.match != nil && h.match.clients > 0 {
 			s.leaveEdge(h) // the client's own half names the process
 			return
 		}
@@ -100,26 +101,29 @@ func anchor(e *Entity) *Entity {
 	return e
 }
 
+func (s *Estate) hashOf(key matchKey) uint64 { return maphash.Comparable(s.seed, key) & s.hashed }
+
 func (s *Estate) joinMatch(h *half, key matchKey, client bool) {
-	m := s.matches[key]
-	if m == nil {
-		m = &match{key: key}
-		s.matches[key] = m
-	}
-	if h.match == m {
+	if h.match != nil && h.match.key == key {
 		return
 	}
 	s.leaveMatch(h)
-	h.match = m
-	mine, theirs := &m.clients, m.servers
-	if !client {
-		mine, theirs = &m.servers, m.clients
+	hash := s.hashOf(key)
+	m := s.matches[hash]
+	for m != nil && m.key != key {
+		m = m.next
 	}
-	*mine = append(*mine, h)
-	if len(*mine) == 1 {
-		for _, o := range theirs {
-			s.redo(o)
-		}
+	if m == nil {
+		m = &match{key: key, next: s.matches[hash]}
+		s.matches[hash] = m
+	}
+	h.match, h.client = m, client
+	m.halves = append(m.halves, h)
+	if client {
+		m.clients++
+	}
+	if client && m.clients == 1 || !client && m.servers() == 1 {
+		s.redoOthers(m, client)
 	}
 }
 
@@ -129,18 +133,38 @@ func (s *Estate) leaveMatch(h *half) {
 		return
 	}
 	h.match = nil
-	mine, theirs := &m.clients, m.servers
-	if !slices.Contains(*mine, h) {
-		mine, theirs = &m.servers, m.clients
+	m.halves = without(m.halves, h)
+	if h.client {
+		m.clients--
 	}
-	*mine = without(*mine, h)
-	if len(*mine) == 0 {
-		for _, o := range theirs {
+	if h.client && m.clients == 0 || !h.client && m.servers() == 0 {
+		s.redoOthers(m, h.client)
+	}
+	if len(m.halves) > 0 {
+		return
+	}
+	hash := s.hashOf(m.key)
+	first := s.matches[hash]
+	if first == m {
+		if m.next == nil {
+			delete(s.matches, hash)
+		} else {
+			s.matches[hash] = m.next
+		}
+		return
+	}
+	for first.next != m {
+		first = first.next
+	}
+	first.next = m.next
+}
+
+// redoOthers resolves the halves of the other side again: the first of this side has come, or the last has gone.
+func (s *Estate) redoOthers(m *match, client bool) {
+	for _, o := range m.halves {
+		if o.client != client {
 			s.redo(o)
 		}
-	}
-	if len(m.clients)+len(m.servers) == 0 {
-		delete(s.matches, m.key)
 	}
 }
 
@@ -195,7 +219,7 @@ func (s *Estate) sum(b *Edge) {
 			b.Evidence |= h.seen
 		case h.src != nil:
 			b.Evidence |= 1
-			if h.match != nil && len(h.match.servers) > 0 {
+			if h.match != nil && h.match.servers() > 0 {
 				b.Evidence |= 2
 			}
 		default:
