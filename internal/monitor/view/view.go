@@ -49,10 +49,10 @@ type row struct {
 // edge is one edge of the picture.
 type edge struct {
 	h        uint32
-	src, dst *node
-	bases    []*estate.Edge
 	dirty    bool
 	shown    bool
+	src, dst *node
+	bases    []*estate.Edge
 	row      edgeRow
 	last     edgeRow // as it was last sent
 }
