@@ -255,8 +255,15 @@ func (p *Probe) containerEntity(pic *picture, b *box) *probev1.Entity {
 		}
 		if c.engine {
 			e.Controls = append(e.Controls, p.dockerControls(c)...)
-		} else if b.first != nil {
-			e.Controls = append(e.Controls, p.kernelControls()...)
+		} else {
+			e.Controls = append(e.Controls, p.runtimeControls(c)...)
+			if b.first != nil {
+				for _, c := range p.kernelControls() {
+					if !slices.Contains(e.Controls, c) {
+						e.Controls = append(e.Controls, c)
+					}
+				}
+			}
 		}
 		e.Reasons = append(e.Reasons, dockerReasons(c)...)
 	} else {

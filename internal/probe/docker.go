@@ -49,8 +49,9 @@ type containerInfo struct {
 	cpus        float64
 	restart     string
 	pid         int
-	engine      bool // the Docker Engine does what is asked for it
-	system      bool // belongs to the runtime itself
+	engine      bool        // the Docker Engine does what is asked for it
+	by          *runtimeRef // another runtime does some of it
+	system      bool        // belongs to the runtime itself
 }
 
 // knownEnv are the variables by which orchestrators say what a container belongs to. No others are read.

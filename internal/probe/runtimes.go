@@ -142,6 +142,7 @@ func (w *runtimeWatch) list(ctx context.Context, client *containerd.Client) erro
 	next := make(map[string]*containerInfo, len(list))
 	for _, c := range list {
 		info := runtimeInfo(c, w.runtime(c))
+		info.by = newRuntimeRef(w, c)
 		next[info.ref.id] = info
 	}
 	same := maps.EqualFunc(next, w.containers(), func(a, b *containerInfo) bool {

@@ -69,10 +69,7 @@ func TestContainerdTellsNames(t *testing.T) {
 	if s := p.roots.measure(b.first.cgroups, b.ref); s.cpuNanos < 0 || s.mem <= 0 || s.pids != 2 {
 		t.Errorf("measured: %+v", s)
 	}
-	// What is done to it goes through the kernel: containerd is only read.
-	if _, resp := request(t, p, "stop", id, nil, nil); resp.Code != "conflict" {
-		t.Errorf("stop: %v", resp)
-	}
+	// A shell goes through the kernel, which needs nothing of containerd.
 	if out, resp := request(t, p, "exec", id, nil, []string{"/bin/echo", "inside"}); resp.Code != "" || strings.TrimSpace(out) != "inside" {
 		t.Errorf("exec: %q %v", out, resp)
 	}

@@ -230,7 +230,7 @@ func lifecycle(action string) func(*Probe, context.Context, *probev1.Request, *p
 	return func(p *Probe, ctx context.Context, req *probev1.Request, e *probev1.Entity, _ *pipe.Pipe) (any, error) {
 		id, ok := p.dockerID(e)
 		if !ok {
-			return nil, refuse("conflict", "%s is not run by Docker: it is controlled by what started it", e.Label)
+			return p.runtimeLifecycle(ctx, action, req, e)
 		}
 		query := url.Values{}
 		if t := arg(req, "timeout"); t != "" {

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +17,7 @@ import (
 	"github.com/creack/pty"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/probe/logfile"
 	"github.com/orchestrator/orchestrator/internal/topology/pipe"
 )
 
@@ -38,7 +38,13 @@ func (p *Probe) logs(ctx context.Context, req *probev1.Request, e *probev1.Entit
 	defer stop()
 	id, ok := p.dockerID(e)
 	if !ok {
-		return nil, p.sandboxLogs(ctx, req, e, s)
+		if dir := attr(e, "sandbox"); dir != "" {
+			return nil, p.sandboxLogs(ctx, req, e, dir, s)
+		}
+		if r := p.runtimeOf(e); r != nil {
+			return nil, p.runtimeLogs(ctx, req, e, r, s)
+		}
+		return nil, refuse("conflict", "the log of %s is kept by what started it: the probe knows those of Docker, containerd, CRI and Mesos agents (--mesos-agent)", e.Label)
 	}
 	query := url.Values{"stdout": {"1"}, "stderr": {"1"}, "timestamps": {"1"}}
 	switch arg(req, "stream") {
@@ -119,154 +125,39 @@ func untilClosed(ctx context.Context, s *pipe.Pipe) (context.Context, context.Ca
 
 // sandboxLogs reads stdout and stderr of a Mesos task out of its sandbox. The files hold no times, so each line gets the
 // time at which it was read, or the file's when it was there before.
-func (p *Probe) sandboxLogs(ctx context.Context, req *probev1.Request, e *probev1.Entity, s *pipe.Pipe) error {
-	dir := attr(e, "sandbox")
-	if dir == "" {
-		return refuse("conflict", "the log of %s is kept by what started it: the probe knows only containers of Docker and of a Mesos agent (--mesos-agent)", e.Label)
-	}
+func (p *Probe) sandboxLogs(ctx context.Context, req *probev1.Request, e *probev1.Entity, dir string, s *pipe.Pipe) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("open the sandbox: %w", err)
 	}
 	defer root.Close()
-	tail, err := strconv.Atoi(arg(req, "tail"))
+	o, err := logOptions(req)
 	if err != nil {
-		tail = 1 << 30
+		return err
 	}
-	if since := arg(req, "since"); since != "" && since != "0" && arg(req, "follow") == "1" {
-		tail = 0 // what came since can't be told from what was there before: somebody who has read up to about now goes on
+	if !o.Since.IsZero() && arg(req, "follow") == "1" {
+		o.Lines = 0 // what came since can't be told from what was there before: somebody who has read up to about now goes on
 	}
-	var tails []*logTail
-	for _, f := range []struct {
-		name   string
-		stream uint32
-	}{{"stdout", pipe.Stdout}, {"stderr", pipe.Stderr}} {
-		if want := arg(req, "stream"); want != "" && want != f.name {
+	var tails []*logfile.Tail
+	for _, name := range []string{logfile.Stdout, logfile.Stderr} {
+		if o.Stream != "" && o.Stream != name {
 			continue
 		}
-		t, err := openTail(root, f.name, f.stream, tail)
+		o.Plain = name
+		t, err := logfile.Open(root, name, o)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		defer t.file.Close()
+		defer t.Close()
 		tails = append(tails, t)
 	}
 	if len(tails) == 0 {
 		return refuse("not_found", "the sandbox of %s holds no stdout or stderr", e.Label)
 	}
-	for {
-		for _, t := range tails {
-			if err := t.copy(ctx, s); err != nil {
-				return ended(err)
-			}
-		}
-		if arg(req, "follow") != "1" {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(250 * time.Millisecond):
-		}
-	}
-}
-
-// logTail follows one file.
-type logTail struct {
-	file   *os.File
-	stream uint32
-	at     time.Time
-	part   []byte
-}
-
-// maxTailBack bounds how far back the beginning of the last lines is looked for.
-const maxTailBack = 8 << 20
-
-func openTail(root *os.Root, name string, stream uint32, lines int) (*logTail, error) {
-	f, err := root.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() {
-		f.Close()
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	}
-	t := &logTail{file: f, stream: stream, at: st.ModTime()}
-	pos := st.Size()
-	buf := make([]byte, 64<<10)
-	for found := 0; pos > 0 && st.Size()-pos < maxTailBack; {
-		n := min(int64(len(buf)), pos)
-		if _, err := f.ReadAt(buf[:n], pos-n); err != nil {
-			break
-		}
-		i := n
-		for i > 0 {
-			j := bytes.LastIndexByte(buf[:i], '\n')
-			if j < 0 {
-				i = 0
-				break
-			}
-			if pos-n+int64(j) != st.Size()-1 {
-				if found++; found == lines {
-					pos, i = pos-n+int64(j)+1, -1
-					break
-				}
-			}
-			i = int64(j)
-		}
-		if i < 0 {
-			break
-		}
-		pos -= n
-	}
-	if lines == 0 {
-		pos = st.Size()
-	}
-	_, err = f.Seek(pos, io.SeekStart)
-	return t, err
-}
-
-// copy sends the complete lines that there are.
-func (t *logTail) copy(ctx context.Context, s *pipe.Pipe) error {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := t.file.Read(buf)
-		if n > 0 {
-			t.part = append(t.part, buf[:n]...)
-			var out []byte
-			for {
-				i := bytes.IndexByte(t.part, '\n')
-				if i < 0 && len(t.part) > 64<<10 {
-					i = len(t.part) - 1
-				}
-				if i < 0 {
-					break
-				}
-				out = t.at.UTC().AppendFormat(out, "2006-01-02T15:04:05.000000000Z07:00")
-				out = append(append(out, ' '), t.part[:i+1]...)
-				t.part = t.part[i+1:]
-			}
-			if err := s.Send(ctx, t.stream, out); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			t.at = time.Now()
-			if st, serr := t.file.Stat(); serr == nil {
-				if at, _ := t.file.Seek(0, io.SeekCurrent); at > st.Size() { // cut short by rotation
-					_, _ = t.file.Seek(0, io.SeekStart)
-				}
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return p.copyLogs(ctx, req, e, tails, s)
 }
 
 // controlMessage is what travels on a terminal's control stream.

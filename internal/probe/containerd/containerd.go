@@ -35,6 +35,9 @@ type Container struct {
 	Labels    map[string]string
 	Env       []string
 	Sandbox   bool // holds a pod's namespaces and does nothing itself
+	Kube      bool // CRI knows it: its runtime stops it for Kubernetes, and writes its log
+	// Stdout and Stderr say where containerd was told to put the output: a pipe's path, or a URI.
+	Stdout, Stderr string
 }
 
 // States of a container.
@@ -188,7 +191,7 @@ func describe(namespace string, in *containerdv1.Container, task *containerdv1.P
 	if task == nil {
 		return c
 	}
-	c.Pid = int(task.Pid)
+	c.Pid, c.Stdout, c.Stderr = int(task.Pid), task.Stdout, task.Stderr
 	switch task.Status {
 	case containerdv1.Status_RUNNING:
 		c.State = Running
@@ -226,14 +229,14 @@ func (c *Client) cri(ctx context.Context) ([]*Container, error) {
 	sandboxes := map[string]*criv1.PodSandbox{}
 	for _, p := range pods.Items[:min(len(pods.Items), Max)] {
 		sandboxes[p.Id] = p
-		s := &Container{ID: p.Id, Name: "POD", Sandbox: true, State: Running, CreatedMs: p.CreatedAt / 1e6, Labels: podLabels(p.Labels, p)}
+		s := &Container{ID: p.Id, Name: "POD", Sandbox: true, Kube: true, State: Running, CreatedMs: p.CreatedAt / 1e6, Labels: podLabels(p.Labels, p)}
 		if p.State != criv1.PodSandboxState_SANDBOX_READY {
 			s.State = Exited
 		}
 		out = append(out, s)
 	}
 	for _, k := range list.Containers[:min(len(list.Containers), Max)] {
-		m := &Container{ID: k.Id, Name: k.GetMetadata().GetName(), Restarts: int(k.GetMetadata().GetAttempt()), CreatedMs: k.CreatedAt / 1e6, State: Created}
+		m := &Container{ID: k.Id, Kube: true, Name: k.GetMetadata().GetName(), Restarts: int(k.GetMetadata().GetAttempt()), CreatedMs: k.CreatedAt / 1e6, State: Created}
 		m.Image = k.GetImage().GetUserSpecifiedImage()
 		if m.Image == "" {
 			m.Image = k.GetImage().GetImage()
@@ -285,7 +288,7 @@ func merge(native, kubes []*Container) []*Container {
 			native = append(native, k)
 			continue
 		}
-		c.Restarts = k.Restarts
+		c.Restarts, c.Kube = k.Restarts, true
 		if c.State == Created { // has no task: only CRI tells whether it had one
 			c.State = k.State
 		}

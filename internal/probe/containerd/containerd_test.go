@@ -2,12 +2,12 @@ package containerd
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	criv1 "github.com/orchestrator/orchestrator/api/cri/v1"
@@ -15,41 +15,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// message writes fields as protobuf: a string, a number, or a message of such.
-func message(fields ...any) (out []byte) {
-	for i := 0; i < len(fields); i += 2 {
-		n := protowire.Number(fields[i].(int))
-		switch v := fields[i+1].(type) {
-		case string:
-			out = protowire.AppendString(protowire.AppendTag(out, n, protowire.BytesType), v)
-		case int:
-			out = protowire.AppendVarint(protowire.AppendTag(out, n, protowire.VarintType), uint64(v))
-		case []byte:
-			out = protowire.AppendBytes(protowire.AppendTag(out, n, protowire.BytesType), v)
-		}
-	}
-	return out
-}
-
-// ask calls a method of CRI that the probe has no use for, and gives the string in field 1 of the answer.
-func ask(t *testing.T, c *Client, method string, request []byte) string {
-	t.Helper()
-	in, out := &criv1.Empty{}, &criv1.Empty{}
-	in.ProtoReflect().SetUnknown(request)
-	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
-	defer stop()
-	if err := c.conn.call(ctx, "/runtime.v1.RuntimeService/"+method, "", in, out); err != nil {
-		t.Fatalf("%s: %v", method, err)
-	}
-	answer := out.ProtoReflect().GetUnknown()
-	if len(answer) == 0 {
-		return ""
-	}
-	_, _, n := protowire.ConsumeTag(answer)
-	s, _ := protowire.ConsumeString(answer[n:])
-	return s
-}
 
 func byName(list []*Container, name string) *Container {
 	for _, c := range list {
@@ -108,20 +73,11 @@ func TestRealContainerd(t *testing.T) {
 	// A pod as the kubelet makes it, with the host's network.
 	r.Import("k8s.io", containerdtest.Pause, "sleep", "100001")
 	r.Import("k8s.io", "test.invalid/shop:7", "sleep", "100000")
-	labels := func(pairs ...string) (out []byte) {
-		for i := 0; i < len(pairs); i += 2 {
-			out = append(out, message(1, pairs[i], 2, pairs[i+1])...)
-		}
-		return out
-	}
 	const uid = "6d1f0c3e-1111-4222-8333-944455556666"
-	node := message(1, 2, 2, 1) // the node's network, the container's own processes
-	pod := message(1, message(1, "web-abc", 2, uid, 3, "shop", 4, 0), 6, labels("io.kubernetes.pod.uid", uid),
-		8, message(1, r.Cgroup, 2, message(1, node)))
-	sandbox := ask(t, c, "RunPodSandbox", message(1, pod))
-	config := message(1, message(1, "web", 2, 3), 2, message(1, "test.invalid/shop:7"), 9, labels("io.kubernetes.container.name", "web"), 15, message(2, message(3, node)))
-	id := ask(t, c, "CreateContainer", message(1, sandbox, 2, config, 3, pod))
-	ask(t, c, "StartContainer", message(1, id))
+	logs := t.TempDir()
+	sandbox, id := r.StartPod(containerdtest.Pod{
+		UID: uid, Name: "web-abc", Namespace: "shop", Container: "web", Image: "test.invalid/shop:7", Attempt: 3, LogDirectory: logs, LogPath: "web/3.log",
+	})
 	got = list()
 	web, pause := byName(got, id), byName(got, sandbox)
 	if web == nil || web.Name != "web" || web.Namespace != "k8s.io" || web.State != Running || web.Restarts != 3 || web.Image != "test.invalid/shop:7" ||
@@ -139,12 +95,34 @@ func TestRealContainerd(t *testing.T) {
 	if k := byName(alone, id); k == nil || k.State != Running || k.Restarts != 3 || k.Image != "test.invalid/shop:7" || k.Labels["io.kubernetes.pod.uid"] != uid || k.CreatedMs == 0 {
 		t.Errorf("%+v", k)
 	}
-	ask(t, c, "StopContainer", message(1, id, 2, 0))
+	// What can be asked of it.
+	if path, err := c.LogPath(t.Context(), id); err != nil || path != filepath.Join(logs, "web/3.log") {
+		t.Errorf("its log: %q %v", path, err)
+	}
+	if _, err := c.LogPath(t.Context(), "none"); !Gone(err) {
+		t.Errorf("the log of no container: %v", err)
+	}
+	if !web.Kube || !pause.Kube || one.Kube {
+		t.Errorf("known to Kubernetes: %v %v %v", web.Kube, pause.Kube, one.Kube)
+	}
+	// The first process of a container does not die of SIGTERM unless it asks for it.
+	if killed, err := c.Stop(t.Context(), "default", chosen, 100*time.Millisecond); err != nil || !killed {
+		t.Errorf("stop: killed %v, %v", killed, err)
+	}
+	if one = byName(list(), chosen); one.State != Exited || one.ExitCode != 137 {
+		t.Errorf("stopped: %+v", one)
+	}
+	if _, err := c.Stop(t.Context(), "default", "none", time.Second); !Gone(err) {
+		t.Errorf("stop of no container: %v", err)
+	}
+	if err := c.StopKube(t.Context(), id, 0); err != nil {
+		t.Error(err)
+	}
 	if k := byName(list(), id); k == nil || k.State != Exited {
 		t.Errorf("stopped: %+v", k)
 	}
-	ask(t, c, "StopPodSandbox", message(1, sandbox))
-	ask(t, c, "RemovePodSandbox", message(1, sandbox))
+	r.CRI("StopPodSandbox", containerdtest.Message(1, sandbox))
+	r.CRI("RemovePodSandbox", containerdtest.Message(1, sandbox))
 	if got := list(); byName(got, sandbox) != nil || byName(got, id) != nil {
 		t.Error("the pod is removed, and still listed")
 	}
