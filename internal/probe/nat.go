@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -30,7 +31,7 @@ func (p *Probe) readNAT(now time.Time) {
 		return
 	}
 	if p.cfg.Conntrack == "auto" && p.cfg.NetSource != "conntrack" {
-		if _, err := os.Stat(filepath.Join(p.cfg.ProcRoot, "sys/net/netfilter/nf_conntrack_count")); err != nil {
+		if _, err := os.Stat(filepath.Join(p.cfg.ProcRoot, conntrackCount)); err != nil {
 			p.setState("net.conntrack", "off", "connection tracking is not in use on this host")
 			return
 		}
@@ -42,7 +43,10 @@ func (p *Probe) readNAT(now time.Time) {
 		return
 	}
 	p.nat.next = now.Add(natEvery)
-	if err := p.nat.read(); err != nil {
+	if b, err := os.ReadFile(filepath.Join(p.cfg.ProcRoot, conntrackCount)); err == nil && strings.TrimSpace(string(b)) == "0" {
+		// The table is long to walk, however empty it is.
+		p.nat.entries, p.nat.plain = p.nat.entries[:0], p.nat.plain[:0]
+	} else if err := p.nat.read(); err != nil {
 		state := "failed"
 		text := err.Error()
 		if errors.Is(err, unix.EPERM) {
@@ -55,6 +59,9 @@ func (p *Probe) readNAT(now time.Time) {
 	p.flows.nat = p.nat.entries
 	p.setState("net.conntrack", "ok", "")
 }
+
+// conntrackCount is how many connections of this network namespace are tracked.
+const conntrackCount = "sys/net/netfilter/nf_conntrack_count"
 
 func (n *natTable) read() error {
 	n.entries, n.plain = n.entries[:0], n.plain[:0]

@@ -7,8 +7,8 @@ import (
 	"syscall"
 	"time"
 
-	criv1 "github.com/orchestrator/orchestrator/api/cri/v1"
 	containerdv1 "github.com/orchestrator/orchestrator/api/containerd/v1"
+	criv1 "github.com/orchestrator/orchestrator/api/cri/v1"
 )
 
 const tasks = "/containerd.services.tasks.v1.Tasks/"

@@ -82,16 +82,28 @@ func (s *sides) run(t *testing.T, id string) (*Engine, func()) {
 	return e, stop
 }
 
-// sessionsClosed is when each session that has ended was ended, by the transaction logs of both ensembles, in ms since 1970. A contender that
-// the machine has not let run believes in its session for longer than ZooKeeper does. That is the same without any mirror, so its
-// reign is over with its session; what may not happen is somebody else's before that.
-func (s *sides) sessionsClosed(t *testing.T) map[int64]int64 {
+// ends is what the transaction logs of both ensembles say of contenders: when each session was ended, and when each ephemeral node
+// went, in ms since 1970. A contender may believe for longer than that, which is the same without any mirror: one that the machine did not let run believes in a
+// session that has expired, and Curator 5.4 leads again by the node of a session that it has given up, until that expires and for ever after. What
+// may not happen is somebody else's reign before that.
+type ends struct {
+	sessions map[int64]int64
+	nodes    map[string]int64
+}
+
+func (s *sides) ends(t *testing.T) ends {
 	t.Helper()
-	closed := map[int64]int64{}
+	out := ends{map[int64]int64{}, map[string]int64{}}
 	for _, e := range s.e {
 		logs, err := filepath.Glob(filepath.Join(e.Nodes[0].Dir, "data", "version-2", "log.*"))
 		if err != nil || len(logs) == 0 {
 			t.Fatalf("no transaction log in %s: %v", e.Nodes[0].Dir, err)
+		}
+		owner := map[string]int64{} // of this side's contenders: mirrors belong to nobody
+		gone := func(path string, at int64) {
+			if _, ok := owner[path]; ok {
+				out.nodes[path] = at
+			}
 		}
 		for _, path := range logs {
 			r, err := zkfile.OpenLog(path)
@@ -106,14 +118,27 @@ func (s *sides) sessionsClosed(t *testing.T) map[int64]int64 {
 				if err != nil {
 					t.Fatalf("%s: %v", path, err)
 				}
+				for i := range x.Ops {
+					switch op := &x.Ops[i]; {
+					case op.Ephemeral:
+						owner[op.Path] = x.ClientID
+					case op.Type == zk.OpDelete:
+						gone(op.Path, x.Time)
+					}
+				}
 				if x.Type == zk.OpCloseSession {
-					closed[x.ClientID] = x.Time
+					out.sessions[x.ClientID] = x.Time
+					for node, id := range owner {
+						if _, already := out.nodes[node]; id == x.ClientID && !already {
+							gone(node, x.Time)
+						}
+					}
 				}
 			}
 			_ = r.Close()
 		}
 	}
-	return closed
+	return out
 }
 
 // sessionID is a session as contenders print it.
@@ -316,7 +341,7 @@ func TestKazooElection(t *testing.T) {
 	reigns := slices.Clone(c.reigns)
 	c.mu.Unlock()
 	now := time.Now().UnixNano()
-	closed := s.sessionsClosed(t)
+	closed := s.ends(t).sessions
 	count, starved, known := map[bool]int{}, 0, false
 	for i := range reigns {
 		r := &reigns[i]
@@ -386,9 +411,8 @@ func TestCuratorElection(t *testing.T) {
 	}
 	var mu sync.Mutex
 	type both struct {
-		at       int64 // ms since 1970
-		names    [2]string
-		sessions [2]int64
+		at           int64 // ms since 1970
+		names, nodes [2]string
 	}
 	var seen []both
 	leader, led := "", map[string]int{}
@@ -401,14 +425,20 @@ func TestCuratorElection(t *testing.T) {
 			if what == "TWO" {
 				f := strings.Fields(name)
 				at, _ := strconv.ParseInt(f[0], 10, 64)
-				seen = append(seen, both{at, [2]string{f[1], f[3]}, [2]int64{sessionID(f[2]), sessionID(f[4])}})
+				seen = append(seen, both{at, [2]string{f[1], f[3]}, [2]string{f[2], f[4]}})
 			} else if leader = name; name != "" {
 				led[strings.TrimRight(name, "0123456789")]++
 			}
 			mu.Unlock()
 		}
 	}()
-	t.Cleanup(func() { in.Close(); <-ended; _ = cmd.Wait() })
+	t.Cleanup(func() {
+		in.Close()
+		<-ended
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the contenders: %v", err)
+		}
+	})
 	n, open := 0, [2][]string{}
 	// Contenders come through proxies of their own, so that they can be cut off as well.
 	var way [2]*zktest.Proxy
@@ -421,16 +451,27 @@ func TestCuratorElection(t *testing.T) {
 		open[side] = append(open[side], name)
 		_, _ = io.WriteString(in, "open "+name+" "+way[side].Addr()+"\n")
 	}
+	left := 0 // how often a leader has
 	leave := func(name string) {
 		for i := range open {
 			open[i] = slices.DeleteFunc(open[i], func(s string) bool { return s == name })
 		}
 		_, _ = io.WriteString(in, "close "+name+"\n")
 	}
-	now := func() string { mu.Lock(); defer mu.Unlock(); return leader }
-	await := func() {
+	await := func() (name string) {
 		t.Helper()
-		zktest.Eventually(t, 90*time.Second, "somebody leads", func() bool { return now() != "" })
+		zktest.Eventually(t, 90*time.Second, "somebody leads", func() bool {
+			select {
+			case <-ended:
+				t.Fatal("the contenders' process has ended")
+			default:
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			name = leader
+			return slices.Contains(open[0], name) || slices.Contains(open[1], name) // not one that was told to leave just now
+		})
+		return name
 	}
 	join(Source)
 	await()
@@ -456,11 +497,13 @@ func TestCuratorElection(t *testing.T) {
 		fault := kinds[i%len(kinds)]
 		faults[fault]++
 		side := Side(rng.IntN(2))
+		t.Logf("%s round %d: %s, %v", time.Now().UTC().Format("15:04:05.000"), i, fault, side)
 		switch fault {
 		case "leader leaves":
-			leave(now())
+			left++
+			leave(await())
 		case "leader's side leaves":
-			if side = Source; strings.HasPrefix(now(), Target.String()) {
+			if side = Source; strings.HasPrefix(await(), Target.String()) {
 				side = Target
 			}
 			for _, name := range slices.Clone(open[side]) {
@@ -468,7 +511,8 @@ func TestCuratorElection(t *testing.T) {
 			}
 		case "engine's link cut":
 			s.cut[side].Stall(true)
-			leave(now())
+			left++
+			leave(await())
 			time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond) // the fault's length
 			s.cut[side].Stall(false)
 			s.cut[side].Break()
@@ -479,7 +523,8 @@ func TestCuratorElection(t *testing.T) {
 			way[side].Break()
 		case "engine stopped":
 			stop()
-			leave(now())
+			left++
+			leave(await())
 			_, stop = s.run(t, fmt.Sprint("engine", i))
 		case "server killed":
 			node := s.e[side].Nodes[0]
@@ -504,21 +549,26 @@ func TestCuratorElection(t *testing.T) {
 	stop2()
 	mu.Lock()
 	defer mu.Unlock()
-	closed := s.sessionsClosed(t)
-	starved := 0
+	gone := s.ends(t).nodes
+	if len(gone) == 0 {
+		t.Error("no contender's node is in the transaction logs, though contenders have left")
+	}
+	without := map[string]bool{}
 	for _, b := range seen {
 		ended := false
-		for _, id := range b.sessions {
-			at, ok := closed[id]
-			ended = ended || ok && at <= b.at
+		for i, node := range b.nodes {
+			if at, ok := gone[node]; ok && at <= b.at {
+				ended, without[b.names[i]] = true, true
+			}
 		}
-		if ended {
-			starved++
-		} else {
-			t.Errorf("two leaders at %d: %s and %s", b.at, b.names[0], b.names[1])
+		if !ended {
+			t.Errorf("two leaders at %s: %s by %s and %s by %s", time.UnixMilli(b.at).UTC().Format("15:04:05.000"), b.names[0], b.nodes[0], b.names[1], b.nodes[1])
 		}
 	}
-	t.Logf("%d rounds %v: led %v, never two at once (seen %d times that one believed in a session that had ended)", rounds, faults, led, starved)
+	t.Logf("%d rounds %v: led %v, never two at once (%d believed to lead by a node that was gone)", rounds, faults, led, len(without))
+	if n := led[Source.String()] + led[Target.String()]; n < left {
+		t.Errorf("leaders have left %d times, and %d led: what leads is not seen", left, n)
+	}
 	if led[Source.String()] == 0 || led[Target.String()] == 0 {
 		t.Error("leadership never moved between the sides")
 	}

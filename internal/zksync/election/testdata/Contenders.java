@@ -1,30 +1,27 @@
+import java.lang.reflect.Field;
 import java.util.Map;
 import java.util.Scanner;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicReference;
 import org.apache.curator.framework.CuratorFramework;
 import org.apache.curator.framework.CuratorFrameworkFactory;
 import org.apache.curator.framework.recipes.leader.LeaderLatch;
 import org.apache.curator.retry.ExponentialBackoffRetry;
 
-/** Contenders of an election by an unmodified Curator: "open NAME SERVERS" and "close NAME" on stdin. Two leaders at once are told, with their sessions. */
+/** Contenders of an election by an unmodified Curator: "open NAME SERVERS" and "close NAME" on stdin. Two leaders at once are told, with their nodes. */
 public class Contenders {
     static final Map<String, LeaderLatch> latches = new ConcurrentHashMap<>();
     static final Map<String, CuratorFramework> clients = new ConcurrentHashMap<>();
-    static final Map<String, Long> sessions = new ConcurrentHashMap<>(); // of who leads, when it was first seen to
 
-    static void seen(String name) {
-        CuratorFramework c = clients.get(name);
+    /** The node by which a contender leads or waits; the latch does not tell it. */
+    static String node(String name) {
         try {
-            if (c != null && !sessions.containsKey(name)) {
-                sessions.put(name, c.getZookeeperClient().getZooKeeper().getSessionId());
-            }
-        } catch (Exception e) {
-            // Not connected: asked again.
+            Field f = LeaderLatch.class.getDeclaredField("ourPath");
+            f.setAccessible(true);
+            return String.valueOf(((AtomicReference<?>) f.get(latches.get(name))).get());
+        } catch (ReflectiveOperationException | RuntimeException e) {
+            return "unknown:" + e.getClass().getName();
         }
-    }
-
-    static String session(String name) {
-        return Long.toHexString(sessions.getOrDefault(name, 0L));
     }
 
     public static void main(String[] args) throws Exception {
@@ -35,17 +32,14 @@ public class Contenders {
                 String now = "";
                 for (Map.Entry<String, LeaderLatch> a : latches.entrySet()) {
                     if (!a.getValue().hasLeadership()) {
-                        sessions.remove(a.getKey());
                         continue;
                     }
                     now = a.getKey();
-                    seen(now);
                     for (Map.Entry<String, LeaderLatch> b : latches.entrySet()) {
                         // Both: b led while a did before and after.
                         long at = System.currentTimeMillis();
                         if (b.getValue() != a.getValue() && b.getValue().hasLeadership() && a.getValue().hasLeadership()) {
-                            seen(b.getKey());
-                            System.out.println("TWO " + at + " " + a.getKey() + " " + session(a.getKey()) + " " + b.getKey() + " " + session(b.getKey()));
+                            System.out.println("TWO " + at + " " + a.getKey() + " " + node(a.getKey()) + " " + b.getKey() + " " + node(b.getKey()));
                         }
                     }
                 }
