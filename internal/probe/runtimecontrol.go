@@ -263,7 +263,7 @@ const logPoll = 250 * time.Millisecond
 // copyLogs sends what is in files, and what comes, as long as it is wanted and the container is there to write it.
 func (p *Probe) copyLogs(ctx context.Context, req *probev1.Request, e *probev1.Entity, tails []*logfile.Tail, s *pipe.Pipe) error {
 	out := logWriter{ctx: ctx, pipe: s}
-	for over := false; ; {
+	for over := 0; ; {
 		for _, t := range tails {
 			if err := t.Copy(ctx, out.line); err != nil {
 				return ended(err)
@@ -272,16 +272,22 @@ func (p *Probe) copyLogs(ctx context.Context, req *probev1.Request, e *probev1.E
 				return ended(err)
 			}
 		}
-		if arg(req, "follow") != "1" || over {
+		// Two looks after the end: the first may just have noticed that the file was rotated, and the last words are in the new one.
+		if arg(req, "follow") != "1" || over == 2 {
 			return nil
+		}
+		if over > 0 {
+			over++
+			continue
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(logPoll):
 		}
-		now := p.hub.entity(e.Id)
-		over = now == nil || now.State == topology.StateExited || now.State == topology.StateDead
+		if now := p.hub.entity(e.Id); now == nil || now.State == topology.StateExited || now.State == topology.StateDead {
+			over = 1
+		}
 	}
 }
 
