@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker/engine"
+	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/supervisor"
 )
 
@@ -24,9 +25,9 @@ type dockerProcess struct {
 	stream *engine.Stream // nil: the start has failed
 	// An Engine that is restarted forgets the commands which it has started inside of containers, and they run on. So the process is
 	// looked up as soon as it is there.
-	met   chan struct{} // closed when that has been done
-	pid   int
-	pidfd *os.File // nil: it has ended before, or is not to be seen from here
+	met     chan struct{} // closed when that has been done
+	command spec.DockerCommand
+	pidfd   *os.File // nil: it has ended before, or is not to be seen from here
 }
 
 // startLate is how long after a start that got no answer the command may still come.
@@ -77,11 +78,13 @@ func (p *dockerProcess) meet(limit time.Duration) {
 	}
 	// Only a process that the kernel says is of this container is the one that Docker means.
 	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
-	if err != nil || !strings.Contains(string(groups), st.ContainerID) {
+	start, serr := supervisor.StartTime(st.Pid)
+	if err != nil || serr != nil || !strings.Contains(string(groups), st.ContainerID) {
 		unix.Close(fd)
 		return
 	}
-	p.pid, p.pidfd = st.Pid, os.NewFile(uintptr(fd), "pidfd")
+	p.command = spec.DockerCommand{ContainerID: st.ContainerID, PID: st.Pid, StartTime: start}
+	p.pidfd = os.NewFile(uintptr(fd), "pidfd")
 }
 
 // close forgets the command.
@@ -120,13 +123,9 @@ func (p *dockerProcess) kill() {
 	if p.stream != nil {
 		defer p.stream.Close()
 	}
-	// Stopped first: what it forked after the look at its children would outlive it.
-	if p.signal(syscall.SIGSTOP) != nil {
-		return
+	if <-p.met; p.pidfd != nil {
+		_ = supervisor.EndTree(int(p.pidfd.Fd()), p.command.PID)
 	}
-	supervisor.AwaitStopped(p.pid, 100*time.Millisecond)
-	supervisor.KillTree(p.pid, time.Second)
-	_ = p.signal(syscall.SIGKILL)
 }
 
 // signal sends a signal to the command.
@@ -155,6 +154,14 @@ func runDockerExec(c *supervisor.Container) error {
 	if err != nil {
 		c.Started(0, err)
 		return err
+	}
+	// If this helper is killed the agent ends the command.
+	if <-p.met; p.pidfd != nil {
+		if err := spec.Write(c.Spec.Dir, spec.ExecFile, p.command); err != nil {
+			p.kill()
+			c.Started(0, err)
+			return err
+		}
 	}
 	var resize func(rows, columns uint16)
 	if w != nil {

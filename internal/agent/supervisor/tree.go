@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -37,6 +38,30 @@ func parseStat(b []byte) (stat, bool) {
 		return stat{}, false
 	}
 	return stat{pid: pid, ppid: ppid, zombie: f[0][0] == 'Z' || f[0][0] == 'X', stopped: f[0][0] == 'T' || f[0][0] == 't'}, true
+}
+
+// StartTime is when a process started, in ticks since boot: field 22 of /proc/PID/stat.
+func StartTime(pid int) (uint64, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat is malformed", pid)
+	}
+	return strconv.ParseUint(string(f[19]), 10, 64)
+}
+
+// EndTree ends a process that fd is a descriptor of, and everything below it: stopped first, because what it forked after the look at
+// its children would outlive it.
+func EndTree(fd, pid int) error {
+	if err := unix.PidfdSendSignal(fd, syscall.SIGSTOP, nil, 0); err != nil {
+		return err
+	}
+	AwaitStopped(pid, 100*time.Millisecond)
+	KillTree(pid, time.Second)
+	return unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0)
 }
 
 // Descendants lists the living processes below root, parents before children, without those in the trees of except.

@@ -9,11 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/supervisor"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -104,6 +107,9 @@ func (c *Containerizer) finish(ct *container) {
 		said, _ := os.ReadFile(filepath.Join(ct.dir, spec.LogFile))
 		c.log.Warn("a container's helper ended without a word", "container_id", ct.cfg.ID, "helper_log", string(said[:min(len(said), 4000)]))
 	}
+	if err != nil && inside(ct.cfg.Kind) {
+		c.endCommand(ct)
+	}
 	if w := st.Why; w != nil && !asked {
 		c.metrics.oom.Inc()
 		t.Message = w.Message
@@ -122,6 +128,26 @@ func (c *Containerizer) finish(ct *container) {
 	}
 	c.release(ct)
 	c.conclude(ct, t, true)
+}
+
+// endCommand ends a command inside a container whose helper was killed.
+func (c *Containerizer) endCommand(ct *container) {
+	var cmd spec.DockerCommand
+	if spec.Read(ct.dir, spec.ExecFile, &cmd) != nil {
+		return // it was never started, or has ended
+	}
+	fd, err := unix.PidfdOpen(cmd.PID, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	// With the descriptor open: is it the one that was meant?
+	if start, err := supervisor.StartTime(cmd.PID); err != nil || start != cmd.StartTime {
+		return
+	}
+	if err := supervisor.EndTree(fd, cmd.PID); err != nil && !errors.Is(err, unix.ESRCH) {
+		c.log.Error("cannot end a command inside a container whose helper is gone", "container_id", ct.cfg.ID, "pid", cmd.PID, "error", err)
+	}
 }
 
 // endInside ends the commands that ran inside a container.

@@ -252,6 +252,13 @@ func TestSession(t *testing.T) {
 	if err := d.Remove(t.Context(), "up.d"); err != nil {
 		t.Error(err)
 	}
+	// One whose helper is killed ends as well: Docker itself would let it run on.
+	cfg.ID = "up.f"
+	d.launch(cfg)
+	eventually(t, "the session runs", running)
+	_ = syscall.Kill(d.helperPID("up.f"), syscall.SIGKILL)
+	d.wait("up.f")
+	eventually(t, "the session's processes are gone", func() bool { return !running() })
 	if err := d.Launch(t.Context(), containerizer.Config{ID: "up.e", Kind: containerizer.Nested, Directory: d.sandbox("up"), Command: shell("true"), Container: hostNet()}); err == nil || !strings.Contains(err.Error(), "nested containers can't be DOCKER") {
 		t.Errorf("a nested container: %v", err)
 	}

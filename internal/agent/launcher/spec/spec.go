@@ -30,6 +30,7 @@ const (
 	SecretsDir  = "secrets"      // empty on the host; in the container's mount namespace, memory that holds secrets
 	LogFile     = "helper.log"   // what the helper has to say when something is wrong with itself
 	DockerFile  = "docker"       // DockerState
+	ExecFile    = "exec"         // DockerCommand
 	MemoryFile  = "memory"       // Memory
 )
 
@@ -198,6 +199,13 @@ type DockerState struct {
 	ID  string `json:"id"`
 	PID int    `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0: not to be trusted
 	IPs []IP   `json:"ips,omitempty"`
+}
+
+// DockerCommand is what the helper writes once a command inside a container runs: Docker itself can't end it.
+type DockerCommand struct {
+	ContainerID string `json:"container_id"` // what the Engine calls it
+	PID         int    `json:"pid"`
+	StartTime   uint64 `json:"start_time"` // in ticks since boot: a PID alone may be another process's by now
 }
 
 // IP is an address of a container.
