@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/orchestrator/orchestrator/internal/agent/osthread"
@@ -261,6 +262,25 @@ func (e *Engine) Links() []string {
 		is, _ := net.Interfaces()
 		for _, i := range is {
 			out = append(out, i.Name)
+		}
+	})
+	return out
+}
+
+// Veths lists those of them whose other end is in another namespace: a container's.
+func (e *Engine) Veths() []string {
+	var out []string
+	e.InNetwork(func() {
+		h, err := netlink.NewHandle() // of this thread's namespace
+		if err != nil {
+			return
+		}
+		defer h.Close()
+		ls, _ := h.LinkList()
+		for _, l := range ls {
+			if a := l.Attrs(); l.Type() == "veth" && a.NetNsID >= 0 {
+				out = append(out, a.Name)
+			}
 		}
 	})
 	return out

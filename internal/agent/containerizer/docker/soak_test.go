@@ -163,7 +163,7 @@ func (b *befalls) run() {
 // held counts what containers hold of the host, whoever they are.
 func (h *host) held(d *daemon) map[string]int {
 	out := map[string]int{
-		"processes": len(h.e.Processes()), "control groups": len(h.e.Cgroups()), "mounts": len(h.e.Mounts()), "interfaces": len(h.e.Links()),
+		"processes": len(h.e.Processes()), "control groups": len(h.e.Cgroups()), "mounts": len(h.e.Mounts()), "interfaces": len(h.e.Links()), "veths": len(h.e.Veths()),
 		"rules": len(h.e.Rules()), "ports": len(h.e.Ports()), "endpoints": len(h.e.Endpoints()), "helpers": len(helpers(h.dir)),
 		"containers": len(strings.Fields(h.e.Docker("ps", "-aq"))), "volumes": len(strings.Fields(h.e.Docker("volume", "ls", "-q"))),
 		"images": len(strings.Fields(h.e.Docker("images", "-aq"))), "secrets": len(globs(d.containersDir() + "/*/secrets")), "held": len(d.Containers()),
@@ -176,8 +176,9 @@ func (h *host) held(d *daemon) map[string]int {
 }
 
 // dockers is what an Engine with live-restore leaves behind by itself when it is stopped while it starts a container, and nobody can
-// take from it: masquerading of an address by which a container would have reached its own published port.
-var dockers = []string{"rules"}
+// tell to be ours: masquerading of an address by which a container would have reached its own published port, and a pair of
+// interfaces both ends of which are still with the Engine. `docker run` and `docker rm -f` alone leave as much.
+var dockers = []string{"rules", "interfaces"}
 
 // programs counts the processes that run what a container was made for.
 func (h *host) programs() (n int) {
