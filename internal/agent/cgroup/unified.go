@@ -129,24 +129,49 @@ func (m *Manager) makeRoom() error {
 
 // protect lets the root keep from reclaim what its groups are to keep together: to the kernel a group's protection is a share of
 // its parent's, and without one there the containers' soft limits would be words. More than the sum must not be said, or all that
-// they use would be kept.
+// they use would be kept. The same goes for what is above the root, below which other agents may have theirs.
+//
+// Agents of one host know nothing of each other, and one that has summed up may write when another, who has counted a newer group, has
+// done so before. So what was written is summed up once more, until nothing has to be written: the last one to write has then seen
+// everything, for whoever changes a group after that will sum up itself. A lock would do as well, but an agent that is stopped while
+// it holds it would stop all others' launches.
 func (m *Manager) protect() error {
 	if m.host.V2 == "" || !m.Has("memory") {
 		return nil
 	}
 	m.protecting.Lock()
 	defer m.protecting.Unlock()
-	root := filepath.Join(m.host.V2, m.cfg.Root)
-	es, err := os.ReadDir(root)
+	levels := m.levels()[1:]
+	slices.Reverse(levels)
+	const rounds = 1000 // each but the last two of which another agent has spoilt, who therefore goes on
+	for range rounds {
+		settled := true
+		for _, dir := range levels {
+			same, err := protectLevel(dir)
+			if err != nil {
+				return fmt.Errorf("protect the containers' memory: %w", err)
+			}
+			settled = settled && same
+		}
+		if settled {
+			break
+		}
+	}
+	return nil
+}
+
+// protectLevel sets a group's protection to the sum of those below it, and reports whether it was that.
+func protectLevel(dir string) (same bool, err error) {
+	es, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var sum uint64
 	for _, e := range es {
 		if !e.IsDir() {
 			continue
 		}
-		low, err := readUint(filepath.Join(root, e.Name()), "memory.low")
+		low, err := readUint(filepath.Join(dir, e.Name()), "memory.low")
 		if err != nil {
 			continue // it has just gone
 		}
@@ -154,14 +179,12 @@ func (m *Manager) protect() error {
 			sum = math.MaxUint64
 		}
 	}
+	if now, err := readUint(dir, "memory.low"); err == nil && now == sum {
+		return true, nil
+	}
 	value := strconv.FormatUint(sum, 10)
 	if sum == math.MaxUint64 {
 		value = "max"
 	}
-	for _, dir := range m.levels()[1:] {
-		if err := write(dir, "memory.low", value); err != nil {
-			return fmt.Errorf("protect the containers' memory: %w", err)
-		}
-	}
-	return nil
+	return false, write(dir, "memory.low", value)
 }

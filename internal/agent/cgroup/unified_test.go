@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -133,6 +134,45 @@ func TestUnifiedLimits(t *testing.T) {
 		t.Errorf("groups %v %v", names, err)
 	}
 	g.Kill()
+}
+
+// TestUnifiedAgentsTogether: agents that share a root, or what is above their roots, make, change and remove groups at the same moment, again
+// and again; each time every level then protects what is below it.
+func TestUnifiedAgentsTogether(t *testing.T) {
+	m := unified(t, Config{})
+	var agents []*Manager
+	for _, root := range []string{"one", "one", "two"} {
+		agent, err := New(&m.host, Config{Root: m.cfg.Root + "/" + root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer agent.Close()
+		agents = append(agents, agent)
+	}
+	for round := range 60 {
+		var wg sync.WaitGroup
+		for i, agent := range agents {
+			wg.Go(func() {
+				var err error
+				switch g := agent.Open(fmt.Sprint(i)); round % 3 {
+				case 0:
+					_, err = agent.Create(Limits{CPUs: 1, Mem: 40 << 20}, fmt.Sprint(i))
+				case 1:
+					err = g.Set(Limits{CPUs: 1, Mem: 50 << 20})
+				default:
+					err = g.Remove()
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		mb := []int{40, 50, 0}[round%3]
+		for name, n := range map[string]int{"one": 2, "two": 1, ".": 3} {
+			m.Open(name).expect(t, map[string]string{"memory.low": strconv.Itoa(n * mb << 20)})
+		}
+	}
 }
 
 func TestParseList(t *testing.T) {
