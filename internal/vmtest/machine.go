@@ -215,6 +215,7 @@ func pack(t *testing.T, k *kernel, cfg Config) *os.File {
 		}
 	}
 	a.content("/etc/hosts", 0o644, "127.0.0.1 localhost vmtest\n")
+	a.content("/etc/hostname", 0o644, "vmtest\n")
 	a.content("/etc/resolv.conf", 0o644, "")
 	modules, err := k.load(append(append([]string(nil), baseModules...), cfg.Modules...))
 	if err != nil {

@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -12,18 +13,30 @@ var (
 	ext4 = Disk{At: "/ext4", Format: []string{"mkfs.ext4", "-q", "-O", "quota,project"}, Type: "ext4", Options: "prjquota", MB: 64}
 )
 
+// What container networks need of the host and the kernel: the plugins, and the programs and modules that these use.
+var (
+	networkPrograms = []string{
+		"ip", "iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore", "tc", "nsenter", "sysctl", "perl",
+	}
+	networkTrees   = []string{"/usr/lib/cni", "/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/x86_64-linux-gnu/perl-base"}
+	networkModules = []string{
+		"bridge", "br_netfilter", "veth", "nf_tables", "nft_compat", "nf_nat", "nft_chain_nat", "xt_MASQUERADE", "xt_comment", "xt_addrtype", "xt_conntrack",
+		"xt_mark", "xt_multiport", "xt_DNAT", "xt_nat", "xt_tcpudp", "sch_tbf", "sch_ingress", "ifb", "act_mirred", "cls_u32",
+	}
+)
+
 // TestAgent runs the agent's tests that need what this machine's kernel may not have: limits in the unified hierarchy of control
-// groups, and quotas of file systems.
+// groups, with a container network, and quotas of file systems.
 func TestAgent(t *testing.T) {
 	t.Parallel()
 	tmp := []string{"TMPDIR=" + xfs.At}
 	Run(t, Config{
-		Programs: []string{"mkfs.xfs", "mkfs.ext4", "crun", "runc"}, Modules: []string{"xfs", "crc32c_generic", "quota_v2"}, Disks: []Disk{xfs, ext4},
+		Programs: slices.Concat([]string{"crun", "runc", "mkfs.xfs", "mkfs.ext4"}, networkPrograms), Trees: networkTrees, Modules: append([]string{"xfs", "crc32c_generic", "quota_v2"}, networkModules...), Disks: []Disk{xfs, ext4},
 		Tests: []Test{
 			{Package: "internal/agent/projectquota", Args: []string{"-test.v"}, Env: tmp},
 			{Package: "internal/agent/projectquota", Args: []string{"-test.v"}, Env: []string{"TMPDIR=" + ext4.At}},
 			{Package: "internal/agent/cgroup", Args: []string{"-test.v", "-test.run=^TestUnified"}, Env: tmp},
-			{Package: "internal/agent/containerizer/native", Args: []string{"-test.v", "-test.run=^(TestQuota.*|TestImage|TestUnified.*|TestMemoryLimit|TestPlainContainer|TestDevices|TestCPUSet|TestGroupThatCannotBeRemoved)$"}, Env: tmp},
+			{Package: "internal/agent/containerizer/native", Args: []string{"-test.v", "-test.run=^(TestQuota.*|TestImage|TestUnified.*|TestMemoryLimit|TestPlainContainer|TestDevices|TestCPUSet|TestGroupThatCannotBeRemoved|TestGroupInOneNetwork)$"}, Env: tmp},
 		},
 	})
 }
@@ -56,12 +69,9 @@ func TestWholeAgent(t *testing.T) {
 		tests = append(tests, Test{Package: "internal/agent/" + p, Args: []string{"-test.v"}, Env: tmp})
 	}
 	Run(t, Config{
-		Programs: []string{"mkfs.xfs", "crun", "runc", "ip", "iptables", "iptables-save", "tc", "nsenter", "perl"}, Trees: []string{"/usr/lib/cni", "/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/x86_64-linux-gnu/perl-base"},
-		Modules: []string{
-			"xfs", "crc32c_generic", "bridge", "br_netfilter", "veth", "nf_tables", "nft_compat", "nf_nat", "nft_chain_nat", "xt_MASQUERADE", "xt_comment", "xt_addrtype", "xt_conntrack",
-			"xt_mark", "xt_multiport", "xt_DNAT", "xt_nat", "xt_tcpudp", "sch_tbf", "sch_ingress", "ifb", "act_mirred", "cls_u32",
-		},
-		Disks: []Disk{{At: xfs.At, Format: xfs.Format, Type: xfs.Type, Options: xfs.Options, MB: 2000}},
+		Programs: append([]string{"mkfs.xfs", "mkfs.ext4", "mkfs.btrfs", "crun", "runc", "pidof", "tty"}, networkPrograms...), Trees: networkTrees,
+		Modules: append([]string{"xfs", "ext4", "btrfs", "crc32c_generic"}, networkModules...),
+		Disks:   []Disk{{At: xfs.At, Format: xfs.Format, Type: xfs.Type, Options: xfs.Options, MB: 2000}},
 		Tests: append(tests, Test{
 			Package: "internal/agent/containerizer/native", Env: tmp,
 			Args: []string{"-test.v", "-test.parallel=2", "-test.skip=^(TestMany.*|TestKillAtAnyMoment.*|TestWithoutRoot)$"},

@@ -67,13 +67,22 @@ func needRoot(t testing.TB) {
 	t.Skip("this test needs root: cgroups and namespaces")
 }
 
+// patience is how long what takes d on a real machine may take here: package vmtest's is mostly emulated.
+func patience(d time.Duration) time.Duration {
+	if os.Getenv("ORCHESTRATOR_TEST_VM") != "" {
+		return 6 * d
+	}
+	return d
+}
+
 // eventually polls a condition.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	within := patience(30 * time.Second)
+	deadline := time.Now().Add(within)
 	for !f() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("not within %v: %s", within, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -193,7 +202,7 @@ func (d *daemon) end() {
 
 func (d *daemon) wait(id ids.Container) containerizer.Termination {
 	d.h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience(30*time.Second))
 	defer cancel()
 	t, err := d.Wait(ctx, id)
 	if err != nil {
@@ -378,7 +387,7 @@ func (d *daemon) kill(id ids.Container, grace time.Duration) {
 // until waits for an update of a task that fits, and gives it.
 func (d *daemon) until(task string, what string, fits func(*mesosv1.TaskStatus) bool) *mesosv1.TaskStatus {
 	d.h.t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience(30 * time.Second))
 	for {
 		d.link.mu.Lock()
 		for _, u := range d.link.updates {

@@ -47,7 +47,7 @@ func inOwnNetwork(t testing.TB) bool {
 		}
 		return true
 	}
-	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=5m"}
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=" + patience(5*time.Minute).String()}
 	if b, ok := t.(*testing.B); ok {
 		args = []string{"-test.run=^$", "-test.bench=^" + b.Name() + "$", fmt.Sprintf("-test.benchtime=%dx", max(b.N, 100))}
 	}
@@ -385,7 +385,7 @@ cat | sed -n 's/.*"prevResult":\({.*}\),"type".*/\1/p' | grep . || echo '{"cniVe
 `, fault))
 	n.add(t, "f.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"faulty","plugins":[{"type":"bridge","bridge":"tbr0","isGateway":true,"ipMasq":true,
 		"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.7.0/24"}},{"type":"faulty"}]}`, n.ipam))
-	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = 3 * time.Second }))
+	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = patience(3 * time.Second) }))
 	defer d.end()
 	say := func(what string) {
 		if err := os.WriteFile(fault, []byte(what), 0o644); err != nil {
@@ -466,7 +466,7 @@ func TestBridgeIsCutShort(t *testing.T) {
 	n.fake(t, "slowbridge", fmt.Sprintf("PATH=%s:$PATH exec %s/bridge\n", bin, pluginsDir))
 	n.add(t, "slow.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"slow","plugins":[{"type":"slowbridge","bridge":"tbr0","isGateway":true,"ipMasq":true,
 		"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.7.0/24"}}]}`, n.ipam))
-	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = 3 * time.Second }))
+	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = patience(3 * time.Second) }))
 	defer d.end()
 	launch := func(id ids.Container) {
 		cfg := d.plain(id, "exec sleep 1000")
