@@ -174,6 +174,9 @@ func (e encoded) size() int { return len(e.body) + len(e.flat) }
 type packer struct{ compressors sync.Pool }
 
 func (p *packer) encode(rev uint64, body []byte) encoded {
+	if cap(body)-len(body) > gzipAbove {
+		body = bytes.Clone(body) // it was made with room for the longest that it could become
+	}
 	e := encoded{rev: rev, body: body}
 	if len(body) > gzipAbove {
 		var buf bytes.Buffer
