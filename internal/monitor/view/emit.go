@@ -321,7 +321,7 @@ func (v *View) step() *Diff {
 		}
 		if !x.src.shown || !x.dst.shown {
 			if x.shown {
-				x.shown = false
+				v.hide(x)
 				d.goneE = append(d.goneE, x.h)
 			}
 			continue
@@ -330,7 +330,7 @@ func (v *View) step() *Diff {
 	}
 	d.edges = slices.DeleteFunc(d.edges, func(x *edge) bool { return x.shown && !x.worth(v.p.Flows) })
 	for _, x := range d.edges {
-		x.shown = true
+		v.show(x)
 		x.note()
 	}
 	d.gone = append(d.gone, v.goneNodes...)
@@ -378,7 +378,7 @@ func moved(was, is float32) bool {
 }
 
 func (v *View) totals(shown map[*node]bool) Totals {
-	t := Totals{}
+	t := Totals{Edges: v.shownEdges}
 	for _, n := range v.nodes {
 		if !n.shown {
 			if shown == nil || v.p.Focus == "" && v.p.Opts["unconnected"] != "hide" {
@@ -398,12 +398,22 @@ func (v *View) totals(shown map[*node]bool) Totals {
 			t.Stale++
 		}
 	}
-	for _, x := range v.edges {
-		if x.shown {
-			t.Edges++
-		}
-	}
 	return t
+}
+
+// show and hide count what is shown: there are too many edges to count them for each difference.
+func (v *View) show(x *edge) {
+	if !x.shown {
+		x.shown = true
+		v.shownEdges++
+	}
+}
+
+func (v *View) hide(x *edge) {
+	if x.shown {
+		x.shown = false
+		v.shownEdges--
+	}
 }
 
 // layBoxes draws a box round the members of each opened group and gives the table as JSON.

@@ -129,6 +129,7 @@ type View struct {
 	dirtyEdges []*edge
 	goneNodes  []uint32
 	goneEdges  []uint32
+	shownEdges int
 	structure  bool // nodes or edges came or went since the last layout
 	boxes      map[string]*box
 	boxH       uint32
@@ -160,7 +161,7 @@ func (v *View) Build(r *estate.Reader) {
 	v.nodes, v.members = map[string]*node{}, map[*estate.Entity][]*node{}
 	v.edges, v.bases = map[edgeID]*edge{}, routes{map[*estate.Edge]*edge{}, map[*estate.Edge][]*edge{}}
 	v.dirtyNodes, v.dirtyEdges, v.goneNodes, v.goneEdges = nil, nil, nil, nil
-	v.boxes = map[string]*box{}
+	v.boxes, v.shownEdges = map[string]*box{}, 0
 	v.structure, v.arranged, v.placedN = true, "", 0
 	v.group = v.p.Group
 	if v.group == "auto" {
@@ -564,7 +565,7 @@ func (v *View) dropEdge(x *edge) {
 	v.structure = true
 	if x.shown {
 		v.goneEdges = append(v.goneEdges, x.h)
-		x.shown = false
+		v.hide(x)
 	}
 	for _, b := range x.bases {
 		v.bases.set(b, slices.DeleteFunc(v.bases.of(b, nil), func(o *edge) bool { return o == x }))

@@ -273,6 +273,9 @@ func TestAViewThatFollowsIsTheViewMadeAnew(t *testing.T) {
 		if d := cmp.Diff(whole.picture(), follows.picture()); d != "" {
 			t.Fatalf("%+v: the frame (-) and the diffs (+) differ:\n%s", spec, d)
 		}
+		if got := decode(t, v.Frame(99)).Totals["edges"]; got != len(whole.edges) {
+			t.Fatalf("%+v: %d edges are counted, and %d shown", spec, got, len(whole.edges))
+		}
 		for h, at := range whole.place {
 			if follows.place[h] != at {
 				t.Fatalf("node %d is at %v, the page has it at %v", h, at, follows.place[h])
