@@ -69,12 +69,17 @@ func load(o order) (io.Closer, error) {
 				return nil, err
 			}
 		}
-	case "sleepers": // N processes in the same group
+	case "sleepers": // N processes in the same group, with four open files each
+		null, err := os.Open("/dev/null")
+		if err != nil {
+			return nil, err
+		}
 		for range o.N {
-			if _, err := os.StartProcess("/bin/sleep", []string{"sleep", "100"}, &os.ProcAttr{}); err != nil {
+			if _, err := os.StartProcess("/bin/sleep", []string{"sleep", "100"}, &os.ProcAttr{Files: []*os.File{null, null, null, null}}); err != nil {
 				return nil, err
 			}
 		}
+		return null, nil
 	case "stream": // N MB to somebody
 		c, err := net.DialTimeout(o.Network, o.Addr, 5*time.Second)
 		if err != nil {
@@ -87,6 +92,19 @@ func load(o order) (io.Closer, error) {
 			}
 		}
 		return nil, c.Close()
+	case "read": // N MB from the disk itself
+		fd, err := unix.Open(o.Name, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(fd)
+		raw := make([]byte, 1<<20+4096)
+		skip := int(4096 - uintptr(unsafe.Pointer(&raw[0]))%4096)
+		for range o.N {
+			if n, err := unix.Read(fd, raw[skip:skip+1<<20]); err != nil || n != 1<<20 {
+				return nil, fmt.Errorf("%d bytes were read: %w", n, err)
+			}
+		}
 	case "write": // N MB to the disk itself
 		fd, err := unix.Open(o.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
 		if err != nil {
@@ -280,8 +298,22 @@ func TestFiguresAgreeWithTheKernel(t *testing.T) {
 	within(t, "files of the container", read()[topology.MetricFds]-beforeFds, 300, 2)
 	within(t, "files of the process", tick()[topology.MetricFds]-processFds, 300, 2)
 	pids := read()[topology.MetricPids]
-	d.do(order{Op: "sleepers", N: 50})
-	within(t, "pids of the container", read()[topology.MetricPids]-pids, 50, 2)
+	d.do(order{Op: "sleepers", N: 100})
+	got = read()
+	within(t, "pids of the container", got[topology.MetricPids]-pids, 100, 2)
+	// Of all its processes, however many they are.
+	open := 0.0
+	for _, proc := range box().procs {
+		names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", proc.pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open += float64(len(names))
+	}
+	if open < 700 {
+		t.Fatalf("%.0f files of 100 processes with four each and one with 300", open)
+	}
+	within(t, "files of the container with its processes", got[topology.MetricFds], open, 2)
 
 	// Disk, where there is one below: a file in memory writes nothing.
 	file := filepath.Join(t.TempDir(), "written")
@@ -368,17 +400,176 @@ func TestHostFiguresAgreeWithTheKernel(t *testing.T) {
 	if m[topology.MetricFds] < 10 {
 		t.Errorf("%v files are open on this host", m[topology.MetricFds])
 	}
-	links, err := netlink.LinkList()
+}
+
+// between demands that what the probe says lies, within some percent, between what the kernel says of a time within that which
+// the probe has measured, and of one around it: what others do on this machine meanwhile is in all three.
+func between(t *testing.T, what string, got, inner, outer, percent float64) {
+	t.Helper()
+	if got < inner*(1-percent/100) || got > outer*(1+percent/100) {
+		t.Errorf("%s: the probe says %.6g, the kernel between %.6g and %.6g", what, got, inner, outer)
+		return
+	}
+	t.Logf("%s: %.6g against %.6g to %.6g", what, got, inner, outer)
+}
+
+// sectors sums what /sys says that the disks of this machine have read and written, in bytes.
+func sectors(t *testing.T) (read, wrote float64) {
+	t.Helper()
+	list, err := os.ReadDir("/sys/block")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rx float64
-	for _, l := range links {
-		if p.host.leaves(l.Attrs().Name) {
-			rx += float64(l.Attrs().Statistics.RxBytes)
+	for _, d := range list {
+		if below, _ := os.ReadDir("/sys/block/" + d.Name() + "/slaves"); len(below) > 0 || strings.HasPrefix(d.Name(), "loop") || strings.Contains(d.Name(), "ram") {
+			continue
+		}
+		b, err := os.ReadFile("/sys/block/" + d.Name() + "/stat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := strings.Fields(string(b))
+		r, _ := strconv.ParseFloat(f[2], 64)
+		w, _ := strconv.ParseFloat(f[6], 64)
+		read, wrote = read+512*r, wrote+512*w
+	}
+	return read, wrote
+}
+
+// TestHostDisksAgreeWithTheKernel writes and reads known amounts past the page cache.
+func TestHostDisksAgreeWithTheKernel(t *testing.T) {
+	p := newTestProbe(t, nil)
+	file := filepath.Join(t.TempDir(), "load")
+	at := time.Now().UnixMilli()
+	for _, op := range []string{"write", "read"} {
+		const mb = 128
+		r0, w0 := sectors(t)
+		p.host.measure(at)
+		r1, w1 := sectors(t)
+		if _, err := load(order{Op: op, Name: file, N: mb}); err != nil {
+			t.Fatal(err)
+		}
+		r2, w2 := sectors(t)
+		at += 1000
+		got := p.host.measure(at)
+		r3, w3 := sectors(t)
+		between(t, "bytes read from the host's disks while a file is "+op, got[topology.MetricDiskRead], r2-r1, r3-r0, 2)
+		between(t, "bytes written to the host's disks while a file is "+op, got[topology.MetricDiskWrite], w2-w1, w3-w0, 2)
+		seen := map[string]float64{"write": w2 - w1, "read": r2 - r1}[op]
+		if seen < mb<<20 {
+			t.Logf("of %d MB %.0f reached a disk: the directory of temporary files is in memory, or on another machine", mb, seen/(1<<20))
 		}
 	}
-	if rx > 1<<20 {
-		within(t, "bytes received by the host", p.host.last.rx, rx, 2)
+}
+
+// TestHostTrafficAgreesWithTheKernel has a host of its own kind: a network namespace, whose traffic with another one is known.
+func TestHostTrafficAgreesWithTheKernel(t *testing.T) {
+	needRoot(t)
+	hub, host, peer := settle(t, "traffic-hub"), settle(t, "traffic-host"), settle(t, "traffic-peer")
+	hub.do(order{Op: "bridge", Name: "br0"})
+	hub.do(order{Op: "up", Name: "br0"})
+	for i, x := range []*dweller{host, peer} {
+		hub.do(order{Op: "link", Name: fmt.Sprintf("v%d", i), Peer: x.pid})
+		x.do(order{Op: "up", Name: "eth0", Addr: fmt.Sprintf("10.81.0.%d/24", i+1)})
+		x.do(order{Op: "up", Name: "lo"})
+		x.do(order{Op: "listen", Network: "tcp4", Addr: ":8000"})
+	}
+	// The kernel's own files, with the namespace's process in the place of the host's first.
+	proc := t.TempDir()
+	for link, to := range map[string]string{"1": fmt.Sprintf("/proc/%d", host.pid), "stat": "/proc/stat", "meminfo": "/proc/meminfo", "diskstats": "/proc/diskstats"} {
+		if err := os.Symlink(to, filepath.Join(proc, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := newHostStat(proc, "/sys")
+	at := time.Now().UnixMilli()
+	h.measure(at)
+	was := host.count()
+	host.do(order{Op: "stream", Network: "tcp4", Addr: "10.81.0.2:8000", N: 64})
+	peer.do(order{Op: "stream", Network: "tcp4", Addr: "10.81.0.1:8000", N: 32})
+	host.do(order{Op: "stream", Network: "tcp4", Addr: "127.0.0.1:8000", N: 16}) // leaves nobody's host
+	// What is still in the peer's queue comes without being waited for.
+	now := host.count()
+	for range 400 {
+		if again := host.count(); again == now && now.NetRx-was.NetRx >= 32<<20 {
+			break
+		}
+		now = host.count()
+		time.Sleep(10 * time.Millisecond)
+	}
+	got := h.measure(at + 1000)
+	within(t, "bytes sent by the host", got[topology.MetricNetTx], now.NetTx-was.NetTx, 2)
+	within(t, "bytes received by the host", got[topology.MetricNetRx], now.NetRx-was.NetRx, 2)
+	if got[topology.MetricNetTx] < 64<<20 || got[topology.MetricNetTx] > 75<<20 || got[topology.MetricNetRx] < 32<<20 || got[topology.MetricNetRx] > 40<<20 {
+		t.Errorf("sent %.0f and received %.0f bytes: 64 and 32 MB, and what carries them", got[topology.MetricNetTx], got[topology.MetricNetRx])
+	}
+}
+
+// TestHostProcessesAndFilesAgreeWithTheKernel starts a known number of processes, and opens a known number of files.
+func TestHostProcessesAndFilesAgreeWithTheKernel(t *testing.T) {
+	needRoot(t)
+	p := newTestProbe(t, nil)
+	d := settle(t, "crowd")
+	d.confine()
+	listed := func() float64 {
+		t.Helper()
+		dir, err := os.Open("/proc")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		names, err := dir.Readdirnames(-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0.0
+		for _, name := range names {
+			if name[0] >= '0' && name[0] <= '9' {
+				n++
+			}
+		}
+		return n
+	}
+	handles := func() float64 {
+		t.Helper()
+		b, err := os.ReadFile("/proc/sys/fs/file-nr")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, _ := strconv.ParseFloat(strings.Fields(string(b))[0], 64)
+		return v
+	}
+	// As it is sent to monitors, for the whole host.
+	measured := func() map[string]float64 {
+		t.Helper()
+		before := listed()
+		if err := p.table.scan(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		after := listed()
+		files := handles()
+		got := p.host.measure(time.Now().UnixMilli())
+		later := handles()
+		got[topology.MetricPids] = float64(len(p.table.byPid))
+		between(t, "processes of the host", got[topology.MetricPids], min(before, after), max(before, after), 2)
+		between(t, "open files of the host", got[topology.MetricFds], min(files, later), max(files, later), 2)
+		return got
+	}
+	was := measured()
+	d.do(order{Op: "sleepers", N: 200})
+	d.do(order{Op: "open", N: 10_000})
+	now := measured()
+	crowd := 0
+	for _, proc := range p.table.byPid {
+		if proc.ppid == d.pid {
+			crowd++
+		}
+	}
+	if crowd != 200 {
+		t.Errorf("%d of 200 processes are known", crowd)
+	}
+	// Others come and go meanwhile: not by the thousand.
+	if more := now[topology.MetricFds] - was[topology.MetricFds]; more < 9_000 || more > 13_000 {
+		t.Errorf("%.0f more open files, of which 10,000 are known", more)
 	}
 }

@@ -91,7 +91,10 @@ func (h *hostStat) measure(at int64) map[string]float64 {
 	if unix.Statfs("/", &fs) == nil && fs.Blocks > 0 {
 		out[topology.MetricDiskUsed] = 100 * float64(fs.Blocks-fs.Bfree) / float64(fs.Blocks-fs.Bfree+fs.Bavail)
 	}
-	s.rx, s.tx, s.haveNet = readNetDev(h.proc+"/net/dev", h.leaves)
+	// Of the host's own network, which a probe in a container of its own does not share.
+	if s.rx, s.tx, s.haveNet = readNetDev(h.proc+"/1/net/dev", h.leaves); !s.haveNet {
+		s.rx, s.tx, s.haveNet = readNetDev(h.proc+"/net/dev", h.leaves)
+	}
 	s.read, s.write, s.haveIO = h.disks()
 	if l := h.last; l.at > 0 && at > l.at {
 		seconds := float64(at-l.at) / 1000
@@ -132,7 +135,8 @@ func (h *hostStat) leaves(name string) bool {
 	return v
 }
 
-// disks sums what whole disks have read and written.
+// disks sums what whole disks have read and written. What is made of other disks (md, device mapper, bcache) or of memory would
+// count the same bytes twice, or none that a disk ever saw.
 func (h *hostStat) disks() (read, write float64, ok bool) {
 	b, err := os.ReadFile(h.proc + "/diskstats")
 	if err != nil {
@@ -140,11 +144,14 @@ func (h *hostStat) disks() (read, write float64, ok bool) {
 	}
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if len(f) < 10 || strings.HasPrefix(f[2], "loop") || strings.HasPrefix(f[2], "ram") || strings.HasPrefix(f[2], "dm-") || strings.HasPrefix(f[2], "md") {
+		if len(f) < 10 || strings.HasPrefix(f[2], "loop") || strings.HasPrefix(f[2], "ram") || strings.HasPrefix(f[2], "zram") || strings.HasPrefix(f[2], "dm-") || strings.HasPrefix(f[2], "md") {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(h.sys, "block", f[2])); err != nil {
 			continue // a partition
+		}
+		if below, err := os.ReadDir(filepath.Join(h.sys, "block", f[2], "slaves")); err == nil && len(below) > 0 {
+			continue
 		}
 		r, _ := strconv.ParseFloat(f[5], 64)
 		w, _ := strconv.ParseFloat(f[9], 64)

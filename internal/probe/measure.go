@@ -193,7 +193,7 @@ func (p *Probe) measureContainer(b *batch, ref uint32, c *box, at int64) {
 	}
 	b.add(ref, topology.MetricPids, s.pids)
 	files := 0
-	for _, proc := range c.procs[:min(len(c.procs), 64)] {
+	for _, proc := range c.procs {
 		files += p.table.openFiles(proc.pid)
 	}
 	if files > 0 {

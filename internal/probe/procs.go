@@ -247,13 +247,30 @@ func (t *processTable) measureIO(now time.Time) {
 	}
 }
 
-// openFiles counts a process's open files: since Linux 6.2 the size of its fd directory says it; 0 when not known.
+// openFiles counts a process's open files: since Linux 6.2 the size of its fd directory says it, before that it is 0 and they are
+// counted one by one. 0 when not known.
 func (t *processTable) openFiles(pid int) int {
 	var st unix.Stat_t
-	if unix.Stat(t.root+"/"+strconv.Itoa(pid)+"/fd", &st) != nil {
+	path := t.root + "/" + strconv.Itoa(pid) + "/fd"
+	if unix.Stat(path, &st) != nil {
 		return 0
 	}
-	return int(st.Size)
+	if st.Size > 0 {
+		return int(st.Size)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	n := 0
+	for {
+		names, err := f.Readdirnames(1024)
+		n += len(names)
+		if err != nil {
+			return n
+		}
+	}
 }
 
 // pids gives all known pids in order.
