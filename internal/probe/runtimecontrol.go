@@ -110,7 +110,7 @@ func (p *Probe) runtimeLifecycle(ctx context.Context, action string, req *probev
 	defer client.Close()
 	began := time.Now()
 	var err error
-	past := ""
+	var past string
 	switch {
 	case action == "stop" && r.kube:
 		past, err = "stopped", client.StopKube(ctx, r.id, grace)

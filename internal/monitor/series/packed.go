@@ -85,7 +85,7 @@ func unpackSamples(dst []uint16, packed string, n int) []uint16 {
 		k := uint(r.take(4))
 		for range block {
 			if k != quietBlock {
-				z := uint32(0)
+				var z uint32
 				if q := r.ones(escapeOnes); q < escapeOnes {
 					z = q<<k | r.take(k)
 				} else {

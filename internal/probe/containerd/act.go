@@ -37,9 +37,11 @@ func (c *Client) StopKube(ctx context.Context, id string, grace time.Duration) e
 func (c *Client) Stop(ctx context.Context, namespace, id string, grace time.Duration) (killed bool, err error) {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	over := make(chan error, 1)
+	over := make(chan struct{})
+	var waited error // when over
 	go func() {
-		over <- c.conn.call(wctx, tasks+"Wait", namespace, &containerdv1.TaskRequest{ContainerId: id}, &containerdv1.Empty{})
+		defer close(over)
+		waited = c.conn.call(wctx, tasks+"Wait", namespace, &containerdv1.TaskRequest{ContainerId: id}, &containerdv1.Empty{})
 	}()
 	kill := func(signal syscall.Signal, all bool) error {
 		in := &containerdv1.KillRequest{ContainerId: id, Signal: uint32(signal), All: all}
@@ -56,8 +58,8 @@ func (c *Client) Stop(ctx context.Context, namespace, id string, grace time.Dura
 	patience := time.NewTimer(grace)
 	defer patience.Stop()
 	select {
-	case err := <-over:
-		return false, ended(err)
+	case <-over:
+		return false, ended(waited)
 	case <-patience.C:
 	}
 	if err := kill(syscall.SIGKILL, true); err != nil && !Gone(err) {
@@ -65,7 +67,8 @@ func (c *Client) Stop(ctx context.Context, namespace, id string, grace time.Dura
 		<-over
 		return true, err
 	}
-	return true, ended(<-over)
+	<-over
+	return true, ended(waited)
 }
 
 // ended takes a task that was deleted while it was waited for as one that has ended.

@@ -47,7 +47,6 @@ type Tail struct {
 	now    opened
 	buf    *bufio.Reader
 	part   []byte // of a line of the file that has not ended yet
-	cut    bool   // the rest of this line is left out
 	read   int64  // how far the file is read
 	at     time.Time
 	lines  map[string]*line // by stream: what has not ended yet
