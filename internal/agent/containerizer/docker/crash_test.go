@@ -359,7 +359,8 @@ func knownOrGone(t *testing.T, h *host, seed uint64) *daemon {
 		}
 	})
 	eventually(t, "every container is running and known, or gone", func() bool {
-		names := strings.Fields(h.e.Docker("ps", "--format", "{{.Names}}"))
+		// By label: strangers rename them.
+		runs := strings.Fields(h.e.Docker("ps", "--format", fmt.Sprintf("{{.Label %q}}", labelContainer)))
 		alive = 0
 		for _, k := range known {
 			ct, err := d.find(k.ID)
@@ -369,7 +370,7 @@ func knownOrGone(t *testing.T, h *host, seed uint64) *daemon {
 			d.mu.Lock()
 			p := ct.phase
 			d.mu.Unlock()
-			there := slices.Contains(names, namePrefix+string(k.ID))
+			there := slices.Contains(runs, string(k.ID))
 			if p == running != there || p != running && p != gone {
 				wrong = fmt.Sprintf("%s is in phase %d, and in the Engine's list: %v", k.ID, p, there)
 				return false
@@ -379,9 +380,9 @@ func knownOrGone(t *testing.T, h *host, seed uint64) *daemon {
 			} else {
 				j.write("gone", k.ID)
 			}
-			names = slices.DeleteFunc(names, func(n string) bool { return n == namePrefix+string(k.ID) })
+			runs = slices.DeleteFunc(runs, func(id string) bool { return id == string(k.ID) })
 		}
-		return len(names) == 0
+		return len(runs) == 0
 	})
 	// Also what the Engine was still making when its asker was killed.
 	eventually(t, "what does not run is removed", func() bool { return len(strings.Fields(h.e.Docker("ps", "-aq"))) == alive })
