@@ -15,6 +15,7 @@ import (
 
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker/engine"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/proctree"
 	"github.com/orchestrator/orchestrator/internal/agent/supervisor"
 )
 
@@ -78,7 +79,7 @@ func (p *dockerProcess) meet(limit time.Duration) {
 	}
 	// Only a process that the kernel says is of this container is the one that Docker means.
 	groups, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/cgroup")
-	start, serr := supervisor.StartTime(st.Pid)
+	start, serr := proctree.StartTime(st.Pid)
 	if err != nil || serr != nil || !strings.Contains(string(groups), st.ContainerID) {
 		unix.Close(fd)
 		return
@@ -124,7 +125,7 @@ func (p *dockerProcess) kill() {
 		defer p.stream.Close()
 	}
 	if <-p.met; p.pidfd != nil {
-		_ = supervisor.EndTree(int(p.pidfd.Fd()), p.command.PID)
+		_ = proctree.End(int(p.pidfd.Fd()), p.command.PID)
 	}
 }
 

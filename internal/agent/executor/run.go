@@ -10,6 +10,7 @@ import (
 
 	"github.com/orchestrator/orchestrator/internal/agent/execlink/message"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/proctree"
 	"github.com/orchestrator/orchestrator/internal/agent/supervisor"
 )
 
@@ -279,7 +280,7 @@ func (o *own) signal(_ string, sig syscall.Signal) {
 		go o.c.KillAll()
 		return
 	}
-	supervisor.SignalTree(sig)
+	proctree.Signal(sig)
 }
 
 func (o *own) place() place { return place{run: o.run} }
@@ -301,7 +302,7 @@ func (o *own) run(ctx context.Context, _ string, c *message.Command) (int32, err
 		}
 		return 128 + int32(ws.Signal()), nil
 	case <-ctx.Done():
-		supervisor.KillTree(proc.PID, time.Second)
+		proctree.Kill(proc.PID, time.Second)
 		_ = o.c.Reaper.Kill(proc.PID, syscall.SIGKILL)
 		return 0, fmt.Errorf("the check's command did not end in time: %w", ctx.Err())
 	}

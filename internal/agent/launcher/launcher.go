@@ -20,6 +20,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/osthread"
+	"github.com/orchestrator/orchestrator/internal/agent/proctree"
 )
 
 // Request is one helper to start.
@@ -115,7 +116,7 @@ func (l *Launcher) Start(ctx context.Context, r Request) (*Helper, error) {
 		h.Close()
 		return nil, err
 	}
-	start, err := startTime(h.PID)
+	start, err := proctree.StartTime(h.PID)
 	if err != nil {
 		return fail(l.why(s, err))
 	}
@@ -323,7 +324,7 @@ func (l *Launcher) Adopt(dir string) (*Helper, error) {
 		return nil, ErrGone
 	}
 	// The descriptor holds the process; now its start time says whether it is the one that was meant.
-	if start, err := startTime(id.PID); err != nil || start != id.StartTime {
+	if start, err := proctree.StartTime(id.PID); err != nil || start != id.StartTime {
 		unix.Close(fd)
 		return nil, ErrGone
 	}
@@ -391,21 +392,4 @@ func (h *Helper) Close() {
 	if h.leash != nil {
 		h.leash.Close()
 	}
-}
-
-// startTime is when a process started, in ticks since boot: field 22 of /proc/PID/stat.
-func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	i := strings.LastIndexByte(string(b), ')')
-	if i < 0 {
-		return 0, fmt.Errorf("/proc/%d/stat is malformed", pid)
-	}
-	f := strings.Fields(string(b)[i+1:])
-	if len(f) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat is malformed", pid)
-	}
-	return strconv.ParseUint(f[19], 10, 64)
 }

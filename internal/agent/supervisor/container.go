@@ -20,6 +20,7 @@ import (
 
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
+	"github.com/orchestrator/orchestrator/internal/agent/proctree"
 	"github.com/orchestrator/orchestrator/internal/agent/unixsock"
 )
 
@@ -206,7 +207,7 @@ func (c *Container) Signal(sig syscall.Signal) error {
 func (c *Container) Kill() { c.killOnce.Do(func() { close(c.Killed) }) }
 
 // KillAll kills every process of the container but the helper.
-func (c *Container) KillAll() { KillTree(os.Getpid(), killLimit) }
+func (c *Container) KillAll() { proctree.Kill(os.Getpid(), killLimit) }
 
 // Finish writes down how the container ended, after everything that it wrote has been kept, and tells who is attached.
 func (c *Container) Finish(ws *syscall.WaitStatus) error {

@@ -16,7 +16,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/control"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
-	"github.com/orchestrator/orchestrator/internal/agent/supervisor"
+	"github.com/orchestrator/orchestrator/internal/agent/proctree"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -142,10 +142,10 @@ func (c *Containerizer) endCommand(ct *container) {
 	}
 	defer unix.Close(fd)
 	// With the descriptor open: is it the one that was meant?
-	if start, err := supervisor.StartTime(cmd.PID); err != nil || start != cmd.StartTime {
+	if start, err := proctree.StartTime(cmd.PID); err != nil || start != cmd.StartTime {
 		return
 	}
-	if err := supervisor.EndTree(fd, cmd.PID); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := proctree.End(fd, cmd.PID); err != nil && !errors.Is(err, unix.ESRCH) {
 		c.log.Error("cannot end a command inside a container whose helper is gone", "container_id", ct.cfg.ID, "pid", cmd.PID, "error", err)
 	}
 }

@@ -1,4 +1,4 @@
-package supervisor
+package proctree
 
 import (
 	"bytes"
@@ -53,14 +53,14 @@ func StartTime(pid int) (uint64, error) {
 	return strconv.ParseUint(string(f[19]), 10, 64)
 }
 
-// EndTree ends a process that fd is a descriptor of, and everything below it: stopped first, because what it forked after the look at
+// End ends a process that fd is a descriptor of, and everything below it: stopped first, because what it forked after the look at
 // its children would outlive it.
-func EndTree(fd, pid int) error {
+func End(fd, pid int) error {
 	if err := unix.PidfdSendSignal(fd, syscall.SIGSTOP, nil, 0); err != nil {
 		return err
 	}
-	AwaitStopped(pid, 100*time.Millisecond)
-	KillTree(pid, time.Second)
+	awaitStopped(pid, 100*time.Millisecond)
+	Kill(pid, time.Second)
 	return unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0)
 }
 
@@ -104,8 +104,8 @@ func Descendants(root int, except ...int) []int {
 	return out
 }
 
-// SignalTree sends a signal to everything below this process except the trees of except.
-func SignalTree(sig syscall.Signal, except ...int) {
+// Signal sends a signal to everything below this process except the trees of except.
+func Signal(sig syscall.Signal, except ...int) {
 	for _, pid := range Descendants(os.Getpid(), except...) {
 		_ = syscall.Kill(pid, sig) // it may have just gone
 	}
@@ -117,8 +117,8 @@ func childless() bool {
 	return unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == unix.ECHILD
 }
 
-// AwaitStopped returns when a process that was sent SIGSTOP has stopped or gone, or after limit.
-func AwaitStopped(pid int, limit time.Duration) {
+// awaitStopped returns when a process that was sent SIGSTOP has stopped or gone, or after limit.
+func awaitStopped(pid int, limit time.Duration) {
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 		if s, ok := parseStat(b); err != nil || ok && (s.stopped || s.zombie) {
@@ -127,10 +127,10 @@ func AwaitStopped(pid int, limit time.Duration) {
 	}
 }
 
-// KillTree kills everything below root (root itself excluded), also what forks without end: whatever is seen is stopped
+// Kill kills everything below root (root itself excluded), also what forks without end: whatever is seen is stopped
 // first, so that no new children can come, and killed when nothing new is seen any more. It returns when all have gone, or
 // after limit.
-func KillTree(root int, limit time.Duration, except ...int) {
+func Kill(root int, limit time.Duration, except ...int) {
 	deadline := time.Now().Add(limit)
 	own := root == os.Getpid() && len(except) == 0
 	if own && childless() {

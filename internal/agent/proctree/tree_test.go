@@ -1,4 +1,4 @@
-package supervisor
+package proctree
 
 import (
 	"os"
@@ -54,8 +54,8 @@ func TestDescendants(t *testing.T) {
 	if all := Descendants(os.Getpid(), cmd.Process.Pid); slices.Contains(all, ds[0]) || slices.Contains(all, cmd.Process.Pid) {
 		t.Errorf("excepted tree is in %v", all)
 	}
-	KillTree(cmd.Process.Pid, time.Second)
+	Kill(cmd.Process.Pid, time.Second)
 	if left := Descendants(cmd.Process.Pid); len(left) > 0 {
-		t.Errorf("left after KillTree: %v", left)
+		t.Errorf("left after Kill: %v", left)
 	}
 }
