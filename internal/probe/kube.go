@@ -168,14 +168,15 @@ func (k *kubeWatch) follow(ctx context.Context, kind *kubeKind) {
 			version, err = k.list(ctx, kind, kind.paths[path])
 		}
 		if err == nil {
-			k.setTrouble(kind, nil)
 			began := time.Now()
-			version, err = k.api.watch(ctx, kind.paths[path], kind.metadata, version, func(what string, raw json.RawMessage) error { return k.put(kind, what, raw) })
+			version, err = k.api.watch(ctx, kind.paths[path], kind.metadata, version, func() { k.setTrouble(kind, nil) },
+				func(what string, raw json.RawMessage) error { return k.put(kind, what, raw) })
 			if time.Since(began) > kubeBackoffMax {
 				wait = kubeBackoff
 			}
 		}
 		var s *kubeStatusError
+		var after time.Duration
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -188,7 +189,7 @@ func (k *kubeWatch) follow(ctx context.Context, kind *kubeKind) {
 		case err != nil:
 			k.setTrouble(kind, err)
 			if s != nil { // what the server does not like about a watch, it may like about a list
-				version = ""
+				version, after = "", s.after
 			}
 		}
 		if err == nil {
@@ -196,7 +197,7 @@ func (k *kubeWatch) follow(ctx context.Context, kind *kubeKind) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait/2 + rand.N(wait/2)):
+		case <-time.After(max(after, wait/2) + rand.N(wait/2)):
 		}
 		if err != nil {
 			wait = min(2*wait, kubeBackoffMax)

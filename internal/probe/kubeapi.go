@@ -30,6 +30,8 @@ type kubeAPI struct {
 	token func() (string, error)
 	// namespace is where this probe itself runs, when it runs in the cluster.
 	namespace string
+	// watchFor is how long a watch lives before it is begun anew from where it was: a connection that has died unseen can't hold longer.
+	watchFor time.Duration
 }
 
 const (
@@ -37,6 +39,7 @@ const (
 	kubePage          = 500
 	maxKubePage       = 64 << 20
 	maxKubeObject     = 8 << 20
+	maxRetryAfter     = 300 // seconds
 )
 
 // errKubeGone says that the place in the history from which a watch should go on is no longer kept.
@@ -46,6 +49,7 @@ var errKubeGone = errors.New("the API server keeps no history that far back")
 type kubeStatusError struct {
 	status  int
 	message string
+	after   time.Duration // not to ask again before; 0: the server doesn't say
 }
 
 func (e *kubeStatusError) Error() string { return e.message }
@@ -55,7 +59,7 @@ func newKubeAPI(server string, conf *tls.Config, token func() (string, error)) (
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, fmt.Errorf("the API server's address %q is not a URL", server)
 	}
-	return &kubeAPI{base: u, token: token, http: &http.Client{Transport: &http.Transport{
+	return &kubeAPI{base: u, token: token, watchFor: 5 * time.Minute, http: &http.Client{Transport: &http.Transport{
 		TLSClientConfig: conf, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute,
 		IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, Proxy: http.ProxyFromEnvironment,
 	}}}, nil
@@ -257,9 +261,14 @@ func (k *kubeAPI) open(ctx context.Context, method, path string, query url.Value
 		var s struct{ Message string }
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		if json.Unmarshal(b, &s) != nil || s.Message == "" {
+			// The API server's fairness, and proxies before it, answer with a line of text.
 			s.Message = resp.Status
+			if text := strings.TrimSpace(string(b)); text != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
+				s.Message += ": " + text
+			}
 		}
-		return nil, &kubeStatusError{resp.StatusCode, printable(s.Message, 300)}
+		after, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+		return nil, &kubeStatusError{resp.StatusCode, printable(s.Message, 300), time.Duration(min(max(after, 0), maxRetryAfter)) * time.Second}
 	}
 	return resp, nil
 }
@@ -286,13 +295,23 @@ func accept(metadata, list bool) string {
 	return "application/json"
 }
 
-// list calls each with every object of a kind, page by page, and gives the version at which a watch goes on.
+// goneError makes an error that says so into errKubeGone.
+func goneError(err error) error {
+	var s *kubeStatusError
+	if errors.As(err, &s) && s.status == http.StatusGone {
+		return errKubeGone
+	}
+	return err
+}
+
+// list calls each with every object of a kind, page by page, and gives the version at which a watch goes on. When the server has
+// forgotten the version of the first page before the last was asked for, that is errKubeGone.
 func (k *kubeAPI) list(ctx context.Context, path string, metadata bool, each func(json.RawMessage) error) (version string, err error) {
 	query := url.Values{"limit": {strconv.Itoa(kubePage)}}
 	for {
 		resp, err := k.open(ctx, http.MethodGet, path, query, accept(metadata, true), nil)
 		if err != nil {
-			return "", err
+			return "", goneError(err)
 		}
 		var page struct {
 			Metadata struct {
@@ -324,25 +343,20 @@ type kubeEvent struct {
 	Object json.RawMessage `json:"object"`
 }
 
-// watchFor is how long a watch lives before it is begun anew from where it was: a connection that has died unseen can't hold longer.
-const watchFor = 5 * time.Minute
-
-// watch calls each with every change after a version, until the server ends the watch. It gives the version that was reached.
-func (k *kubeAPI) watch(ctx context.Context, path string, metadata bool, version string, each func(kind string, object json.RawMessage) error) (string, error) {
-	ctx, stop := context.WithTimeout(ctx, watchFor+30*time.Second)
+// watch calls began when the server grants a watch, and each with every change after a version until the server ends the watch. It
+// gives the version that was reached.
+func (k *kubeAPI) watch(ctx context.Context, path string, metadata bool, version string, began func(), each func(kind string, object json.RawMessage) error) (string, error) {
+	ctx, stop := context.WithTimeout(ctx, k.watchFor+30*time.Second)
 	defer stop()
 	query := url.Values{
-		"watch": {"1"}, "resourceVersion": {version}, "allowWatchBookmarks": {"true"}, "timeoutSeconds": {strconv.Itoa(int(watchFor.Seconds()))},
+		"watch": {"1"}, "resourceVersion": {version}, "allowWatchBookmarks": {"true"}, "timeoutSeconds": {strconv.Itoa(int(k.watchFor.Seconds()))},
 	}
 	resp, err := k.open(ctx, http.MethodGet, path, query, accept(metadata, false), nil)
-	var s *kubeStatusError
-	if errors.As(err, &s) && s.status == http.StatusGone {
-		return version, errKubeGone
-	}
 	if err != nil {
-		return version, err
+		return version, goneError(err)
 	}
 	defer resp.Body.Close()
+	began()
 	budget := &io.LimitedReader{R: resp.Body}
 	dec := json.NewDecoder(budget)
 	for {
@@ -369,10 +383,7 @@ func (k *kubeAPI) watch(ctx context.Context, path string, metadata bool, version
 		}
 		switch e.Type {
 		case "ERROR":
-			if o.Code == http.StatusGone {
-				return version, errKubeGone
-			}
-			return version, &kubeStatusError{o.Code, printable(o.Message, 300)}
+			return version, goneError(&kubeStatusError{status: o.Code, message: printable(o.Message, 300)})
 		case "ADDED", "MODIFIED", "DELETED":
 			if err := each(e.Type, e.Object); err != nil {
 				return version, err

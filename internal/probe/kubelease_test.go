@@ -1,94 +1,88 @@
 package probe
 
 import (
-	"encoding/json"
 	"net/http"
-	"net/http/httptest"
-	"strconv"
-	"sync"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/orchestrator/orchestrator/internal/probe/kubetest"
 )
 
-// fakeLease is one lease with the API server's optimistic locking. It fails when told to.
-type fakeLease struct {
-	mu      sync.Mutex
-	version int
-	body    *kubeLease
-	broken  bool
+// meanwhile does something before the next request of a method is sent.
+type meanwhile struct {
+	over   http.RoundTripper
+	method string
+	do     func()
 }
 
-func (f *fakeLease) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var in kubeLease
-	if r.Method != http.MethodGet && json.NewDecoder(r.Body).Decode(&in) != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		return
+func (m *meanwhile) RoundTrip(r *http.Request) (*http.Response, error) {
+	if do := m.do; do != nil && r.Method == m.method {
+		m.do = nil
+		do()
 	}
-	switch {
-	case f.broken:
-		w.WriteHeader(http.StatusInternalServerError)
-		return
-	case r.Method == http.MethodGet && f.body == nil:
-		w.WriteHeader(http.StatusNotFound)
-		return
-	case r.Method == http.MethodPost && f.body != nil, r.Method == http.MethodPut && in.Metadata.ResourceVersion != strconv.Itoa(f.version):
-		w.WriteHeader(http.StatusConflict)
-		return
-	case r.Method != http.MethodGet:
-		f.version++
-		in.Metadata.ResourceVersion = strconv.Itoa(f.version)
-		f.body = &in
-	}
-	_ = json.NewEncoder(w).Encode(f.body)
+	return m.over.RoundTrip(r)
 }
 
-func TestALeaseIsHeldByOne(t *testing.T) {
+func (m *meanwhile) CloseIdleConnections() { m.over.(*http.Transport).CloseIdleConnections() }
+
+func TestAKubernetesLeaseIsHeldByOne(t *testing.T) {
 	t.Parallel()
-	f := &fakeLease{}
-	srv := httptest.NewServer(f)
-	t.Cleanup(srv.Close)
-	api, err := newKubeAPI(srv.URL, nil, func() (string, error) { return "", nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(api.http.CloseIdleConnections)
-	a := &elector{api: api, namespace: "n", name: "l", self: "a"}
-	b := &elector{api: api, namespace: "n", name: "l", self: "b"}
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	step := func(e *elector, after time.Duration, want bool) {
-		t.Helper()
-		now = now.Add(after)
-		mine, holder, err := e.try(t.Context(), now)
-		if mine != want {
-			t.Fatalf("%s holds it: %v, want %v (holder %q, %v)", e.self, mine, want, holder, err)
+	plan := kubetest.Plan{Name: "election", Rules: kubetest.Documented(t, documentation), Accounts: []string{"a", "b"}}
+	plan.Run(t, func(t *testing.T, s *kubetest.Session) {
+		between := &meanwhile{}
+		contender := func(self string) *elector {
+			return &elector{api: sessionAPI(t, s, self), namespace: "default", name: "l", self: self}
 		}
-	}
-	step(a, 0, true)
-	step(b, 0, false)
-	step(a, leaseRenew, true)
-	// The lease moves on: b's patience begins anew with every renewal that it sees.
-	step(b, leaseTake-time.Second, false)
-	step(b, leaseTake-time.Second, false)
-	step(a, 0, true)
-	step(b, 2*time.Second, false)
-	// The server fails: a holds on for a while and then stops, before b may take it.
-	f.mu.Lock()
-	f.broken = true
-	f.mu.Unlock()
-	step(a, leaseRenew, true)
-	step(b, 0, false)
-	step(a, leaseGive, false)
-	f.mu.Lock()
-	f.broken = false
-	f.mu.Unlock()
-	step(b, time.Second, true)
-	step(a, 0, false)
-	// One that ends gives it back.
-	b.release()
-	step(a, 0, true)
-	b.release()
-	step(a, 0, true)
-	step(b, 0, false)
+		a, b := contender("a"), contender("b")
+		between.over, a.api.http.Transport = a.api.http.Transport, between
+		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		// b's clock is hours behind, and the API server's is another one still.
+		clock := map[*elector]time.Duration{a: 0, b: -3 * time.Hour}
+		step := func(e *elector, after time.Duration, want bool) {
+			t.Helper()
+			now = now.Add(after)
+			mine, holder, err := e.try(t.Context(), now.Add(clock[e]))
+			if mine != want {
+				t.Fatalf("%s holds it: %v, want %v (holder %q, %v)", e.self, mine, want, holder, err)
+			}
+		}
+		// Both see that there is none: the one that makes it has it.
+		between.method, between.do = http.MethodPost, func() { step(b, 0, true) }
+		step(a, 0, false)
+		b.release()
+		step(a, 0, true)
+		step(b, 0, false)
+		step(a, leaseRenew, true)
+		// The lease moves on: b's patience begins anew with every renewal that it sees.
+		step(b, leaseTake-time.Second, false)
+		step(b, leaseTake-time.Second, false)
+		step(a, 0, true)
+		step(b, 2*time.Second, false)
+		// The network fails: a holds on for a while and then stops, before b may take it.
+		s.Cut(true)
+		step(a, leaseRenew, true)
+		step(b, 0, false)
+		step(a, leaseGive, false)
+		s.Cut(false)
+		step(b, time.Second, true)
+		step(a, 0, false)
+		// One that ends gives it back.
+		b.release()
+		step(a, 0, true)
+		b.release()
+		step(a, 0, true)
+		step(b, 0, false)
+		// Both see that it has run out: the one that takes it first has it.
+		now = now.Add(leaseTake)
+		between.method, between.do = http.MethodPut, func() { step(b, 0, true) }
+		step(a, 0, false)
+		step(b, leaseRenew, true)
+		// Where it can't be is said.
+		lost := contender("a")
+		lost.namespace = "nowhere"
+		if mine, _, err := lost.try(t.Context(), now); mine || err == nil || !strings.Contains(err.Error(), `namespaces "nowhere" not found`) {
+			t.Errorf("%v, %v", mine, err)
+		}
+	})
 }

@@ -1,7 +1,6 @@
 package monitoring
 
 import (
-	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
@@ -12,44 +11,8 @@ import (
 	"testing"
 
 	"github.com/orchestrator/orchestrator/internal/probe"
+	"github.com/orchestrator/orchestrator/internal/probe/kubetest"
 )
-
-const (
-	podUID   = "6d1f0c3e-0000-4000-8000-00000000000a"
-	crashUID = "6d1f0c3e-0000-4000-8000-00000000000b"
-	podsPath = "/api/v1/pods"
-)
-
-func podJSON(uid, name, labels, owner, status string) string {
-	return fmt.Sprintf(`{"metadata":{"uid":%q,"name":%q,"namespace":"shop","labels":%s,"creationTimestamp":"2026-01-02T03:04:05Z",
-		"ownerReferences":[{"kind":"ReplicaSet","name":%q,"uid":"rs-1","controller":true}]},
-		"spec":{"nodeName":"worker-1","containers":[{"name":"web","image":"nginx"}]},"status":%s}`, uid, name, labels, owner, status)
-}
-
-const running = `{"phase":"Running","podIP":"10.9.8.7","startTime":"2026-01-02T03:04:06Z","qosClass":"Burstable","containerStatuses":[{"name":"web","ready":true,"restartCount":2}]}`
-
-// shop fills the cluster with a small one.
-func (f *fakeKubernetes) shop() {
-	f.put("/api/v1/namespaces", `{"metadata":{"uid":"ns-1","name":"shop","labels":{"team":"checkout"}}}`)
-	f.put("/api/v1/nodes", `{"metadata":{"uid":"n-1","name":"worker-1","labels":{"kubernetes.io/hostname":"`+pluginHost+`"}},"spec":{},
-		"status":{"conditions":[{"type":"Ready","status":"True"},{"type":"MemoryPressure","status":"True","message":"little memory is left"}],"nodeInfo":{"kubeletVersion":"v1.31.0"}}}`)
-	f.put("/apis/apps/v1/deployments", `{"metadata":{"uid":"d-1","name":"web","namespace":"shop","labels":{"app":"web"}},"spec":{"replicas":3,"selector":{"matchLabels":{"app":"web"}}},"status":{"readyReplicas":1}}`)
-	f.put("/apis/apps/v1/replicasets", `{"metadata":{"uid":"rs-1","name":"web-abc","namespace":"shop","ownerReferences":[{"kind":"Deployment","name":"web","uid":"d-1","controller":true}]},"spec":{"replicas":3}}`)
-	f.put("/apis/apps/v1/replicasets", `{"metadata":{"uid":"rs-0","name":"web-old","namespace":"shop","ownerReferences":[{"kind":"Deployment","name":"web","uid":"d-1","controller":true}]}}`)
-	f.put("/apis/apps/v1/daemonsets", `{"metadata":{"uid":"ds-1","name":"logger","namespace":"shop"},"spec":{},"status":{"desiredNumberScheduled":2,"numberReady":2}}`)
-	f.put("/apis/apps/v1/statefulsets", `{"metadata":{"uid":"ss-1","name":"db","namespace":"shop"},"spec":{"replicas":1},"status":{}}`)
-	f.put("/apis/batch/v1beta1/cronjobs", `{"metadata":{"uid":"cj-1","name":"report","namespace":"shop"},"spec":{"schedule":"0 3 * * *"}}`)
-	f.put("/apis/batch/v1/jobs", `{"metadata":{"uid":"j-1","name":"report-1","namespace":"shop","ownerReferences":[{"kind":"CronJob","name":"report","uid":"cj-1","controller":true}]}}`)
-	f.put("/api/v1/services", `{"metadata":{"uid":"s-1","name":"web","namespace":"shop"},"spec":{"selector":{"app":"web"},"clusterIP":"10.0.0.1","type":"NodePort","ports":[{"port":80,"targetPort":"http","protocol":"TCP","nodePort":30080}]}}`)
-	f.put("/api/v1/services", `{"metadata":{"uid":"s-2","name":"other","namespace":"shop"},"spec":{"selector":{"app":"other"}}}`)
-	f.put("/api/v1/services", `{"metadata":{"uid":"s-3","name":"headless","namespace":"shop"},"spec":{}}`)
-	f.put(podsPath, podJSON(podUID, "web-abc-1", `{"app":"web"}`, "web-abc", running))
-	f.put(podsPath, podJSON(crashUID, "web-abc-2", `{"app":"web"}`, "web-abc",
-		`{"phase":"Running","containerStatuses":[{"name":"web","ready":false,"restartCount":40,"state":{"waiting":{"reason":"CrashLoopBackOff","message":"back-off 5m0s"}},"lastState":{"terminated":{"reason":"OOMKilled"}}}]}`))
-	f.put(podsPath, `{"metadata":{"uid":"6d1f0c3e-0000-4000-8000-00000000000c","name":"report-1-x","namespace":"shop","ownerReferences":[{"kind":"Job","name":"report-1","uid":"j-1","controller":true}]},
-		"spec":{},"status":{"phase":"Pending","conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"0/1 nodes are available"}]}}`)
-	f.missing["/apis/batch/v1/cronjobs"] = true // an older cluster
-}
 
 func (r *rig) kubeProbe(config string, change func(*probe.Config)) func() {
 	cfg := probe.Config{
@@ -99,6 +62,15 @@ func (d *kubeDoc) attr(id string) string {
 	return ""
 }
 
+func (d *kubeDoc) reason(code string) string {
+	for _, x := range d.Reasons {
+		if x.Code == code {
+			return x.Text
+		}
+	}
+	return ""
+}
+
 func (r *rig) collector(name string) string {
 	var out struct {
 		Probes []struct {
@@ -123,89 +95,154 @@ func (r *rig) labels(view string) []string {
 	return f.Nodes.Label
 }
 
-func TestKubernetesFromAFakeServersWrittenAnswers(t *testing.T) {
-	t.Parallel()
-	r, f := newRig(t, nil), newFakeKubernetes(t)
-	f.shop()
-	r.kubeProbe(f.kubeconfig(t.TempDir()), nil)
-	r.eventually("all of the cluster", func() bool { return strings.HasPrefix(r.collector("kubernetes"), "ok: ") && r.entities("pod") == 3 })
+// kubePlan is a session of a probe that may do what the documentation asks for.
+func kubePlan(t *testing.T, name string) kubetest.Plan {
+	return kubetest.Plan{Name: name, Rules: kubetest.Documented(t, "../../docs/monitoring.md"), Prepare: fillShop}
+}
 
-	pod := r.kubeDoc("pod;" + podUID)
+const shopPodCount = 6
+
+func TestKubernetesIsShownAsItIs(t *testing.T) {
+	t.Parallel()
+	kubePlan(t, "estate").Run(t, func(t *testing.T, s *kubetest.Session) {
+		r := newRig(t, nil)
+		r.kubeProbe(s.Kubeconfig(t.TempDir(), "probe"), nil)
+		r.eventually("all of the cluster", func() bool {
+			return strings.HasPrefix(r.collector("kubernetes"), "ok: ") && r.entities("pod") == shopPodCount
+		})
+		pod := func(name string) string { return "pod;" + s.UID(podsPath, name) }
+		r.checkShop(pod)
+		for path, wants := range map[string]bool{"/apis/apps/v1/replicasets": true, "/api/v1/namespaces": true, "/apis/batch/v1/jobs": true, podsPath: false} {
+			if got := s.Count(path, false, "as=PartialObjectMetadataList") > 0; got != wants {
+				t.Errorf("only the metadata of %s: %v", path, got)
+			}
+		}
+
+		// Changes arrive by the watch, without another list.
+		lists := s.Count(podsPath, false, "")
+		one, two, lone := pod("web-abc-1"), pod("web-abc-2"), pod("lone-1")
+		s.Step("changes", func(c *kubetest.Cluster) {
+			c.Do("PATCH", shopServices+"/other", `{"spec":{"selector":{"app":"web"}}}`)
+			status(c, "web-abc-1", `{"phase":"Failed","reason":"Evicted","message":"The node was low on resource: memory."}`)
+			c.Do("DELETE", shopPods+"/web-abc-2?gracePeriodSeconds=0", "")
+			c.Do("DELETE", shopPods+"/lone-1", "") // nothing ends it, for there is no kubelet
+			c.Do("PATCH", "/api/v1/nodes/worker-1", `{"spec":{"unschedulable":true}}`)
+			c.Do("PATCH", "/api/v1/nodes/worker-1/status", `{"status":{"conditions":[{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}]}}`)
+			c.Do("PATCH", apps+"deployments/web/scale", `{"spec":{"replicas":1}}`)
+		})
+		r.eventually("the changes", func() bool {
+			d := r.kubeDoc(one)
+			return d.State == "failed" && d.reason("failed") == "failed: The node was low on resource: memory." && slices.Contains(d.parents(), "service;shop;other") &&
+				r.entities("pod") == shopPodCount-1 && r.kubeDoc(two).Label == "" && r.kubeDoc(lone).State == "terminating"
+		})
+		r.eventually("the node's", func() bool {
+			d := r.kubeDoc("node;worker-1")
+			return d.State == "not ready" && d.Health == 3 && d.attr("unschedulable") == "true" && d.reason("node_not_ready") == "not ready: Kubelet stopped posting node status."
+		})
+		r.eventually("the deployment's", func() bool {
+			d := r.kubeDoc("controller;shop;deployment;web")
+			return d.attr("desired") == "1" && d.Health == 1
+		})
+		if n := s.Count(podsPath, false, ""); n != lists {
+			t.Errorf("pods were listed %d times again", n-lists)
+		}
+
+		// The API server is killed in the middle of all watches. It comes back with less history than before; nothing is lost.
+		s.Step("killed", func(c *kubetest.Cluster) {
+			c.Restart(true)
+			c.Do("DELETE", shopPods+"/lone-1?gracePeriodSeconds=0", "")
+			c.Make(shopPods, shopPod("web-abc-9", `"labels":{"app":"web"}`, `"nodeName":"worker-1"`, `{"phase":"Running","podIP":"10.9.8.10"}`))
+		})
+		r.eventually("what changed after the restart", func() bool {
+			return r.kubeDoc(lone).Label == "" && slices.Contains(r.labels("pods"), "web-abc-9") && strings.HasPrefix(r.collector("kubernetes"), "ok: ")
+		})
+
+		// What may not be read is said; the rest goes on.
+		rules := kubetest.Documented(t, "../../docs/monitoring.md")
+		less := strings.Replace(rules, `"daemonsets",`, "", 1)
+		if less == rules {
+			t.Fatalf("no daemon sets in %s", rules)
+		}
+		s.Step("less may be read", func(c *kubetest.Cluster) {
+			c.Role("probe", less)
+			c.Allowed(s.Token("probe"), "/apis/apps/v1/daemonsets", 403)
+			c.Restart(false) // a watch that goes on is not asked again
+			c.Make(shopPods, shopPod("web-abc-10", `"labels":{"app":"web"}`, `"nodeName":"worker-1"`, `{"phase":"Running"}`))
+		})
+		r.eventually("the refusal", func() bool {
+			text := r.collector("kubernetes")
+			return strings.HasPrefix(text, `degraded: daemonsets: daemonsets.apps is forbidden: User "system:serviceaccount:default:probe" cannot `) &&
+				strings.Contains(text, `resource "daemonsets" in API group "apps" at the cluster scope`) && !strings.Contains(text, "; ")
+		})
+		r.eventually("a new pod all the same", func() bool { return slices.Contains(r.labels("pods"), "web-abc-10") })
+		if d := r.kubeDoc("controller;shop;daemonset;logger"); d.Label != "logger" {
+			t.Errorf("what was known before is gone: %+v", d)
+		}
+		s.Step("all may be read", func(c *kubetest.Cluster) { c.Role("probe", rules) })
+		r.eventually("an end of the refusal", func() bool { return strings.HasPrefix(r.collector("kubernetes"), "ok: ") })
+	})
+}
+
+// checkShop compares what the monitor tells with what fillShop made.
+func (r *rig) checkShop(pod func(string) string) {
+	t := r.t
+	t.Helper()
+	d := r.kubeDoc(pod("web-abc-1"))
 	want := []string{"controller;shop;deployment;web", "host;" + pluginHost, "namespace;shop", "node;worker-1", "service;shop;web"}
-	if pod.Label != "web-abc-1" || pod.State != "running" || pod.Health != 1 || !slices.Equal(pod.parents(), want) || pod.attr("addrs") != "10.9.8.7" || pod.attr("restarts") != "2" || pod.Labels["app"] != "web" {
-		t.Errorf("%+v", pod)
-	}
-	crash := r.kubeDoc("pod;" + crashUID)
-	if crash.State != "restarting" || crash.Health != 3 || len(crash.Reasons) != 2 || !strings.Contains(crash.Reasons[0].Text, "web: CrashLoopBackOff back-off") {
-		t.Errorf("%+v", crash)
-	}
-	pending := r.kubeDoc("pod;6d1f0c3e-0000-4000-8000-00000000000c")
-	if pending.Health != 2 || !slices.Contains(pending.parents(), "controller;shop;cronjob;report") {
-		t.Errorf("%+v", pending)
-	}
-	if d := r.kubeDoc("controller;shop;deployment;web"); d.Health != 2 || d.attr("desired") != "3" || d.attr("ready") != "1" {
+	if d.Label != "web-abc-1" || d.State != "running" || d.Health != 1 || !slices.Equal(d.parents(), want) || d.attr("addrs") != "10.9.8.7 fd00::7" ||
+		d.attr("restarts") != "2" || d.attr("ready") != "1 of 1" || d.attr("qos") != "BestEffort" || d.Labels["app"] != "web" {
 		t.Errorf("%+v", d)
 	}
-	if d := r.kubeDoc("controller;shop;statefulset;db"); d.Health != 3 {
+	d = r.kubeDoc(pod("web-abc-2"))
+	if d.State != "restarting" || d.Health != 3 || len(d.Reasons) != 2 || !strings.HasPrefix(d.reason("waiting"), "web: CrashLoopBackOff back-off 5m0s") || d.reason("oom_killed") == "" {
 		t.Errorf("%+v", d)
 	}
-	if d := r.kubeDoc("controller;shop;daemonset;logger"); d.Health != 1 {
+	d = r.kubeDoc(pod("report-1-x"))
+	if d.State != "pending" || d.Health != 2 || !slices.Contains(d.parents(), "controller;shop;cronjob;report") || d.reason("unschedulable") != "no node takes it: 0/1 nodes are available" {
 		t.Errorf("%+v", d)
 	}
-	if d := r.kubeDoc("controller;shop;cronjob;report"); d.attr("schedule") != "0 3 * * *" {
-		t.Errorf("the older version's cron jobs: %+v", d)
-	}
-	if d := r.kubeDoc("node;worker-1"); d.Health != 2 || !slices.Equal(d.parents(), []string{"host;" + pluginHost}) || d.attr("kubelet") != "v1.31.0" {
+	if d = r.kubeDoc(pod("lone-1")); !slices.Contains(d.parents(), "controller;shop;replicaset;lone") {
 		t.Errorf("%+v", d)
 	}
-	if d := r.kubeDoc("service;shop;web"); d.attr("service_ports") != "80>http/tcp (node port 30080)" {
+	if d = r.kubeDoc(pod("proxy")); d.attr("addrs") != "" || !slices.Contains(d.parents(), "namespace;kube-system") {
 		t.Errorf("%+v", d)
 	}
-	if d := r.kubeDoc("namespace;shop"); d.Labels["team"] != "checkout" {
+	if d = r.kubeDoc(pod("done")); d.State != "succeeded" || d.Health > 1 {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("controller;shop;deployment;web"); d.Health != 2 || d.attr("desired") != "3" || d.attr("ready") != "1" || d.Labels["app"] != "web" {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("controller;shop;statefulset;db"); d.Health != 3 || d.reason("none_ready") != "none of 1 is ready" {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("controller;shop;daemonset;logger"); d.Health != 1 || d.attr("desired") != "2" {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("controller;shop;cronjob;report"); d.attr("schedule") != "0 3 * * *" || d.attr("suspended") != "" {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("controller;shop;cronjob;paused"); d.attr("suspended") != "true" {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("node;worker-1"); d.Health != 2 || !slices.Equal(d.parents(), []string{"host;" + pluginHost}) || d.attr("kubelet") != "v1.31.0" ||
+		d.attr("runtime") != "containerd://1.7.20" || d.attr("node_internalip") != "192.0.2.7" || d.reason("node_pressure") != "MemoryPressure: little memory is left" {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("service;shop;web"); d.attr("service_ports") != "80>http/tcp (node port 30080), 8081>18081/udp (node port 30081)" || d.attr("service_type") != "NodePort" || !strings.HasPrefix(d.attr("cluster_ip"), "10.96.") {
+		t.Errorf("%+v", d)
+	}
+	if d = r.kubeDoc("namespace;shop"); d.Labels["team"] != "checkout" {
 		t.Errorf("%+v", d)
 	}
 	for view, want := range map[string][]string{
-		"pods": {"report-1-x", "web-abc-1", "web-abc-2"}, "controllers": {"db", "logger", "report", "web"}, "services": {"headless", "other", "web"},
+		"pods": {"done", "lone-1", "proxy", "report-1-x", "web-abc-1", "web-abc-2"}, "controllers": {"db", "logger", "lone", "paused", "report", "web"},
+		"services": {"headless", "kubernetes", "other", "web"},
 	} {
 		if got := r.labels(view); !slices.Equal(got, want) {
 			t.Errorf("view %s: %q", view, got)
 		}
 	}
-	for path, wants := range map[string]bool{"/apis/apps/v1/replicasets": true, "/api/v1/namespaces": true, "/apis/batch/v1/jobs": true, podsPath: false} {
-		if got := f.count("metadata "+path) > 0; got != wants {
-			t.Errorf("only the metadata of %s: %v", path, got)
-		}
-	}
-
-	// Changes arrive by the watch, without another list.
-	lists := f.count("list " + podsPath)
-	f.put("/api/v1/services", `{"metadata":{"uid":"s-2","name":"other","namespace":"shop"},"spec":{"selector":{"app":"web"}}}`)
-	f.put(podsPath, podJSON(podUID, "web-abc-1", `{"app":"web"}`, "web-abc", strings.Replace(running, "Running", "Failed", 1)))
-	f.remove(podsPath, crashUID)
-	r.eventually("the changes", func() bool {
-		d := r.kubeDoc("pod;" + podUID)
-		return d.State == "failed" && d.Health == 3 && slices.Contains(d.parents(), "service;shop;other") && r.entities("pod") == 2
-	})
-	if n := f.count("list " + podsPath); n != lists {
-		t.Errorf("pods were listed %d times again", n-lists)
-	}
-	// A history that is gone: everything is listed again, and nothing is lost.
-	f.mu.Lock()
-	delete(f.objects[podsPath], podUID)
-	f.mu.Unlock()
-	f.forget()
-	r.eventually("the pod that went unseen", func() bool { return r.entities("pod") == 1 && f.count("list "+podsPath) > lists })
-
-	// What may not be read is said; the rest goes on.
-	f.mu.Lock()
-	f.denied["/apis/apps/v1/daemonsets"] = true
-	f.mu.Unlock()
-	f.forget()
-	r.eventually("the refusal", func() bool {
-		return strings.HasPrefix(r.collector("kubernetes"), "degraded: daemonsets: /apis/apps/v1/daemonsets is forbidden")
-	})
-	f.put(podsPath, podJSON(podUID, "web-abc-9", `{}`, "web-abc", running))
-	r.eventually("a new pod all the same", func() bool { return r.kubeDoc("pod;"+podUID).Label == "web-abc-9" })
 }
 
 // cgroup makes a control group as the kubelet does and runs a process in it.
@@ -246,75 +283,90 @@ func kubeletCgroup(t *testing.T, parts ...string) {
 	}
 }
 
-// The container is found by its cgroup alone, by whatever runtime; its pod is Kubernetes' word, from a fake server.
-func TestContainersAreJoinedWithThePodsOfAFakeKubernetes(t *testing.T) {
+// The container is found by its cgroup alone, by whatever runtime; its pod is Kubernetes' word.
+func TestContainersAreJoinedWithKubernetesPods(t *testing.T) {
 	t.Parallel()
-	id := strings.Repeat("ab", 32)
-	kubeletCgroup(t, "kubepods-test", "pod"+podUID, id)
-	r, f := newRig(t, nil), newFakeKubernetes(t)
-	f.shop()
-	r.kubeProbe(f.kubeconfig(t.TempDir()), nil)
-	container := "container;" + pluginHost + ";" + id[:12]
-	r.eventually("the container below its pod", func() bool {
-		d := r.kubeDoc("pod;" + podUID)
-		return slices.ContainsFunc(d.Children, func(c struct {
-			Kind  string
-			Items []struct{ ID string }
-		},
-		) bool {
-			return c.Kind == "container" && len(c.Items) == 1 && c.Items[0].ID == container
+	kubePlan(t, "join").Run(t, func(t *testing.T, s *kubetest.Session) {
+		id := strings.Repeat("ab", 32)
+		r := newRig(t, nil)
+		r.kubeProbe(s.Kubeconfig(t.TempDir(), "probe"), nil)
+		r.eventually("the pods", func() bool { return r.entities("pod") == shopPodCount })
+		uid := s.UID(podsPath, "web-abc-1")
+		kubeletCgroup(t, "kubepods-"+strings.ReplaceAll(s.Version, ".", "-"), "pod"+uid, id)
+		container := "container;" + pluginHost + ";" + id[:12]
+		r.eventually("the container below its pod", func() bool {
+			d := r.kubeDoc("pod;" + uid)
+			return slices.ContainsFunc(d.Children, func(c struct {
+				Kind  string
+				Items []struct{ ID string }
+			},
+			) bool {
+				return c.Kind == "container" && len(c.Items) == 1 && c.Items[0].ID == container
+			})
 		})
+		found := func(q string) bool {
+			var out struct{ Results []struct{ ID string } }
+			r.get("/api/v1/search?q="+url.QueryEscape("kind:container "+q), &out)
+			return len(out.Results) == 1 && out.Results[0].ID == container
+		}
+		r.eventually("its service, controller and namespace", func() bool { return found("service:web controller:deployment;web namespace:shop") })
+		// A service that takes the pod in later takes its containers in too.
+		s.Step("another service", func(c *kubetest.Cluster) { c.Do("PATCH", shopServices+"/other", `{"spec":{"selector":{"app":"web"}}}`) })
+		r.eventually("the second service", func() bool { return found("service:other") })
 	})
-	found := func(q string) bool {
-		var out struct{ Results []struct{ ID string } }
-		r.get("/api/v1/search?q="+url.QueryEscape("kind:container "+q), &out)
-		return len(out.Results) == 1 && out.Results[0].ID == container
-	}
-	r.eventually("its service, controller and namespace", func() bool { return found("service:web controller:deployment;web namespace:shop") })
-	if got := r.labels("pods"); !slices.Equal(got, []string{"report-1-x", "web-abc-1", "web-abc-2"}) {
-		t.Errorf("view pods: %q", got)
-	}
-	// A service that takes the pod in later takes its containers in too.
-	f.put("/api/v1/services", `{"metadata":{"uid":"s-2","name":"other","namespace":"shop"},"spec":{"selector":{"app":"web"}}}`)
-	r.eventually("the second service", func() bool { return found("service:other") })
 }
 
-func TestOneProbeOfAFakeClusterWatches(t *testing.T) {
+func TestOneProbeOfAKubernetesClusterWatches(t *testing.T) {
 	t.Parallel()
-	r, f := newRig(t, nil), newFakeKubernetes(t)
-	f.shop()
-	config := f.kubeconfig(t.TempDir())
-	path := "/apis/coordination.k8s.io/v1/namespaces/monitoring/leases/orchestrator-probe"
-	stop := map[string]func(){}
-	for _, name := range []string{"first", "second"} {
-		stop[name] = r.kubeProbe(config, func(c *probe.Config) { c.Kubernetes, c.ID, c.Hostname = probe.KubernetesLease, name, name })
-	}
-	r.eventually("the pods", func() bool { return r.entities("pod") == 3 })
-	holder := f.holder(path)
-	if stop[holder] == nil {
-		t.Fatalf("the lease is held by %q", holder)
-	}
-	f.mu.Lock()
-	n := f.watching[podsPath]
-	f.mu.Unlock()
-	if n != 1 {
-		t.Errorf("%d probes watch the pods", n)
-	}
-	// One that ends gives the lease back: the other takes over at once, and the pods are there again.
-	stop[holder]()
-	r.eventually("another holder", func() bool { h := f.holder(path); return h != holder && stop[h] != nil })
-	r.eventually("its watch", func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.watching[podsPath] == 1
-	})
-	r.eventually("the pods from the other probe", func() bool {
-		var d struct{ Probe struct{ ID, State string } }
-		a := r.call("GET", "/api/v1/nodes/"+url.PathEscape("pod;"+podUID), adminToken, "")
-		if a.status != 200 {
-			return false
+	plan := kubePlan(t, "lease")
+	plan.Accounts = []string{"first", "second"}
+	plan.Run(t, func(t *testing.T, s *kubetest.Session) {
+		r, dir := newRig(t, nil), t.TempDir()
+		start := func(name string) func() {
+			return r.kubeProbe(s.Kubeconfig(dir, name), func(c *probe.Config) { c.Kubernetes, c.ID, c.Hostname = probe.KubernetesLease, name, name })
 		}
-		a.into(t, &d)
-		return d.Probe.ID == f.holder(path) && d.Probe.State == "connected"
+		says := func(name string) (state string) {
+			var out struct {
+				Probes []struct {
+					ID         string
+					Collectors []struct{ Name, State, Message string }
+				}
+			}
+			r.get("/api/v1/probes", &out)
+			for _, p := range out.Probes {
+				for _, c := range p.Collectors {
+					if p.ID == name && c.Name == "kubernetes" {
+						state = c.State + ": " + c.Message
+					}
+				}
+			}
+			return state
+		}
+		stop := start("first")
+		r.eventually("the pods", func() bool { return r.entities("pod") == shopPodCount })
+		start("second")
+		r.eventually("the second's word", func() bool { return says("second") == "ok: the probe first watches this cluster" })
+		if n := s.Count(podsPath, true, ""); n != 1 {
+			t.Errorf("%d watches of the pods", n)
+		}
+		// One that ends gives the lease back: the other takes over at once, and the pods are there again.
+		s.Step("the first ends", nil)
+		stop()
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("%d watches; first %q, second %q", s.Count(podsPath, true, ""), says("first"), says("second"))
+			}
+		})
+		r.eventually("the second's watch", func() bool { return s.Count(podsPath, true, "") == 2 })
+		pod := "/api/v1/nodes/" + url.PathEscape("pod;"+s.UID(podsPath, "web-abc-1"))
+		r.eventually("the pods from the second", func() bool {
+			var d struct{ Probe struct{ ID, State string } }
+			a := r.call("GET", pod, adminToken, "")
+			if a.status != 200 {
+				return false
+			}
+			a.into(t, &d)
+			return d.Probe.ID == "second" && d.Probe.State == "connected"
+		})
 	})
 }
