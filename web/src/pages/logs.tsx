@@ -28,6 +28,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
   const [lines, setLines] = useState<Line[]>([]);
   const [state, setState] = useState<"open" | "ended" | "lost" | "connecting">("connecting");
   const [ends, setEnds] = useState("");
+  const [failed, setFailed] = useState(false);
   const [follow, setFollow] = useState(true);
   const [fresh, setFresh] = useState(0);
   const [text, setText] = useState("");
@@ -73,7 +74,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
           for (const l of m.lines) if (l.t > last) last = l.t;
           put(m.lines.map((l: Line) => ({ ...l, n: n++ })));
         } else if (m.type === "dropped") put([{ n: n++, i: m.i, t: last, s: "", l: "warn", m: "", gap: m.n }]);
-        else if (m.type === "end") setEnds(m.error ? `${names[m.i]}: ${m.error.message}` : `${names[m.i]} has ended`);
+        else if (m.type === "end") (setFailed(!!m.error), setEnds(m.error ? `${names[m.i]}: ${m.error.message}` : `${names[m.i]} has ended`));
         else if (m.type === "error") setEnds(m.error.message);
       };
       s.onclose = (e) => {
@@ -167,7 +168,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
             <Row key={l.n} line={l} top={wrap ? undefined : (from + k) * rowHeight} name={ids.length > 1 ? names[l.i] : ""} time={stamped} find={text} />
           ))}
         </div>
-        {wanted.length === 0 && <div className="loading">{lines.length ? "No line matches." : { open: "Nothing has been written yet.", ended: "Nothing was written.", lost: "The log can't be read now.", connecting: "Waiting for lines" }[state]}</div>}
+        {wanted.length === 0 && <div className="loading">{lines.length ? "No line matches." : { open: "Nothing has been written yet.", ended: failed ? "There is nothing to read." : "Nothing was written.", lost: "The log can't be read now.", connecting: "Waiting for lines" }[state]}</div>}
       </div>
       {!follow && (
         <Button small kind="primary" className="newer" onClick={() => (setFollow(true), setFresh(0))}>

@@ -1,6 +1,6 @@
 import { useMemo, useRef, useState, useLayoutEffect } from "react";
 import { openNode, usePicture } from "../estate";
-import { bytes, metric as formatted } from "../format";
+import { bytes, metric as formatted, plural } from "../format";
 import { setParams, useRoute } from "../router";
 import { check, parse } from "../query/parse";
 import { match, record } from "../query/match";
@@ -76,7 +76,7 @@ export function Resources() {
         <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter hosts" fields={["host", "health", "cpu", "mem", "mem_used", "containers"]} />
         <Pick label="Busiest first by" value={by} options={[{ id: "cpu", label: "CPU" }, { id: "mem", label: "memory" }, { id: "name", label: "name" }]} onChange={(v) => setParams({ by: v === "cpu" ? "" : v }, true)} />
         <span className="grow" />
-        {rows.length > 0 && <span className="dim num">{rows.length} hosts · {formatted(sum((r) => r.cpu) / rows.length, "percent")} CPU · {formatted(sum((r) => r.used) / rows.length, "percent")} memory · {sum((r) => r.inside.length).toLocaleString("en-GB")} containers</span>}
+        {rows.length > 0 && <span className="dim num">{plural(rows.length, "host")} · {formatted(sum((r) => r.cpu) / rows.length, "percent")} CPU · {formatted(sum((r) => r.used) / rows.length, "percent")} memory · {plural(sum((r) => r.inside.length), "container")}</span>}
       </div>
       <div className="content" ref={scroll} onScroll={(e) => setTop(e.currentTarget.scrollTop)} tabIndex={0} role="region" aria-label="Hosts and what they are used for">
         {!loaded && rows.length === 0 && <Loading what="Waiting for the hosts" />}
@@ -89,7 +89,7 @@ export function Resources() {
                 <span className="clip">
                   <b>{r.name}</b>
                   <br />
-                  <span className="faint">{r.minor} · {r.inside.length} containers</span>
+                  <span className="faint">{r.minor} · {plural(r.inside.length, "container")}</span>
                 </span>
               </button>
               <Lane name="CPU" value={r.cpu} text={formatted(r.cpu, "percent")} items={r.inside.map((x) => ({ ...x, share: x.cpu, text: formatted(x.cpu, "percent") }))} />

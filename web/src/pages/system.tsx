@@ -108,6 +108,7 @@ function Access() {
       </div>
       <div className="card">
         <div className="row"><h2 className="grow">Tokens</h2><Button small icon="plus" onClick={() => setAdding("token")}>Token</Button></div>
+        {tokens.data?.tokens.length === 0 && <p className="dim">None was made yet. A probe on another host needs one, and so does a script.</p>}
         <table className="mini"><tbody>{tokens.data?.tokens.map((t) => <tr key={t.id}><th scope="row">{t.name}</th><td>{t.kind === "probe" ? "probe" : t.role}</td><td className="faint">since {stamp(t.created_ms)}</td><td className="faint">{t.expires_ms ? `ends ${stamp(t.expires_ms)}` : "does not end"}</td><td className="right"><Button small kind="ghost" icon="close" label={`Remove ${t.name}`} onClick={() => remove(`${api}/tokens/${t.id}`, tokens.again)} /></td></tr>)}</tbody></table>
       </div>
       {adding === "user" && <Add title="New user" onClose={() => setAdding(null)} submit={async (f) => { await send("PUT", `${api}/users/${encodeURIComponent(String(f.get("name")))}`, { role: f.get("role"), password: f.get("password") }); users.again(); }}>

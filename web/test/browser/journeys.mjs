@@ -442,6 +442,36 @@ const journeys = {
     await page.waitForFunction(() => { const r = window.mapRenderer; const [x, y] = r.toScreen(r.picture.x[0], r.picture.y[0]); return x > 0 && x < r.w && y > 0 && y < r.h && Math.abs(document.querySelector(".map").getBoundingClientRect().width - r.w) < 1; });
   },
 
+  /** On a phone nothing covers what is beside it elsewhere, nothing is cut off, and what is opened has the whole window. */
+  async phone({ page }) {
+    await page.setViewportSize({ width: 390, height: 844 });
+    await page.goto(HOSTS);
+    await drawn(page, 200);
+    const origin = new URL(page.url()).origin;
+    const rect = (selector) => page.locator(selector).first().evaluate((el) => { const { left, right, top, bottom } = el.getBoundingClientRect(); return { left, right, top, bottom }; });
+    const upright = async (where) => assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${where} is wider than the window`);
+    const strip = await rect(".health-strip"), tools = await rect(".float.tools");
+    assert.ok(strip.right <= tools.left || strip.bottom <= tools.top, `the strip of health lies over the tools: ${JSON.stringify([strip, tools])}`);
+    for (const [path, ready] of Object.entries({ "/map": ".health-strip", "/hosts": ".tr", "/resources": ".hostrow", "/events": ".timeline", "/system/probes": ".tr", "/system/access": ".card", "/system/audit": ".tr" })) {
+      await page.goto(origin + path);
+      await page.locator(ready).first().waitFor();
+      await upright(path);
+    }
+    await page.goto(origin + "/resources");
+    await page.locator(".hostrow .lane").nth(1).waitFor();
+    const row = await rect(".hostrow"), lanes = await page.locator(".hostrow").first().locator(".lane").evaluateAll((all) => all.map((el) => { const b = el.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom]; }));
+    for (const [left, right, top, bottom] of lanes) assert.ok(right - left > 60 && right <= row.right && top >= row.top && bottom <= row.bottom, `a lane out of its row: ${JSON.stringify([row, lanes])}`);
+    await page.goto(origin + "/containers");
+    await page.locator(".tr").first().click();
+    await details(page).getByRole("heading", { level: 2 }).first().waitFor();
+    const panel = await rect("aside.details");
+    assert.ok(panel.right - panel.left > 320 && panel.right <= 390, `the details have ${panel.right - panel.left} pixels`);
+    await accessible(page, "details on a phone");
+    await details(page).getByRole("button", { name: /^Close/ }).click();
+    await details(page).waitFor({ state: "detached" });
+    await page.locator(".tr").nth(1).click({ trial: true });
+  },
+
   /** The monitor is killed: the page goes on with its replica, with the same view and the same session. Another site gets nothing. */
   async failover({ page, context }) {
     await page.goto(FIRST);
@@ -617,7 +647,7 @@ async function make(name) {
 }
 
 // Two at a time. Those in one lane look at the same monitor.
-const lanes = [["newcomer", "accessibility", "plugins", "failover"], ["keyboard", "states", "many", "centred", "lost"]];
+const lanes = [["newcomer", "accessibility", "plugins", "failover"], ["keyboard", "states", "many", "centred", "phone", "lost"]];
 await Promise.all(lanes.map(async (lane) => {
   for (const name of lane) await make(name);
 }));
