@@ -390,7 +390,8 @@ const journeys = {
     await page.goto(HOSTS);
     await drawn(page, 200);
     const hosts = (n) => Array.from({ length: n }, (_, i) => `host:sim-${String(i + 1).padStart(4, "0")}`).join(" or ");
-    const at = (view, n) => `${new URL(HOSTS).origin}/map?group=none&o.pseudo=hide&view=${view}&q=${encodeURIComponent(hosts(n))}`;
+    // With those that other journeys have stopped.
+    const at = (view, n) => `${new URL(HOSTS).origin}/map?group=none&o.pseudo=hide&o.state=all&view=${view}&q=${encodeURIComponent(hosts(n))}`;
     for (const [view, some, n] of [["hosts", 1, 1], ["hosts", 2, 2], ["hosts", 5, 5], ["containers", 5, 50]]) {
       const what = `${n} ${view}`;
       await page.setViewportSize({ width: 1440, height: 900 });
