@@ -68,8 +68,14 @@ func (f *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		<-f.end(name)
 		_, _ = io.WriteString(w, `{"StatusCode":0}`)
 	case verb == "kill":
-		close(f.end(name))
-		w.WriteHeader(http.StatusNoContent)
+		select {
+		case <-f.end(name):
+			w.WriteHeader(http.StatusConflict)
+			_, _ = io.WriteString(w, `{"message":"it is not running"}`)
+		default:
+			close(f.end(name))
+			w.WriteHeader(http.StatusNoContent)
+		}
 	case r.Method == http.MethodDelete:
 		w.WriteHeader(http.StatusNoContent)
 	default:

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -184,9 +185,14 @@ func (h *host) start(known []containerizer.Config, change ...func(*Config)) *dae
 func (d *daemon) destroyAll() {
 	d.h.t.Helper()
 	for _, i := range d.Containers() {
-		if !i.Ended {
-			_ = d.Destroy(context.Background(), i.ID)
-			d.wait(i.ID)
+		if i.Ended || errors.Is(d.Destroy(context.Background(), i.ID), containerizer.ErrNotFound) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+		_, err := d.Wait(ctx, i.ID)
+		cancel()
+		if err != nil && !errors.Is(err, containerizer.ErrNotFound) { // one that nobody will ask about is forgotten with its end
+			d.h.t.Fatalf("wait for %s: %v", i.ID, err)
 		}
 	}
 }
