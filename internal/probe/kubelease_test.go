@@ -9,46 +9,50 @@ import (
 	"github.com/orchestrator/orchestrator/internal/probe/kubetest"
 )
 
-// meanwhile does something before the next request of a method is sent.
-type meanwhile struct {
-	over   http.RoundTripper
-	method string
-	do     func()
+// before calls a function before each request is sent.
+type before struct {
+	over http.RoundTripper
+	do   func(*http.Request)
 }
 
-func (m *meanwhile) RoundTrip(r *http.Request) (*http.Response, error) {
-	if do := m.do; do != nil && r.Method == m.method {
-		m.do = nil
-		do()
-	}
-	return m.over.RoundTrip(r)
+func (b *before) RoundTrip(r *http.Request) (*http.Response, error) {
+	b.do(r)
+	return b.over.RoundTrip(r)
 }
 
-func (m *meanwhile) CloseIdleConnections() { m.over.(*http.Transport).CloseIdleConnections() }
+func (b *before) CloseIdleConnections() { b.over.(*http.Transport).CloseIdleConnections() }
 
 func TestAKubernetesLeaseIsHeldByOne(t *testing.T) {
 	t.Parallel()
 	plan := kubetest.Plan{Name: "election", Rules: kubetest.Documented(t, documentation), Accounts: []string{"a", "b"}}
 	plan.Run(t, func(t *testing.T, s *kubetest.Session) {
-		between := &meanwhile{}
+		// meanwhile, if not nil, is done once before the next request of this method is sent by a.
+		var meanwhile func()
+		method := ""
 		contender := func(self string) *elector {
 			return &elector{api: sessionAPI(t, s, self), namespace: "default", name: "l", self: self}
 		}
 		a, b := contender("a"), contender("b")
-		between.over, a.api.http.Transport = a.api.http.Transport, between
+		a.api.http.Transport = &before{a.api.http.Transport, func(r *http.Request) {
+			if do := meanwhile; do != nil && r.Method == method {
+				meanwhile = nil
+				do()
+			}
+		}}
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		// b's clock is hours behind, and the API server's is another one still.
 		clock := map[*elector]time.Duration{a: 0, b: -3 * time.Hour}
+		down := false // then each try is an error
 		step := func(e *elector, after time.Duration, want bool) {
 			t.Helper()
 			now = now.Add(after)
 			mine, holder, err := e.try(t.Context(), now.Add(clock[e]))
-			if mine != want {
+			if mine != want || (err != nil) != down {
 				t.Fatalf("%s holds it: %v, want %v (holder %q, %v)", e.self, mine, want, holder, err)
 			}
 		}
 		// Both see that there is none: the one that makes it has it.
-		between.method, between.do = http.MethodPost, func() { step(b, 0, true) }
+		method, meanwhile = http.MethodPost, func() { step(b, 0, true) }
 		step(a, 0, false)
 		b.release()
 		step(a, 0, true)
@@ -61,10 +65,12 @@ func TestAKubernetesLeaseIsHeldByOne(t *testing.T) {
 		step(b, 2*time.Second, false)
 		// The network fails: a holds on for a while and then stops, before b may take it.
 		s.Cut(true)
+		down = true
 		step(a, leaseRenew, true)
 		step(b, 0, false)
 		step(a, leaseGive, false)
 		s.Cut(false)
+		down = false
 		step(b, time.Second, true)
 		step(a, 0, false)
 		// One that ends gives it back.
@@ -75,7 +81,7 @@ func TestAKubernetesLeaseIsHeldByOne(t *testing.T) {
 		step(b, 0, false)
 		// Both see that it has run out: the one that takes it first has it.
 		now = now.Add(leaseTake)
-		between.method, between.do = http.MethodPut, func() { step(b, 0, true) }
+		method, meanwhile = http.MethodPut, func() { step(b, 0, true) }
 		step(a, 0, false)
 		step(b, leaseRenew, true)
 		// Where it can't be is said.

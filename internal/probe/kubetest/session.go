@@ -257,7 +257,16 @@ func (s *Session) UID(path, name string) string {
 }
 
 // Count tells how often a path was listed or watched with success. accept, if not empty, is part of what the client accepted.
-func (s *Session) Count(path string, watch bool, accept string) (n int) {
+func (s *Session) Count(path string, watch bool, accept string) int {
+	return s.count(path, watch, func(x *exchange) bool { return x.Status == http.StatusOK && strings.Contains(x.Accept, accept) })
+}
+
+// Refused tells how often the client was denied to list or watch a path.
+func (s *Session) Refused(path string, watch bool) int {
+	return s.count(path, watch, func(x *exchange) bool { return x.Status == http.StatusForbidden })
+}
+
+func (s *Session) count(path string, watch bool, which func(*exchange) bool) (n int) {
 	var from []*exchange
 	if s.replay != nil {
 		s.replay.mu.Lock()
@@ -269,7 +278,7 @@ func (s *Session) Count(path string, watch bool, accept string) (n int) {
 		s.rec.mu.Unlock()
 	}
 	for _, x := range from {
-		if x.Method == http.MethodGet && x.Path == path && x.watch() == watch && x.Status == http.StatusOK && strings.Contains(x.Accept, accept) {
+		if x.Method == http.MethodGet && x.Path == path && x.watch() == watch && which(x) {
 			n++
 		}
 	}
