@@ -15,6 +15,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/resources"
 )
 
 const (
@@ -589,13 +590,29 @@ func TestOperations(t *testing.T) {
 	task := commandTask("t1")
 	task.Resources = append(task.Resources, volume)
 	r := b.start(task, 1)
+	b.take()
 	destroy := &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_DESTROY.Enum(), Destroy: &mesosv1.Offer_Operation_Destroy{Volumes: []*mesosv1.Resource{volume}}}
 	if u = apply("u3", destroy); u.GetStatus().GetState() != mesosv1.OperationState_OPERATION_FAILED || !strings.Contains(u.GetStatus().GetMessage(), "in use") {
 		t.Errorf("destroy while in use: %v", u)
 	}
-	if n := len(of[DeleteVolumes](b.take())); n != 0 {
+	effects = b.take()
+	if n := len(of[DeleteVolumes](effects)); n != 0 {
 		t.Error("data of a volume in use was deleted")
 	}
+	// The master has counted it as done: it hears what is there, and what it has sent meanwhile is dropped.
+	var word *linkv1.AgentUpdate
+	for _, m := range of[ToMaster](effects) {
+		if u := m.Message.GetAgentUpdate(); u != nil {
+			word = u
+		}
+	}
+	if word == nil || len(resources.FromProtoTrusted(word.GetTotalResources()).PersistentVolumes().Proto()) != 1 || slices.Equal(word.GetResourceVersionUuid(), version) {
+		t.Fatalf("the master hears %v", word)
+	}
+	if u = apply("u3b", destroy); u.GetStatus().GetState() != mesosv1.OperationState_OPERATION_DROPPED {
+		t.Errorf("an operation on what the master believed: %v", u)
+	}
+	version = word.GetResourceVersionUuid()
 	b.step(ended(r, 0))
 	b.take()
 	u = apply("u4", destroy)

@@ -110,6 +110,12 @@ func (c *Core) applyOperation(m *linkv1.ApplyOperation) {
 		}
 	}
 	c.sendOperation(o)
+	if status.GetState() == mesosv1.OperationState_OPERATION_FAILED {
+		// The master has counted it as done already. It hears what is there instead; what it sent before it hears it was meant for
+		// what is not, and is dropped by the version.
+		c.version = c.drawUUID()
+		c.sendResources()
+	}
 }
 
 // newVolumes are the persistent volumes of b that a does not have, whatever their size.
@@ -194,11 +200,12 @@ func (c *Core) operationAcknowledged(a *linkv1.OperationAck) {
 func (c *Core) oversubscribe(ev Oversubscribe) {
 	c.revocable = ev.Revocable
 	if c.phase == Running {
-		c.sendOversubscribed()
+		c.sendResources()
 	}
 }
 
-func (c *Core) sendOversubscribed() {
+// sendResources tells the master what the agent has.
+func (c *Core) sendResources() {
 	yes := true
 	c.toMaster(&linkv1.Message{Kind: &linkv1.Message_AgentUpdate{AgentUpdate: &linkv1.AgentUpdate{
 		TotalResources: c.total.Proto(), OversubscribedResources: c.revocable, UpdateOversubscribed: &yes, ResourceVersionUuid: c.version,

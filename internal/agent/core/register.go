@@ -157,7 +157,7 @@ func (c *Core) onRegistered(r *linkv1.Registered) {
 	}
 	c.resumeUpdates()
 	if len(c.revocable) > 0 {
-		c.sendOversubscribed()
+		c.sendResources()
 	}
 	c.resendOperations()
 	c.checkDrained()

@@ -174,6 +174,26 @@ func TestResizeWaitsForTheAgent(t *testing.T) {
 	}
 }
 
+// TestFailedOperationIsUndone: what the master has counted as done at once is as it was when the agent says that it could not, and says what
+// it has.
+func TestFailedOperationIsUndone(t *testing.T) {
+	t.Parallel()
+	x := newResizing(t)
+	x.sc.accept(x.sc.oneOffer(), 0, &mesosv1.Offer_Operation{Type: mesosv1.Offer_Operation_DESTROY.Enum(), Destroy: &mesosv1.Offer_Operation_Destroy{Volumes: []*mesosv1.Resource{x.volume.CloneVT()}}})
+	m := x.asked()
+	x.expect("when it counts as destroyed", 0, 0)
+	x.answer(m, mesosv1.OperationState_OPERATION_FAILED)
+	x.n.say(&linkv1.Message{Kind: &linkv1.Message_AgentUpdate{AgentUpdate: &linkv1.AgentUpdate{
+		TotalResources: x.total(100), UpdateOversubscribed: proto.Bool(true), ResourceVersionUuid: []byte("another version.")},
+	}})
+	x.expect("when the agent has answered", 100, 900)
+	x.pass(2 * time.Second)
+	x.sc.accept(x.sc.oneOffer(), 0, x.grow(""))
+	if m := x.asked(); string(m.GetResourceVersionUuid()) != "another version." {
+		t.Errorf("the next operation is of version %q", m.GetResourceVersionUuid())
+	}
+}
+
 // TestResizeNeedsItsOwnAccept: as in Mesos, what uses the resized volume can't be in the same ACCEPT.
 func TestResizeNeedsItsOwnAccept(t *testing.T) {
 	t.Parallel()
