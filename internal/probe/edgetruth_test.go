@@ -116,6 +116,29 @@ func obey(o order) (io.Closer, error) {
 			}
 		}()
 		return l, nil
+	case "hang up": // a listener that closes first, as servers of HTTP/1.0 do
+		l, err := net.Listen(o.Network, o.Addr)
+		if err != nil {
+			return nil, err
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+		return l, nil
+	case "be served": // until the other side closes
+		c, err := net.DialTimeout(o.Network, o.Addr, 5*time.Second)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		_, err = io.Copy(io.Discard, c)
+		return nil, err
 	case "packets":
 		return net.ListenPacket(o.Network, o.Addr)
 	case "dial":
@@ -181,9 +204,17 @@ func needRoot(t *testing.T) {
 // settle starts a process in a network namespace of its own and, when there is a version 2 hierarchy, a container's cgroup.
 func settle(t *testing.T, name string) *dweller {
 	t.Helper()
+	d := settleWith(t, name, syscall.CLONE_NEWNET)
+	d.do(order{Op: "up", Name: "lo"})
+	return d
+}
+
+// settleWith starts one with new namespaces of these kinds.
+func settleWith(t *testing.T, name string, namespaces uintptr) *dweller {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{dwellerEnv + "=1", "GOMAXPROCS=1"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -229,7 +260,6 @@ func settle(t *testing.T, name string) *dweller {
 			_ = os.Remove(filepath.Dir(dir))
 		}
 	})
-	d.do(order{Op: "up", Name: "lo"})
 	return d
 }
 
@@ -304,6 +334,47 @@ func stranger(e *probev1.Entity) bool {
 	}
 	own, _ := os.ReadFile("/proc/self/comm")
 	return e.Label != strings.TrimSpace(string(own)) && e.Label != "exe"
+}
+
+// A server that closes first has the socket that waits, which belongs to no process any more, and of the client nothing is left. Within one namespace the
+// edge goes from process to process all the same, and there is no other.
+func TestServerThatClosesFirst(t *testing.T) {
+	needRoot(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	server, client := settleWith(t, "server", 0), settleWith(t, "client", 0)
+	server.do(order{Op: "hang up", Network: "tcp", Addr: addr})
+	p := newTestProbe(t, func(c *Config) { c.NetSource = "auto"; c.MaxProcesses = 5000 })
+	p.startEvents()
+	t.Cleanup(p.stopEvents)
+	if p.events == nil { // without eBPF the client of such a connection is not known
+		if os.Getenv("CI") != "" {
+			t.Fatal("no eBPF here")
+		}
+		t.Skip("no eBPF here")
+	}
+	lookNow(p)
+	for range 3 {
+		client.do(order{Op: "be served", Network: "tcp", Addr: addr})
+		lookNow(p)
+	}
+	lookNow(p)
+	_, edges := held(p)
+	var got []string
+	for k := range edges {
+		if int(k.port) == port {
+			got = append(got, fmt.Sprint(k.src, " > ", k.dst))
+		}
+	}
+	process := func(d *dweller) string { return p.processID(p.table.byPid[d.pid]) }
+	if want := []string{process(client) + " > " + process(server)}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
 }
 
 func TestEdgeTruth(t *testing.T) {

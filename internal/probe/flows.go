@@ -67,6 +67,7 @@ type world struct {
 	nsEntity func(netns uint64) string
 	byEvent  func(*netEvent) string // entity id of an event's owner
 	eventNS  func(*netEvent) uint64 // the namespace in which an event happened
+	events   bool                   // an event source tells of every connection as it begins
 }
 
 // flowTable turns the sockets of each round into edges. Used by one goroutine.
@@ -230,6 +231,11 @@ func (t *flowTable) socket(s *socket, sockets []socket, ix *index, w *world, at 
 		return
 	}
 	server := ix.isServer(s)
+	if closing && server && w.events {
+		if _, here := t.namespaceOf(s.remote.Addr(), s.netns, w); here {
+			return // the server has closed it first; the event has told of it, and knows the client, of whom nothing is left here
+		}
+	}
 	f := t.between(s, sockets, ix, w, at, server)
 	if f == nil {
 		return
@@ -271,9 +277,19 @@ func (t *flowTable) socket(s *socket, sockets []socket, ix *index, w *world, at 
 	}
 }
 
+// owner is whose a socket is. One that waits for its time to pass is nobody's any more: it was its listener's, if that is there.
+func owner(s *socket, sockets []socket, ix *index, w *world) string {
+	if s.state == tcpTimeWait && !s.udp {
+		if i, ok := ix.listener(s.netns, s.udp, s.local); ok {
+			return w.ownerOf(&sockets[i])
+		}
+	}
+	return w.ownerOf(s)
+}
+
 // between finds or makes the flow of a socket.
 func (t *flowTable) between(s *socket, sockets []socket, ix *index, w *world, at int64, server bool) *flow {
-	own := w.ownerOf(s)
+	own := owner(s, sockets, ix, w)
 	if server {
 		key := edgeKey{dst: own, port: s.local.Port(), udp: s.udp}
 		peerLocal, peerRemote := s.remote, s.local
@@ -281,7 +297,7 @@ func (t *flowTable) between(s *socket, sockets []socket, ix *index, w *world, at
 			peerLocal, peerRemote = n.client, n.dialled
 		}
 		if i, ok := ix.peer[tupleOf(s.netns, s.udp, peerLocal, peerRemote)]; ok {
-			key.src = w.ownerOf(&sockets[i])
+			key.src = owner(&sockets[i], sockets, ix, w)
 		} else if ns, ok := t.namespaceOf(peerLocal.Addr(), s.netns, w); ok {
 			key.src = w.nsEntity(ns)
 		} else {
@@ -295,7 +311,7 @@ func (t *flowTable) between(s *socket, sockets []socket, ix *index, w *world, at
 	}
 	key := edgeKey{src: own, port: remote.Port(), udp: s.udp}
 	if i, ok := ix.peer[tupleOf(s.netns, s.udp, remote, seenAs)]; ok {
-		key.dst = w.ownerOf(&sockets[i])
+		key.dst = owner(&sockets[i], sockets, ix, w)
 	} else if ns, ok := t.namespaceOf(remote.Addr(), s.netns, w); ok {
 		if i, ok := ix.listener(ns, s.udp, remote); ok {
 			key.dst = w.ownerOf(&sockets[i])

@@ -385,6 +385,7 @@ func (p *Probe) readSockets(now time.Time) error {
 	p.next.early = now.Add(time.Duration(float64(time.Since(now)) / socketsShare))
 	p.owners.resolve(sockets, p.table, func(proc *process) uint64 { return p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]) }, p.budget)
 	w := p.world(p.pic)
+	w.events = p.events != nil
 	p.readNAT(now)
 	if p.events != nil {
 		p.flows.events = p.events.take(p.flows.events)

@@ -226,7 +226,7 @@ func (p *Probe) runtimeLogs(ctx context.Context, req *probev1.Request, e *probev
 		if err == nil {
 			defer root.Close()
 			var t *logfile.Tail
-			if t, err = logfile.Open(root, filepath.Base(place.path), o); err == nil {
+			if t, err = openLog(ctx, root, filepath.Base(place.path), o); err == nil {
 				defer t.Close()
 				tails = append(tails, t)
 				continue
@@ -238,6 +238,21 @@ func (p *Probe) runtimeLogs(ctx context.Context, req *probev1.Request, e *probev
 		return fmt.Errorf("open the log: %w", err)
 	}
 	return p.copyLogs(ctx, req, e, tails, s)
+}
+
+// openLog opens a log. For a moment there is none while it is rotated: the old file has another name already, and the new one is yet to come.
+func openLog(ctx context.Context, root *os.Root, name string, o logfile.Options) (*logfile.Tail, error) {
+	for tries := 1; ; tries++ {
+		t, err := logfile.Open(root, name, o)
+		if tries == 5 || !errors.Is(err, fs.ErrNotExist) {
+			return t, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(logPoll):
+		}
+	}
 }
 
 // logOptions reads which lines are wanted.
