@@ -26,6 +26,7 @@ async function accessible(page, where) {
 
 /** Where the nodes are drawn: by how much the middle of all is not that of the map, and what room is left around them. With a number: only when so many are in the middle. */
 const placed = (want) => {
+  if (!window.mapRenderer?.picture || !document.querySelector(".map")) return false; // a page that has just come
   const r = window.mapRenderer, p = r.picture, map = document.querySelector(".map").getBoundingClientRect();
   let x0 = Infinity, y0 = Infinity, x1 = -Infinity, y1 = -Infinity;
   for (let i = 0; i < p.count; i++) {
