@@ -183,8 +183,10 @@ func TestFailedOperationIsUndone(t *testing.T) {
 	m := x.asked()
 	x.expect("when it counts as destroyed", 0, 0)
 	x.answer(m, mesosv1.OperationState_OPERATION_FAILED)
-	x.n.say(&linkv1.Message{Kind: &linkv1.Message_AgentUpdate{AgentUpdate: &linkv1.AgentUpdate{
-		TotalResources: x.total(100), UpdateOversubscribed: proto.Bool(true), ResourceVersionUuid: []byte("another version.")},
+	x.n.say(&linkv1.Message{Kind: &linkv1.Message_AgentUpdate{
+		AgentUpdate: &linkv1.AgentUpdate{
+			TotalResources: x.total(100), UpdateOversubscribed: proto.Bool(true), ResourceVersionUuid: []byte("another version."),
+		},
 	}})
 	x.expect("when the agent has answered", 100, 900)
 	x.pass(2 * time.Second)
