@@ -60,6 +60,10 @@ func run(t *testing.T, dirs []string, argv ...string) (pid int, gone <-chan stru
 	t.Helper()
 	cmd := exec.Command("/bin/sh")
 	cmd.Args = argv
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -68,13 +72,21 @@ func run(t *testing.T, dirs []string, argv ...string) (pid int, gone <-chan stru
 			t.Fatal(err)
 		}
 	}
+	// Only now it may start others, which are in the groups then.
+	if _, err := in.Write([]byte("go\n")); err != nil {
+		t.Fatal(err)
+	}
 	over := make(chan struct{})
 	go func() { defer close(over); _ = cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill(); <-over })
 	return cmd.Process.Pid, over
 }
 
-const asleep = "while :; do sleep 1000; done"
+// What a process does: nothing, without another, which would be left when the test has killed it; or have others.
+const (
+	asleep  = "while read go; do :; done"
+	forking = "read go; while :; do sleep 1000; done"
+)
 
 // TestEnd: what is of the container goes, in whatever form its groups are named, frozen, forking and nested; what only looks so
 // stays.
@@ -86,8 +98,8 @@ func TestEnd(t *testing.T) {
 			id, other := newID(), newID()
 			named := func(id string) string { return strings.ReplaceAll(form, "%", id) }
 			dirs := groups(t, named(id))
-			_, gone := run(t, dirs, "sh", "-c", asleep)
-			_, goneToo := run(t, groups(t, named(id)+"/inner"), "sh", "-c", asleep)
+			_, gone := run(t, dirs, "sh", "-c", forking)
+			_, goneToo := run(t, groups(t, named(id)+"/inner"), "sh", "-c", forking)
 			_, shim := run(t, nil, "/usr/bin/containerd-shim-runc-v2", "-c", asleep, "-namespace", "moby", "-id", id, "-address", "/x")
 			for _, dir := range dirs {
 				_ = os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("FROZEN"), 0)
