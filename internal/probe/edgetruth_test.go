@@ -101,7 +101,7 @@ func obey(o order) (io.Closer, error) {
 			return nil, err
 		}
 		return nil, netlink.LinkSetUp(veth)
-	case "listen":
+	case "listen", "hang up": // which closes first, as servers of HTTP/1.0 do
 		l, err := net.Listen(o.Network, o.Addr)
 		if err != nil {
 			return nil, err
@@ -112,22 +112,12 @@ func obey(o order) (io.Closer, error) {
 				if err != nil {
 					return
 				}
-				go func() { _, _ = io.Copy(io.Discard, c); c.Close() }()
-			}
-		}()
-		return l, nil
-	case "hang up": // a listener that closes first, as servers of HTTP/1.0 do
-		l, err := net.Listen(o.Network, o.Addr)
-		if err != nil {
-			return nil, err
-		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				c.Close()
+				go func() {
+					if o.Op == "listen" {
+						_, _ = io.Copy(io.Discard, c)
+					}
+					c.Close()
+				}()
 			}
 		}()
 		return l, nil
