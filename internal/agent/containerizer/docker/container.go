@@ -44,6 +44,7 @@ type container struct {
 	helper   *launcher.Helper
 	group    *cgroup.Group // the helper's
 	groups   []string      // the container's own control groups' directories, as far as they were seen
+	volumes  []string      // the names of those that were made for it alone; nil: not known
 	made     bool          // the Engine may have the container
 	memory   int64         // the hard limit in bytes; it only rises
 	updating bool
@@ -253,10 +254,10 @@ func (c *Containerizer) create(ctx context.Context, ct *container, p *plan, imag
 	if err := c.pin(p); err != nil {
 		return err
 	}
-	p.sign(p.wants, map[string]string{labelAgent: c.mark, labelContainer: string(ct.cfg.ID)})
+	volumes := p.sign(p.wants, c.volumePrefix(), map[string]string{labelAgent: c.mark, labelContainer: string(ct.cfg.ID)})
 	limit := p.options.HostConfig.Memory
 	c.mu.Lock()
-	ct.memory, ct.made = limit, true
+	ct.memory, ct.made, ct.volumes = limit, true, volumes
 	c.mu.Unlock()
 	if err := c.writeMemory(ct.dir, limit); err != nil {
 		return err
@@ -322,7 +323,7 @@ func (c *Containerizer) subject(ct *container) *subject {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refLocked(ct)
-	return &subject{container: ct.cfg.ID, name: ct.name, id: ct.engineID, groups: ct.groups}
+	return &subject{container: ct.cfg.ID, name: ct.name, id: ct.engineID, groups: ct.groups, volumes: ct.volumes}
 }
 
 // engineError says what failed, and what to do when nobody answered at all.

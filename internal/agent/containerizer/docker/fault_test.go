@@ -267,25 +267,42 @@ func globs(pattern string) []string {
 	return found
 }
 
-// TestForgottenVolumes: an Engine that is stopped while it removes a container forgets its volumes. They have our mark, also
-// those that only the image asks for, and go; a stranger's stay.
+// TestForgottenVolumes: an Engine that is stopped while it makes or removes a container forgets its volumes, and sometimes their
+// labels. They have names of ours, also those that only the image asks for, and go; a stranger's stay, and what a container has.
 func TestForgottenVolumes(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, dockertest.Options{})
 	h.e.Import("wants:1", nil, "VOLUME /wanted")
 	d := h.start(nil)
 	defer d.end()
+	volumes := func(args ...string) []string {
+		return slices.Sorted(slices.Values(strings.Fields(h.e.Docker(append([]string{"volume", "ls", "-q"}, args...)...))))
+	}
 	cfg := d.executor("x", "sleep 1000")
 	cfg.Container.Docker.Image = ptr("wants:1")
 	cfg.Container.Volumes = []*mesosv1.Volume{volume("/own", rw, "", nil)}
 	cfg.Container.Docker.Parameters = []*mesosv1.Parameter{param("volume", "/parameter")}
 	d.launch(cfg)
-	ours := strings.Fields(h.e.Docker("volume", "ls", "-q", "--filter", "label="+labelAgent+"="+d.mark, "--filter", "label="+labelContainer+"=x"))
-	if all := strings.Fields(h.e.Docker("volume", "ls", "-q")); len(ours) != 3 || len(all) != 3 {
+	ours := volumes("--filter", "label="+labelAgent+"="+d.mark, "--filter", "label="+labelContainer+"=x")
+	if all := volumes(); len(ours) != 3 || len(all) != 3 {
 		t.Fatalf("the container's volumes are %q, with our mark %q", all, ours)
 	}
-	h.e.Docker("volume", "create", "strange")
+	strange := []string{"orchestrator-0123456789abcdef-x", "strange", "x-" + d.volumePrefix() + "x"}
+	for _, name := range append([]string{d.volumePrefix() + "forgotten"}, strange...) {
+		h.e.Docker("volume", "create", name)
+	}
+	h.e.Docker("create", "--name", "stranger", "-v", d.volumePrefix()+"taken:/v", box, "true")
+	shares := d.executor("y", "sleep 1000")
+	shares.Container.Docker.Parameters = []*mesosv1.Parameter{param("volumes-from", "mesos-x")}
+	d.launch(shares)
 	h.e.Docker("rm", "-f", "mesos-x") // which leaves the volumes
 	d.wait("x")
-	eventually(t, "the volumes are gone", func() bool { return h.e.Docker("volume", "ls", "-q") == "strange" })
+	strange = append([]string{d.volumePrefix() + "taken"}, strange...)
+	slices.Sort(strange)
+	left := slices.Sorted(slices.Values(append(slices.Clone(ours), strange...)))
+	eventually(t, "the forgotten volume is gone", func() bool { return slices.Equal(volumes(), left) })
+	_ = d.Destroy(t.Context(), "y")
+	d.wait("y")
+	eventually(t, "the volumes are gone", func() bool { return slices.Equal(volumes(), strange) })
+	h.e.Docker("rm", "stranger")
 }

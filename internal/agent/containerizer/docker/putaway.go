@@ -27,6 +27,7 @@ type subject struct {
 	name      string   // in the Engine; looked up when id is not known
 	id        string   // what the Engine calls it
 	groups    []string // its control groups, if they were ever seen
+	volumes   []string // those made for it alone; nil: not known
 	settled   bool     // somebody has just looked: nothing of it runs
 }
 
@@ -49,6 +50,7 @@ func (c *Containerizer) putAway(s *subject, remove bool) (err error) {
 		there, err := c.identify(ctx, s.container, s.name)
 		switch {
 		case errors.Is(err, errStranger), err == nil && there == "":
+			c.removeVolumes(ctx, s.volumes)
 			c.doubt() // it was never made; or it has been removed, perhaps without its volumes; or it is still being made
 			return nil
 		case err != nil:
@@ -67,6 +69,13 @@ func (c *Containerizer) putAway(s *subject, remove bool) (err error) {
 		c.later(s, c.cfg.RemoveDelay)
 		return nil
 	}
+	if s.volumes == nil {
+		r, err := c.api.ContainerInspect(ctx, s.id, client.ContainerInspectOptions{})
+		if err != nil && !cerrdefs.IsNotFound(err) { // one that is not there may have left them: see below
+			return c.engineError("look for the container's volumes", err)
+		}
+		s.volumes = c.own(r.Container.Mounts)
+	}
 	_, err = c.api.ContainerRemove(ctx, s.id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	if cerrdefs.IsNotFound(err) {
 		c.doubt() // who has removed it may have left its volumes
@@ -76,6 +85,7 @@ func (c *Containerizer) putAway(s *subject, remove bool) (err error) {
 		s.settled = false // whatever has happened to the Engine may have happened to the container
 		return c.engineError("remove the container", err)
 	}
+	c.removeVolumes(ctx, s.volumes)
 	switch {
 	case !certain:
 		c.doubt() // what was begun may yet come: it stays in the ledger until somebody has looked once more

@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	cerrdefs "github.com/containerd/errdefs"
 	dcontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -275,7 +274,7 @@ func (c *Containerizer) sweep(ctx context.Context) ([]ids.Container, error) {
 		if held[x.ID] || held[string(id)] {
 			continue
 		}
-		s := &subject{container: id, id: x.ID}
+		s := &subject{container: id, id: x.ID, volumes: c.own(x.Mounts)}
 		runs := x.State == dcontainer.StateRunning || x.State == dcontainer.StatePaused || x.State == dcontainer.StateRestarting
 		switch remove := c.cfg.RemoveDelay <= 0 || x.State == dcontainer.StateCreated; {
 		case runs && c.cfg.KeepOrphans:
@@ -321,11 +320,7 @@ func (c *Containerizer) sweep(ctx context.Context) ([]ids.Container, error) {
 			}
 		})
 	}
-	// Volumes of containers of ours that are not there any more. Only what no container has is removed.
-	if _, err := c.api.VolumePrune(ctx, client.VolumePruneOptions{Filters: client.Filters{}.Add("label", labelAgent+"="+c.mark)}); err != nil && !cerrdefs.IsConflict(err) {
-		return orphans, err
-	}
-	return orphans, nil
+	return orphans, c.sweepVolumes(ctx)
 }
 
 // remaining is how much of its time an ended container has left.

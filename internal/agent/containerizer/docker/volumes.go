@@ -3,10 +3,8 @@ package docker
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/mount"
@@ -146,44 +144,9 @@ func (c *Containerizer) volume(p *plan, cfg *containerizer.Config, v *mesosv1.Vo
 	return nil
 }
 
-// anonymous adds a volume of the container's own, which goes with it. sign gives it our mark.
+// anonymous adds a volume of the container's own, which goes with it. sign gives it a name.
 func (p *plan) anonymous(at string, ro bool) {
 	p.host().Mounts = append(p.host().Mounts, mount.Mount{Type: mount.TypeVolume, Target: at, ReadOnly: ro})
-}
-
-// sign puts labels on the volumes that the Engine makes for this container alone, also those that the image wants, so that
-// they can be found when the Engine forgets to remove them with it.
-func (p *plan) sign(wanted map[string]struct{}, labels map[string]string) {
-	taken := map[string]bool{}
-	for _, b := range p.host().Binds {
-		if f := strings.Split(b, ":"); len(f) > 1 {
-			taken[path.Clean(f[1])] = true
-		}
-	}
-	for at := range p.host().Tmpfs {
-		taken[path.Clean(at)] = true
-	}
-	for _, m := range p.host().Mounts {
-		taken[path.Clean(m.Target)] = true
-	}
-	for _, at := range slices.Sorted(maps.Keys(wanted)) {
-		if path.IsAbs(at) && !taken[path.Clean(at)] && len(p.host().VolumesFrom) == 0 {
-			p.anonymous(path.Clean(at), false)
-		}
-	}
-	for i := range p.host().Mounts {
-		m := &p.host().Mounts[i]
-		if m.Type != mount.TypeVolume || m.Source != "" {
-			continue
-		}
-		if m.VolumeOptions == nil {
-			m.VolumeOptions = &mount.VolumeOptions{}
-		}
-		if m.VolumeOptions.Labels == nil {
-			m.VolumeOptions.Labels = map[string]string{}
-		}
-		maps.Copy(m.VolumeOptions.Labels, labels)
-	}
 }
 
 // named adds a volume that Docker or a driver of its keeps.
