@@ -39,11 +39,7 @@ type picture struct {
 // look joins the process table with what runtimes told.
 func (p *Probe) look(tables ...map[string]*containerInfo) *picture {
 	pic := &picture{hostID: topology.HostID(p.cfg.Hostname), boxes: map[string]*box{}, byNS: map[uint64]*box{}, byCg: map[uint64]*box{}}
-	if one := p.table.byPid[1]; one != nil && one.netns != 0 {
-		pic.rootNS = one.netns
-	} else {
-		pic.rootNS = p.ns.own
-	}
+	pic.rootNS = p.table.rootNetns(p.ns.own)
 	get := func(ref containerRef) *box {
 		b := pic.boxes[ref.id]
 		if b == nil && len(pic.boxes) < maxContainers {

@@ -146,6 +146,22 @@ func obey(o order) (io.Closer, error) {
 			return nil, err
 		}
 		return nil, c.Close()
+	case "pair":
+		return pair(o.Network, o.Addr, o.Name)
+	case "overfull":
+		return overfull(o.Addr)
+	case "deferred":
+		return deferred(o.Network, o.Addr)
+	case "shared":
+		return shared(o.Network, o.Addr)
+	case "twins":
+		return twins(o.Network, o.Addr)
+	case "abroad":
+		return abroad(o)
+	case "hurry":
+		return hurry(o.Network, o.Addr)
+	case "churn":
+		return churn(o.Network, o.Addr)
 	case "burn", "hold", "open", "sleepers", "stream", "write", "count":
 		return load(o)
 	case "refused":
@@ -535,11 +551,8 @@ func TestNATIsSeenThrough(t *testing.T) {
 // natVillage is a host, what it leads its port 8080 to by DNAT, and a client, on one bridge.
 func natVillage(t *testing.T) (host, inner, client *dweller) {
 	t.Helper()
-	for _, tool := range []string{"iptables", "nsenter"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
-		}
-	}
+	needTool(t, "iptables")
+	needTool(t, "nsenter")
 	host, inner, client = settle(t, "host"), settle(t, "inner"), settle(t, "client")
 	host.do(order{Op: "bridge", Name: "br0"})
 	host.do(order{Op: "link", Name: "v0", Peer: inner.pid})

@@ -215,7 +215,7 @@ func (n *namespaces) sockets(out []socket) (_ []socket, source string, err error
 		if ns.pid == 0 {
 			dir = "/proc/self/net"
 		}
-		more, perr := procSockets(out, dir, inode)
+		more, perr := procSockets(out, dir, inode, false)
 		if perr == nil {
 			out = more
 			used["proc"]++

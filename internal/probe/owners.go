@@ -19,7 +19,12 @@ type owners struct {
 	paths  map[string]uint64 // version 2 cgroup path to inode
 	buf    [128]byte
 	denied bool
+	// patience is how often a socket without a process is looked for.
+	patience int
 }
+
+// place is where a socket is.
+type place struct{ netns, cgroup uint64 }
 
 type ownedSocket struct {
 	pid   int
@@ -28,11 +33,11 @@ type ownedSocket struct {
 	seen  bool
 }
 
-// ownerTries is how often a socket without a process is looked for: the kernel's own sockets have none.
+// ownerTries is how often a socket without a process is looked for, the last time everywhere: the kernel's own sockets have none.
 const ownerTries = 3
 
 func newOwners(proc string) *owners {
-	return &owners{proc: proc, byIno: map[uint32]*ownedSocket{}, paths: map[string]uint64{}}
+	return &owners{proc: proc, byIno: map[uint32]*ownedSocket{}, paths: map[string]uint64{}, patience: ownerTries}
 }
 
 // cgroupInode gives the inode of a version 2 cgroup, which the kernel calls the cgroup's id.
@@ -56,8 +61,7 @@ func (o *owners) cgroupInode(v2, path string) uint64 {
 
 // resolve looks for the processes of all sockets that it does not know yet, for at most the budget.
 func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*process) uint64, budget time.Duration) {
-	type place struct{ netns, cgroup uint64 }
-	wanted := map[place]map[uint32]*ownedSocket{}
+	wanted, far := map[place]map[uint32]*ownedSocket{}, map[uint32]*ownedSocket{}
 	for i := range sockets {
 		s := &sockets[i]
 		if s.inode == 0 {
@@ -75,7 +79,7 @@ func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*p
 			}
 			own.pid, own.tries = 0, 0 // it has ended: another one holds the socket
 		}
-		if own.tries >= ownerTries {
+		if own.tries >= o.patience {
 			continue
 		}
 		at := place{s.netns, s.cgroup}
@@ -83,6 +87,9 @@ func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*p
 			wanted[at] = map[uint32]*ownedSocket{}
 		}
 		wanted[at][s.inode] = own
+		if own.tries == o.patience-1 {
+			far[s.inode] = own
+		}
 	}
 	for ino, own := range o.byIno {
 		if !own.seen {
@@ -114,18 +121,46 @@ func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*p
 			}
 		}
 	}
+	// Whoever makes a socket in another namespace and comes back holds it from outside. That is rare, and means a look at every process:
+	// it is done for sockets that have been there for a while.
+	for ino, own := range far {
+		if own.pid != 0 {
+			delete(far, ino)
+		}
+	}
+	for _, pid := range pids {
+		if len(far) == 0 || time.Now().After(until) {
+			break
+		}
+		if p := table.byPid[pid]; !p.kernel {
+			o.walk(p, far)
+		}
+	}
 	if time.Now().Before(until) {
 		for _, inodes := range wanted {
 			for _, own := range inodes {
-				own.tries++
+				if own.pid == 0 {
+					own.tries++
+				}
 			}
 		}
 	}
 }
 
-// walk reads a process's open files and takes the sockets it finds out of the wanted ones.
+// walk takes the sockets that a process holds out of the wanted ones.
 func (o *owners) walk(p *process, wanted map[uint32]*ownedSocket) {
-	dir, err := os.Open(filepath.Join(o.proc, strconv.Itoa(p.pid), "fd"))
+	o.holds(p.pid, func(ino uint32) bool {
+		if own := wanted[ino]; own != nil {
+			own.pid, own.start = p.pid, p.start
+			delete(wanted, ino)
+		}
+		return len(wanted) > 0
+	})
+}
+
+// holds calls yield with each socket among a process's open files.
+func (o *owners) holds(pid int, yield func(ino uint32) bool) {
+	dir, err := os.Open(filepath.Join(o.proc, strconv.Itoa(pid), "fd"))
 	if err != nil {
 		o.denied = o.denied || os.IsPermission(err)
 		return
@@ -142,15 +177,8 @@ func (o *owners) walk(p *process, wanted map[uint32]*ownedSocket) {
 			continue
 		}
 		ino, err := strconv.ParseUint(strings.TrimSuffix(string(o.buf[8:n]), "]"), 10, 32)
-		if err != nil {
-			continue
-		}
-		if own := wanted[uint32(ino)]; own != nil {
-			own.pid, own.start = p.pid, p.start
-			delete(wanted, uint32(ino))
-			if len(wanted) == 0 {
-				return
-			}
+		if err == nil && !yield(uint32(ino)) {
+			return
 		}
 	}
 }

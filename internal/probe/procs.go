@@ -273,6 +273,14 @@ func (t *processTable) openFiles(pid int) int {
 	}
 }
 
+// rootNetns is the host's network namespace: its first process's, or, where that may not be read, this probe's own.
+func (t *processTable) rootNetns(own uint64) uint64 {
+	if one := t.byPid[1]; one != nil && one.netns != 0 {
+		return one.netns
+	}
+	return own
+}
+
 // pids gives all known pids in order.
 func (t *processTable) pids() []int {
 	out := make([]int, 0, len(t.byPid))

@@ -117,41 +117,22 @@ type liveSocket struct {
 
 var stateNames = [...]string{"", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING"}
 
+// listSockets lists what a node's processes hold, and of a container with a network of its own what no process holds any more, or not yet.
 func (p *Probe) listSockets(_ context.Context, _ *probev1.Request, e *probev1.Entity, _ *pipe.Pipe) (any, error) {
 	procs, err := p.processesOf(e)
 	if err != nil {
 		return nil, err
 	}
-	pids := map[int]bool{}
 	netns := map[uint64]int{}
 	for _, proc := range procs {
-		pids[proc.Pid] = true
 		if proc.netns != 0 {
 			netns[proc.netns] = proc.Pid
 		}
 	}
 	var sockets []socket
-	buf := make([]byte, 64<<10)
-	own := newNamespaces(p.cfg.ProcRoot, p.cfg.NetSource).own
 	for inode, pid := range netns {
-		work := func() error {
-			d, err := openDiag()
-			if err != nil {
-				return err
-			}
-			defer d.close()
-			sockets, err = d.sockets(sockets, inode, unknownCounts, buf)
-			return err
-		}
-		if inode == own {
-			err = work()
-		} else {
-			err = inNamespace(filepath.Join(p.cfg.ProcRoot, strconv.Itoa(pid), "ns/net"), inode, work)
-		}
-		if err != nil {
-			if sockets, err = procSockets(sockets, filepath.Join(p.cfg.ProcRoot, strconv.Itoa(pid), "net"), inode); err != nil {
-				return nil, err
-			}
+		if sockets, err = p.socketsNow(sockets, inode, pid); err != nil {
+			return nil, err
 		}
 	}
 	t, err := newProcessTable(p.cfg.ProcRoot)
@@ -162,17 +143,35 @@ func (p *Probe) listSockets(_ context.Context, _ *probev1.Request, e *probev1.En
 		return nil, err
 	}
 	o := newOwners(p.cfg.ProcRoot)
-	o.resolve(sockets, t, func(*process) uint64 { return 0 }, 2*time.Second)
+	// Several processes may hold a socket: it is the node's when one of its own does.
+	held := map[uint32]int{}
+	if e.Kind != topology.KindHost {
+		for _, proc := range procs {
+			o.holds(proc.Pid, func(ino uint32) bool {
+				if _, ok := held[ino]; !ok {
+					held[ino] = proc.Pid
+				}
+				return true
+			})
+		}
+	}
+	if e.Kind != topology.KindProcess {
+		o.patience = 1
+		o.resolve(sockets, t, func(*process) uint64 { return 0 }, 2*time.Second)
+	}
+	root := t.rootNetns(p.ns.own)
 	out := []liveSocket{}
 	truncated := false
 	for i := range sockets {
 		s := &sockets[i]
-		pid := 0
-		if proc := o.of(s, t); proc != nil {
-			pid = proc.pid
-		}
-		if e.Kind != topology.KindHost && !pids[pid] && (e.Kind == topology.KindProcess || pid != 0) {
-			continue
+		pid := held[s.inode]
+		if pid == 0 {
+			if proc := o.of(s, t); proc != nil {
+				pid = proc.pid
+			}
+			if e.Kind == topology.KindProcess || e.Kind == topology.KindContainer && (pid != 0 || s.netns == root) {
+				continue
+			}
 		}
 		if len(out) >= maxListed {
 			truncated = true
@@ -194,6 +193,34 @@ func (p *Probe) listSockets(_ context.Context, _ *probev1.Request, e *probev1.En
 		return cmp.Or(strings.Compare(a.State, b.State), strings.Compare(a.Local, b.Local), strings.Compare(a.Remote, b.Remote))
 	})
 	return map[string]any{"sockets": out, "truncated": truncated}, nil
+}
+
+// socketsNow appends all sockets of the network namespace of a process.
+func (p *Probe) socketsNow(out []socket, inode uint64, pid int) ([]socket, error) {
+	if p.cfg.NetSource != "proc" {
+		first := len(out)
+		work := func() error {
+			d, err := openDiag()
+			if err != nil {
+				return err
+			}
+			defer d.close()
+			d.all = true
+			out, err = d.sockets(out, inode, unknownCounts, make([]byte, 64<<10))
+			return err
+		}
+		var err error
+		if inode == p.ns.own {
+			err = work()
+		} else {
+			err = inNamespace(filepath.Join(p.cfg.ProcRoot, strconv.Itoa(pid), "ns/net"), inode, work)
+		}
+		if err == nil {
+			return out, nil
+		}
+		out = out[:first]
+	}
+	return procSockets(out, filepath.Join(p.cfg.ProcRoot, strconv.Itoa(pid), "net"), inode, true)
 }
 
 // firstPid gives the process whose root and namespaces are a container's.

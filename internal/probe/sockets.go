@@ -55,11 +55,11 @@ const (
 )
 
 // Which sockets a dump asks for. Listeners and the rest lie in different tables of the kernel, which belong to all namespaces: a dump walks the
-// whole table whatever it is asked for. Not asked for: embryonic connections, and (since Linux 6.9) sockets that are only bound,
-// which lie in a third one.
+// whole table whatever it is asked for. Not asked for: sockets that are only bound, which (since Linux 6.9) lie in a third one.
 const (
-	listens = 1 << tcpListen
-	talking = (1<<12 - 1) &^ (1<<0 | 1<<tcpSynRecv | 1<<tcpListen)
+	listens   = 1 << tcpListen
+	embryonic = 1 << tcpSynRecv // nobody's connection yet: for listings only
+	talking   = (1<<12 - 1) &^ (1<<0 | listens | embryonic)
 )
 
 // diagSocket is a netlink socket that answers for the network namespace in which it was opened.
@@ -67,6 +67,8 @@ type diagSocket struct {
 	fd int
 	// apart: the kernel does not answer for both families at once.
 	apart bool
+	// all: embryonic connections too.
+	all bool
 }
 
 // openDiag opens one in the calling thread's network namespace.
@@ -226,7 +228,11 @@ func (d *diagSocket) sockets(out []socket, netns uint64, counts socketCounts, bu
 		}
 	}
 	if counts.tcp > len(out)-first || counts.timeWait > 0 {
-		if out, err = d.tcp(out, talking, buf); err != nil {
+		states := uint32(talking)
+		if d.all {
+			states |= embryonic
+		}
+		if out, err = d.tcp(out, states, buf); err != nil {
 			return out, err
 		}
 	}
@@ -316,8 +322,9 @@ func parseSockstat(b []byte) (c socketCounts, ok bool) {
 	return c, tcp && udp
 }
 
-// procSockets reads /proc/PID/net/{tcp,udp}{,6}: no counters, no cgroup, but no privilege beyond reading /proc either.
-func procSockets(out []socket, dir string, netns uint64) ([]socket, error) {
+// procSockets reads /proc/PID/net/{tcp,udp}{,6}: no counters, no cgroup, but no privilege beyond reading /proc either. all: embryonic
+// connections too.
+func procSockets(out []socket, dir string, netns uint64, all bool) ([]socket, error) {
 	for _, f := range []struct {
 		name   string
 		family uint8
@@ -330,11 +337,28 @@ func procSockets(out []socket, dir string, netns uint64) ([]socket, error) {
 			}
 			return out, fmt.Errorf("read sockets: %w", err)
 		}
+		// The kernel writes a page at a time, and may write the last one of a page again on the next.
+		type name struct {
+			local, remote netip.AddrPort
+			inode         uint32
+		}
+		seen := map[name]int{}
 		for line := range strings.Lines(string(b)) {
-			if s, ok := parseProcSocket(line, f.family); ok && len(out) < maxSockets {
-				s.udp, s.netns = f.udp, netns
-				out = append(out, s)
+			s, ok := parseProcSocket(line, f.family)
+			if !ok || s.state == tcpSynRecv && !all || len(out) >= maxSockets {
+				continue
 			}
+			s.udp, s.netns = f.udp, netns
+			n := name{s.local, s.remote, s.inode}
+			if !s.udp && s.state != tcpListen {
+				n.inode = 0 // a connection has nothing but its addresses in common with what is left of it
+			}
+			if i, twice := seen[n]; twice {
+				out[i] = s
+				continue
+			}
+			seen[n] = len(out)
+			out = append(out, s)
 		}
 	}
 	return out, nil
@@ -357,7 +381,7 @@ func parseProcSocket(line string, family uint8) (s socket, ok bool) {
 		return s, false
 	}
 	s.state, s.uid, s.inode, s.cookie = uint8(state), uint32(uid), uint32(inode), inode
-	return s, state != tcpSynRecv
+	return s, true
 }
 
 // procAddr reads "0100007F:1F90": words in the machine's order, the port in hexadecimal.
