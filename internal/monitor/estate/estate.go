@@ -27,10 +27,11 @@ type Probe struct {
 	Seq          uint64
 	Lost         bool
 
-	entities  map[uint32]*Entity
+	entities  map[uint32]*Entity // all that it tells of, also what another one tells of since
 	halves    map[uint32]*half
 	listeners map[uint32]*listener
 	shown     shown
+	stale     bool
 }
 
 // Estate is the picture. See the package's comment.
@@ -47,6 +48,7 @@ type Estate struct {
 	owners     map[netip.Addr]map[*Entity]struct{}
 	byRemote   map[netip.Addr]map[*half]struct{}
 	waiting    map[string]map[*Entity]struct{} // children by the id of a parent that is not known yet
+	others     map[*Entity][]teller            // of what several probes tell: all but the one whose words count
 	unmanaged  int
 	text, aged map[string]string // interned: of late, and before
 	templates  map[string]topology.Metric
@@ -63,7 +65,7 @@ func New(ev *Events) *Estate {
 	return &Estate{
 		byID: map[string]*Entity{}, counts: map[string]int{}, probes: map[string]*Probe{}, edges: map[edgeKey]*Edge{}, matches: map[uint64]*match{}, seed: maphash.MakeSeed(), hashed: ^uint64(0),
 		listeners: map[listenKey]*listener{}, owners: map[netip.Addr]map[*Entity]struct{}{}, byRemote: map[netip.Addr]map[*half]struct{}{},
-		waiting: map[string]map[*Entity]struct{}{}, text: map[string]string{}, aged: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
+		waiting: map[string]map[*Entity]struct{}{}, others: map[*Entity][]teller{}, text: map[string]string{}, aged: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
 	}
 }
 
@@ -160,9 +162,7 @@ func (s *Estate) Apply(id string, d *probev1.Delta, nowMs int64) (ok bool) {
 	for _, ref := range d.GoneEntities {
 		if e := p.entities[ref]; e != nil {
 			delete(p.entities, ref)
-			if e.probe == p && e.ref == ref { // else another probe has taken it over
-				s.removeEntity(e)
-			}
+			s.untell(p, ref, e)
 		}
 	}
 	if d.Snapshot {
@@ -172,9 +172,9 @@ func (s *Estate) Apply(id string, d *probev1.Delta, nowMs int64) (ok bool) {
 		for _, l := range old.listeners {
 			s.dropListener(l)
 		}
-		for _, e := range old.entities {
-			if e.probe == p && p.entities[e.ref] != e {
-				s.removeEntity(e)
+		for ref, e := range old.entities {
+			if p.entities[ref] != e { // else it has the same number again
+				s.untell(p, ref, e)
 			}
 		}
 		s.setStale(p, false)
@@ -202,56 +202,15 @@ func (s *Estate) putEntity(p *Probe, in *probev1.Entity, snapshot bool) {
 		s.counts[e.Kind]++
 	}
 	taken := !fresh && e.probe != p // from a probe that told of it before, and may be lost
+	if taken {
+		s.yield(e, p)
+	}
 	e.probe, e.ref = p, in.Ref
 	p.entities[in.Ref] = e
-	was := e.State
-	e.Label, e.State, e.StartedMs, e.ExitCode = s.intern(in.Label), s.intern(in.State), in.StartedMs, int(in.ExitCode)
-	if was != e.State {
-		e.SinceMs = s.now
-	}
 	if (snapshot || taken) && e.Stale {
 		e.Stale = false
 	}
-	if !slices.Equal(e.Controls, in.Controls) {
-		e.Controls = make([]string, len(in.Controls))
-		for i, c := range in.Controls {
-			e.Controls[i] = s.intern(c)
-		}
-	}
-	e.told = e.told[:0]
-	for _, r := range in.Reasons {
-		e.told = append(e.told, Reason{Code: s.intern(r.Code), Severity: int(r.Severity), Text: s.intern(r.Text)})
-	}
-	addrs := e.Attr(topology.AttrAddrs)
-	if !slices.EqualFunc(e.Attrs, in.Attrs, func(a Attr, b *probev1.Attr) bool { return a.Key == b.Key && a.Value == b.Value }) {
-		e.Attrs = make([]Attr, len(in.Attrs))
-		for i, a := range in.Attrs {
-			e.Attrs[i] = Attr{s.intern(a.Key), s.intern(a.Value)}
-		}
-	}
-	if now := e.Attr(topology.AttrAddrs); now != addrs {
-		s.own(e, addrs, false)
-		s.own(e, now, true)
-	}
-	if fresh || !slices.Equal(e.Parents, in.Parents) {
-		s.setParents(e, in.Parents)
-		s.touch(e, ChangedPlace)
-		for c := range e.children {
-			s.touch(c, ChangedPlace) // they belong to what their parents belong to
-		}
-	}
-	s.touch(e, ChangedBody)
-	if fresh {
-		// Children that were here first find their parent now.
-		for c := range s.waiting[e.ID] {
-			s.link(c, e)
-			s.touch(c, ChangedPlace)
-		}
-		delete(s.waiting, e.ID)
-		s.tell(e, "appeared", "", e.State, "")
-	} else if was != e.State {
-		s.tell(e, "state", was, e.State, "")
-	}
+	s.say(e, s.hear(e, in), fresh)
 }
 
 func (s *Estate) setParents(e *Entity, ids []string) {
@@ -300,6 +259,7 @@ func (s *Estate) removeEntity(e *Entity) {
 		return
 	}
 	e.gone = true
+	delete(s.others, e)
 	if s.byID[e.ID] == e {
 		delete(s.byID, e.ID)
 		s.counts[e.Kind]--
@@ -472,16 +432,6 @@ func (s *Estate) dropHalf(h *half) {
 	s.redo(h)
 }
 
-// setStale greys a probe's entities, or not any more.
-func (s *Estate) setStale(p *Probe, stale bool) {
-	for _, e := range p.entities {
-		if e.probe == p && e.Stale != stale {
-			e.Stale = stale
-			s.touch(e, ChangedBody)
-		}
-	}
-}
-
 // Stale greys everything that a probe reported, because nothing is heard of it, or ungreys it.
 func (s *Estate) Stale(id string, stale bool, nowMs int64) {
 	s.mu.Lock()
@@ -507,10 +457,8 @@ func (s *Estate) Forget(id string, nowMs int64) {
 	for _, l := range p.listeners {
 		s.dropListener(l)
 	}
-	for _, e := range p.entities {
-		if e.probe == p {
-			s.removeEntity(e)
-		}
+	for ref, e := range p.entities {
+		s.untell(p, ref, e)
 	}
 	delete(s.probes, id)
 }
