@@ -30,7 +30,7 @@ type route struct {
 }
 
 func (m *Monitor) table() []route {
-	return []route{
+	own := []route{
 		{"GET", "/api/v1/session", RoleNone, m.session, "Who is logged in", ""},
 		{"POST", "/api/v1/logout", RoleNone, m.logout, "End the session", ""},
 		{"POST", "/api/v1/handover", RoleViewer, m.handOver, "Write the session down for a replica", ""},
@@ -70,6 +70,7 @@ func (m *Monitor) table() []route {
 		{"DELETE", "/api/v1/tokens/{id}", RoleAdmin, m.deleteToken, "Delete a token", ""},
 		{"GET", "/api/v1/audit", RoleAdmin, m.listAudit, "Who has done what", ""},
 	}
+	return append(own, m.scope.table()...)
 }
 
 // router is a ServeMux that remembers its patterns: a test walks them all, so that none is forgotten.
@@ -106,16 +107,20 @@ func (m *Monitor) routes(page http.Handler) *router {
 	mux.HandleFunc("GET /api/topology", func(w http.ResponseWriter, r *http.Request) {
 		id, err := m.allow(r, RoleViewer)
 		if err == nil {
-			if r.URL.Query().Get("view") == "" {
-				err = m.listViews(w, r, id)
-			} else {
+			switch {
+			case r.URL.Query().Get("view") != "":
 				err = m.topology(w, r, id)
+			case m.cfg.ScopeAPI:
+				err = m.scope.list(w, r, id)
+			default:
+				err = m.listViews(w, r, id)
 			}
 		}
 		if err != nil {
 			m.writeError(w, err)
 		}
 	})
+	m.scope.only(mux)
 	mux.HandleFunc("POST /api/v1/login", m.login)
 	mux.HandleFunc("GET /api/v1/openapi.json", m.openAPI)
 	mux.HandleFunc("GET /api/v1/probe", m.serveProbe)

@@ -36,6 +36,8 @@ type Config struct {
 	// Replicas are the origins (https://m2:4040) of other monitors with the same accounts.json, to which a page goes whose own is
 	// gone. A monitor's own may be among them, so that all can be told the same.
 	Replicas []string
+	// ScopeAPI serves Weave Scope's read API besides ours.
+	ScopeAPI bool
 	// AdminToken and ProbeToken are secrets that `up` makes; they are accepted besides those of the data directory.
 	AdminToken, ProbeToken string
 }

@@ -15,12 +15,8 @@ func (m *Monitor) replaySpan() (from, to int64) {
 	return from, max(to, m.hub.now().UnixMilli())
 }
 
-// replayFrame makes the picture of a time of the last hour.
-func (m *Monitor) replayFrame(spec view.Spec, at int64) ([]byte, error) {
-	made, err := view.New(spec, at)
-	if err != nil {
-		return nil, err
-	}
+// pastAt makes the estate as it was at a time. Its metrics are read inside the living one's lock.
+func (m *Monitor) pastAt(at int64) (*estate.Estate, error) {
 	// While nothing changes nothing is recorded: the newest picture lasts until now.
 	ask := at
 	if _, last := m.recorder.Span(); at > last && at <= m.hub.now().UnixMilli() {
@@ -29,6 +25,19 @@ func (m *Monitor) replayFrame(spec view.Spec, at int64) ([]byte, error) {
 	past, ok := m.recorder.At(ask)
 	if !ok {
 		return nil, fail("not_found", "that time is not recorded", "GET /api/v1/replay says what is")
+	}
+	return past, nil
+}
+
+// replayFrame makes the picture of a time of the last hour.
+func (m *Monitor) replayFrame(spec view.Spec, at int64) ([]byte, error) {
+	made, err := view.New(spec, at)
+	if err != nil {
+		return nil, err
+	}
+	past, err := m.pastAt(at)
+	if err != nil {
+		return nil, err
 	}
 	m.estate.Read(func(*estate.Reader) {
 		made.Build(past.Reader())

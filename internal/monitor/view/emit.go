@@ -280,10 +280,10 @@ func (v *View) step() *Diff {
 		}
 		v.structure = v.structure || len(v.dirtyNodes) > 0
 	}
-	if v.structure {
+	if v.structure && !v.p.Raw {
 		d.moved = v.arrange(shown)
-		v.structure = false
 	}
+	v.structure = false
 	boxes := v.layBoxes(see)
 	for _, n := range v.dirtyNodes {
 		what := n.dirty

@@ -167,13 +167,16 @@ func (t Totals) append(b []byte) []byte {
 }
 
 // Emit tells what has changed since the last time, as the body of a diff message: everything after `"sub":…,`. It is nil
-// when nothing has. The revision is one more than before.
+// when nothing has, or when the picture is a raw one. The revision is one more than before.
 func (v *View) Emit(atMs int64) []byte {
 	d := v.step()
 	if d.Empty() {
 		return nil
 	}
 	v.rev++
+	if v.p.Raw {
+		return nil
+	}
 	b := make([]byte, 0, 256+200*len(d.nodes)+100*len(d.edges)+12*len(d.values))
 	b = append(strconv.AppendUint(append(b, `"rev":`...), v.rev, 10), `,"at":`...)
 	b = strconv.AppendInt(b, atMs, 10)

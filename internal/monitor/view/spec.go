@@ -24,6 +24,9 @@ type Spec struct {
 	Layout string            `json:"layout"`
 	Flows  bool              `json:"flows"`
 	Opts   map[string]string `json:"opts"`
+	// Raw is for who reads the picture with Each instead of following its differences: nothing is laid out or encoded, and edges
+	// between two nodes that stand for the outside are kept.
+	Raw bool `json:"-"`
 }
 
 // Limits of a spec.
@@ -192,5 +195,5 @@ func (s Spec) Key() (string, error) {
 	if p.Focus == "" {
 		hops = 0
 	}
-	return fmt.Sprintf("%q %q %q %q %q %q %q %q %d %q %v %q", p.View, p.Query, p.Find, p.Group, expand, p.Metric, p.Size, p.Focus, hops, p.Layout, p.Flows, opts), nil
+	return fmt.Sprintf("%q %q %q %q %q %q %q %q %d %q %v %v %q", p.View, p.Query, p.Find, p.Group, expand, p.Metric, p.Size, p.Focus, hops, p.Layout, p.Flows, p.Raw, opts), nil
 }

@@ -497,7 +497,7 @@ func (v *View) route(b *estate.Edge) {
 		// An edge between two stand-ins tells nothing about what this view shows.
 		for _, s := range src {
 			for _, d := range dst {
-				if s.pseudo && d.pseudo || s == d && s.pseudo {
+				if s.pseudo && d.pseudo && !v.p.Raw {
 					continue
 				}
 				now = append(now, v.edgeBetween(s, d))
