@@ -58,7 +58,7 @@ type ssRow struct {
 }
 
 var (
-	ssFields = regexp.MustCompile(`\b(ino|uid|bytes_acked|bytes_received|rtt|retrans):(?:\d+/)?([0-9.]+)`)
+	ssFields = regexp.MustCompile(`\b(ino|uid|bytes_acked|bytes_received|rtt|retrans):([0-9.]+)(?:/([0-9.]+))?`)
 	ssCookie = regexp.MustCompile(`\bsk:([0-9a-f]+)`)
 	ssCgroup = regexp.MustCompile(`\bcgroup:(\S+)`)
 	ssPids   = regexp.MustCompile(`\bpid=(\d+),`)
@@ -86,6 +86,9 @@ func (d *dweller) ss(cgroup func(path string) uint64) (list []ssRow) {
 		rest := strings.Join(f[6:], " ")
 		for _, m := range ssFields.FindAllStringSubmatch(rest, -1) {
 			n, _ := strconv.ParseFloat(m[2], 64)
+			if m[1] == "retrans" { // now, and in all
+				n, _ = strconv.ParseFloat(m[3], 64)
+			}
 			switch m[1] {
 			case "ino":
 				r.ino = uint64(n)
