@@ -228,7 +228,7 @@ func (p *Probe) containerEntity(pic *picture, b *box) *probev1.Entity {
 		a.add(topology.AttrName, c.name)
 		a.add(topology.AttrImage, c.image)
 		a.add(topology.AttrHostname, c.hostname)
-		a.add("command", maskCommand(c.command))
+		a.add("command", topology.MaskCommand(c.command))
 		a.int("created", c.createdMs)
 		if c.state != topology.StateRunning {
 			a.int("finished", c.finishedMs)
@@ -278,8 +278,8 @@ func (p *Probe) containerEntity(pic *picture, b *box) *probev1.Entity {
 	sort.Strings(keys)
 	for _, k := range keys {
 		v := labels[k]
-		if secretKey(k) {
-			v = mask
+		if topology.SecretKey(k) {
+			v = topology.Mask
 		}
 		a.add(topology.AttrLabel+k, v)
 	}

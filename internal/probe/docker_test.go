@@ -78,7 +78,7 @@ func TestDocker(t *testing.T) {
 		return nil
 	}
 	e := state("running")
-	if e.Label != "talker" || attr(e, "image") != "probe-test:1" || attr(e, "label.app") != "web" || attr(e, topology.AttrApp) != "/shop/web" || attr(e, "label.api_token") != mask {
+	if e.Label != "talker" || attr(e, "image") != "probe-test:1" || attr(e, "label.app") != "web" || attr(e, topology.AttrApp) != "/shop/web" || attr(e, "label.api_token") != topology.Mask {
 		t.Errorf("%v", e)
 	}
 	serve := func(verb string, args map[string]string, argv ...string) (string, *probev1.Response) {

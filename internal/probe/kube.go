@@ -17,6 +17,7 @@ import (
 	"time"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
 // What --kubernetes may be.
@@ -108,7 +109,7 @@ func (k *kubeWatch) run(ctx context.Context) {
 			end = k.begin(ctx)
 		case !mine:
 			stop()
-			state := collectorState{"ok", "the probe " + printable(holder, 100) + " watches this cluster"}
+			state := collectorState{"ok", "the probe " + topology.Printable(holder, 100) + " watches this cluster"}
 			if err != nil {
 				state = collectorState{"failed", "lease: " + err.Error()}
 			}
@@ -308,7 +309,7 @@ func (k *kubeWatch) judge(n int) collectorState {
 		return collectorState{"failed", k.trouble[k.kinds[0].name]}
 	}
 	if len(k.trouble) > 0 {
-		return collectorState{"degraded", printable(strings.Join(slices.Sorted(maps.Values(k.trouble)), "; "), 400)}
+		return collectorState{"degraded", topology.Printable(strings.Join(slices.Sorted(maps.Values(k.trouble)), "; "), 400)}
 	}
 	for kind, over := range k.over {
 		if over {

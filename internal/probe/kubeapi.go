@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
 // kubeAPI is a lean client of Kubernetes' API: lists in pages, watches with bookmarks, and one object at a time for the lease.
@@ -268,7 +270,7 @@ func (k *kubeAPI) open(ctx context.Context, method, path string, query url.Value
 			}
 		}
 		after, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
-		return nil, &kubeStatusError{resp.StatusCode, printable(s.Message, 300), time.Duration(min(max(after, 0), maxRetryAfter)) * time.Second}
+		return nil, &kubeStatusError{resp.StatusCode, topology.Printable(s.Message, 300), time.Duration(min(max(after, 0), maxRetryAfter)) * time.Second}
 	}
 	return resp, nil
 }
@@ -383,7 +385,7 @@ func (k *kubeAPI) watch(ctx context.Context, path string, metadata bool, version
 		}
 		switch e.Type {
 		case "ERROR":
-			return version, goneError(&kubeStatusError{status: o.Code, message: printable(o.Message, 300)})
+			return version, goneError(&kubeStatusError{status: o.Code, message: topology.Printable(o.Message, 300)})
 		case "ADDED", "MODIFIED", "DELETED":
 			if err := each(e.Type, e.Object); err != nil {
 				return version, err

@@ -154,7 +154,7 @@ func millis(t time.Time) int64 {
 }
 
 func reason(code string, severity uint32, text string) *probev1.Reason {
-	return &probev1.Reason{Code: code, Severity: severity, Text: printable(text, topology.MaxLabel)}
+	return &probev1.Reason{Code: code, Severity: severity, Text: topology.Printable(text, topology.MaxLabel)}
 }
 
 // kubeCluster is a consistent look at all objects, by kind and uid.
@@ -257,8 +257,8 @@ func matches(want, have map[string]string) bool {
 func labelled(a attrs, o *kubeObject) attrs {
 	for _, k := range slices.Sorted(maps.Keys(o.Metadata.Labels)) {
 		v := o.Metadata.Labels[k]
-		if secretKey(k) {
-			v = mask
+		if topology.SecretKey(k) {
+			v = topology.Mask
 		}
 		a.add(topology.AttrLabel+topology.Clean(k, 200), v)
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
 var hexID = strings.Repeat("0123456789abcdef", 4)
@@ -72,17 +74,17 @@ func TestParseStat(t *testing.T) {
 func TestMasking(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		"mysql --password=hunter2 -h db":        "mysql --password=" + mask + " -h db",
-		"tool --api-key hunter2 run":            "tool --api-key " + mask + " run",
-		"psql postgres://bob:hunter2@db/x":      "psql postgres://bob:" + mask + "@db/x",
-		"env DB_PASSWORD=hunter2 TOKEN=x sleep": "env DB_PASSWORD=" + mask + " TOKEN=" + mask + " sleep",
+		"mysql --password=hunter2 -h db":        "mysql --password=" + topology.Mask + " -h db",
+		"tool --api-key hunter2 run":            "tool --api-key " + topology.Mask + " run",
+		"psql postgres://bob:hunter2@db/x":      "psql postgres://bob:" + topology.Mask + "@db/x",
+		"env DB_PASSWORD=hunter2 TOKEN=x sleep": "env DB_PASSWORD=" + topology.Mask + " TOKEN=" + topology.Mask + " sleep",
 		"nginx -g daemon off;":                  "nginx -g daemon off;",
 	} {
-		if got := maskCommand(in); got != want {
+		if got := topology.MaskCommand(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
-	for in, want := range map[string]string{"AWS_SECRET_ACCESS_KEY=x": "AWS_SECRET_ACCESS_KEY=" + mask, "PATH=/bin": "PATH=/bin", "EMPTY_PASSWORD=": "EMPTY_PASSWORD="} {
+	for in, want := range map[string]string{"AWS_SECRET_ACCESS_KEY=x": "AWS_SECRET_ACCESS_KEY=" + topology.Mask, "PATH=/bin": "PATH=/bin", "EMPTY_PASSWORD=": "EMPTY_PASSWORD="} {
 		if got := maskVariable(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
@@ -114,7 +116,7 @@ func FuzzParsers(f *testing.F) {
 		_, _, _ = parseDiag(nil, b, false)
 		parseDiagMsg(b)
 		parseEvent(b)
-		maskCommand(string(b))
+		topology.MaskCommand(string(b))
 	})
 }
 

@@ -26,6 +26,7 @@ import (
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
 	"github.com/orchestrator/orchestrator/internal/topology"
 	"github.com/orchestrator/orchestrator/internal/topology/pipe"
+	"github.com/orchestrator/orchestrator/internal/topology/scope"
 )
 
 const (
@@ -73,7 +74,7 @@ type plugin struct {
 	again    chan struct{} // ask for a report now
 
 	mu             sync.Mutex
-	spec           pluginSpec
+	spec           scope.PluginSpec
 	state, message string
 	found          *pluginFound
 	at             time.Time
@@ -143,7 +144,7 @@ func (w *pluginWatch) sockets() (found []string, wrong []*probev1.Collector, sta
 	left, more := maxPluginFiles, 0
 	refuse := func(at, why string) {
 		if len(wrong) < maxPluginWrong {
-			wrong = append(wrong, &probev1.Collector{Name: printable(at, 200), Label: printable(pluginName(at), 200), State: "failed", Message: why})
+			wrong = append(wrong, &probev1.Collector{Name: topology.Printable(at, 200), Label: topology.Printable(pluginName(at), 200), State: "failed", Message: why})
 		} else {
 			more++
 		}
@@ -278,7 +279,7 @@ func (w *pluginWatch) report(ctx context.Context, p *plugin) error {
 		err = p.hold(&w.memory, found)
 	}
 	if err != nil {
-		p.state, p.message = "failed", printable(err.Error(), 400)
+		p.state, p.message = "failed", topology.Printable(err.Error(), 400)
 		if time.Since(p.at) > pluginKeep {
 			_ = p.hold(&w.memory, nil)
 		}
@@ -323,22 +324,22 @@ func (p *plugin) drop(memory *atomic.Int64) {
 	_ = p.hold(memory, nil)
 }
 
-func (w *pluginWatch) fetch(ctx context.Context, p *plugin) (*pluginFound, pluginSpec, error) {
+func (w *pluginWatch) fetch(ctx context.Context, p *plugin) (*pluginFound, scope.PluginSpec, error) {
 	b, err := w.do(ctx, p, http.MethodGet, "/report", nil)
 	if err != nil {
-		return nil, pluginSpec{}, err
+		return nil, scope.PluginSpec{}, err
 	}
 	w.decode.Lock()
 	defer w.decode.Unlock()
-	var in pluginReply
-	if err := decodePlugin(b, &in); err != nil {
-		return nil, pluginSpec{}, err
+	in, err := scope.DecodeJSON(b, pluginLimits())
+	if err != nil {
+		return nil, scope.PluginSpec{}, err
 	}
-	spec, err := in.handshake(p.id)
+	spec, err := handshake(in, p.id)
 	if err != nil {
 		return nil, spec, err
 	}
-	return w.translate(p.id, &in, len(b), slices.Contains(spec.Interfaces, "controller")), spec, nil
+	return w.translate(p.id, in, len(b), slices.Contains(spec.Interfaces, "controller")), spec, nil
 }
 
 // do sends a request to a plugin and reads the answer, up to the limit.
@@ -437,9 +438,9 @@ func (w *pluginWatch) measure(b *batch, now time.Time, wanted func(key string) u
 			}
 			ref := wanted(key)
 			for _, m := range n.metrics {
-				if names[m.name] || len(names) < topology.MaxMetricNames/2 {
-					names[m.name] = true
-					b.add(ref, m.name, m.value)
+				if names[m.Name] || len(names) < topology.MaxMetricNames/2 {
+					names[m.Name] = true
+					b.add(ref, m.Name, m.Value)
 				}
 			}
 		}
@@ -503,11 +504,11 @@ func (w *pluginWatch) control(ctx context.Context, e *probev1.Entity, verb strin
 		return nil, &refusal{"timeout", fmt.Sprintf("%s did not answer within %v", label, pluginControlMax), "look at the node: it may have been done"}
 	}
 	if err != nil {
-		return nil, refuse("probe_failed", "%s: %s", label, printable(err.Error(), 400))
+		return nil, refuse("probe_failed", "%s: %s", label, topology.Printable(err.Error(), 400))
 	}
 	message, shortcut, err := w.response(p, b)
 	if err != nil {
-		return nil, refuse("probe_failed", "%s: %s", label, printable(err.Error(), 400))
+		return nil, refuse("probe_failed", "%s: %s", label, topology.Printable(err.Error(), 400))
 	}
 	p.mu.Lock()
 	p.generation++
@@ -544,11 +545,11 @@ func (w *pluginWatch) response(p *plugin, b []byte) (message string, shortcut *p
 		Value          json.RawMessage `json:"value"`
 		Error          string          `json:"error"`
 		Pipe           string          `json:"pipe"`
-		ShortcutReport *pluginReply    `json:"shortcutReport"`
+		ShortcutReport json.RawMessage `json:"shortcutReport"`
 	}
 	if len(bytes.TrimSpace(b)) > 0 {
-		if err := decodePlugin(b, &in); err != nil {
-			return "", nil, err
+		if err := json.Unmarshal(b, &in); err != nil {
+			return "", nil, fmt.Errorf("the reply is not the JSON that it should be: %w", err)
 		}
 	}
 	if in.Error != "" {
@@ -557,13 +558,17 @@ func (w *pluginWatch) response(p *plugin, b []byte) (message string, shortcut *p
 	message = "done"
 	var text string
 	if json.Unmarshal(in.Value, &text) == nil && text != "" {
-		message = printable(text, 400)
+		message = topology.Printable(text, 400)
 	}
 	if in.Pipe != "" {
 		message += " (the plugin offers a terminal, which is not shown)"
 	}
-	if in.ShortcutReport != nil {
-		shortcut = w.translate(p.id, in.ShortcutReport, len(b), true)
+	if len(in.ShortcutReport) > 0 && string(in.ShortcutReport) != "null" {
+		report, err := scope.DecodeJSON(in.ShortcutReport, pluginLimits())
+		if err != nil {
+			return "", nil, fmt.Errorf("the shortcut report: %w", err)
+		}
+		shortcut = w.translate(p.id, report, len(b), true)
 	}
 	return message, shortcut, nil
 }

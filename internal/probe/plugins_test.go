@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
 	"github.com/orchestrator/orchestrator/internal/topology"
+	"github.com/orchestrator/orchestrator/internal/topology/scope"
 )
 
 func testWatch(t *testing.T) *pluginWatch {
@@ -57,7 +57,6 @@ func TestRoundsWithManyPluginsAreTaken(t *testing.T) {
 	w := testWatch(t)
 	codec := topology.NewCodec()
 	for _, name := range strings.Fields("a b c d e") {
-		var in pluginReply
 		node := `{"latest":{`
 		for i := range 300 {
 			node += `"row` + strings.Repeat("x", i%90) + string(rune('a'+i%26)) + string(rune('a'+i/26)) + `":{"value":"` + strings.Repeat("ü", 3000) + `"},`
@@ -74,11 +73,12 @@ func TestRoundsWithManyPluginsAreTaken(t *testing.T) {
 		node = strings.TrimSuffix(node, ",") + `},"metrics":{` + strings.TrimSuffix(metrics, ",") + `}}`
 		text := `{"Host":{"nodes":{"vm1;<host>":` + node + `},"controls":{` + strings.TrimSuffix(controls, ",") + `},"metadata_templates":{` +
 			strings.TrimSuffix(templates, ",") + `},"table_templates":{"t":{"prefix":"row"}}}}`
-		if err := json.Unmarshal([]byte(text), &in); err != nil {
+		in, err := scope.DecodeJSON([]byte(text), pluginLimits())
+		if err != nil {
 			t.Fatal(err)
 		}
 		p := w.open(name + ".sock")
-		if err := p.hold(&w.memory, w.translate(name, &in, len(text), true)); err != nil {
+		if err := p.hold(&w.memory, w.translate(name, in, len(text), true)); err != nil {
 			t.Fatal(err)
 		}
 		p.at = time.Now()
@@ -142,12 +142,12 @@ func FuzzPluginReply(f *testing.F) {
 	f.Add([]byte(`{"Host":{"nodes":{"vm1;<host>":{"controls":[],"sets":{"a":["b"]},"latest":{"active_controls":{"value":";;"}}}}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		w := &pluginWatch{hosts: []string{"vm1"}}
-		var in pluginReply
-		if decodePlugin(b, &in) != nil {
+		in, err := scope.DecodeJSON(b, pluginLimits())
+		if err != nil {
 			return
 		}
-		_, _ = in.handshake("p")
-		found := w.translate("p", &in, len(b), true)
+		_, _ = handshake(in, "p")
+		found := w.translate("p", in, len(b), true)
 		found = found.with(found)
 		for key, n := range found.nodes {
 			if kind := topology.KindOf(key); kind != topology.KindHost && kind != topology.KindContainer && kind != topology.KindProcess && kind != topology.KindPod {

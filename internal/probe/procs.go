@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
 // ticksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.
@@ -175,7 +177,7 @@ func (t *processTable) command(dir int, name string, p *process) {
 	raw, err := t.read(dir, name+"/cmdline")
 	if err == nil {
 		raw = raw[:min(len(raw), 1024)]
-		p.cmdline = maskCommand(strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(raw, "\x00"), []byte{0}, []byte{' '}))))
+		p.cmdline = topology.MaskCommand(strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(raw, "\x00"), []byte{0}, []byte{' '}))))
 	}
 	var st unix.Stat_t
 	if unix.Fstatat(dir, name, &st, 0) == nil {

@@ -56,7 +56,7 @@ func TestContainerdTellsNames(t *testing.T) {
 		return e != nil && e.State == topology.StateRunning && e.StartedMs+int64(len(e.Controls)) > 0
 	}
 	e := until(t, p, id, "running", running)
-	if e.Label != "web-1" || attr(e, topology.AttrRuntime) != "containerd" || attr(e, "label.app") != "web" || attr(e, "label.api_token") != mask ||
+	if e.Label != "web-1" || attr(e, topology.AttrRuntime) != "containerd" || attr(e, "label.app") != "web" || attr(e, "label.api_token") != topology.Mask ||
 		attr(e, topology.AttrApp) != "/shop/web" || strings.Contains(e.String(), "hunter2") {
 		t.Errorf("%v", e)
 	}

@@ -376,8 +376,8 @@ func maskDocument(v any) any {
 				}
 				continue
 			}
-			if s, ok := x.(string); ok && s != "" && secretKey(k) {
-				v[k] = mask
+			if s, ok := x.(string); ok && s != "" && topology.SecretKey(k) {
+				v[k] = topology.Mask
 				continue
 			}
 			v[k] = maskDocument(x)
@@ -387,16 +387,16 @@ func maskDocument(v any) any {
 			v[i] = maskDocument(v[i])
 		}
 	case string:
-		return maskCommand(v)
+		return topology.MaskCommand(v)
 	}
 	return v
 }
 
 func maskVariable(s string) string {
-	if name, value, ok := strings.Cut(s, "="); ok && value != "" && secretKey(name) {
-		return name + "=" + mask
+	if name, value, ok := strings.Cut(s, "="); ok && value != "" && topology.SecretKey(name) {
+		return name + "=" + topology.Mask
 	}
-	return maskCommand(s)
+	return topology.MaskCommand(s)
 }
 
 type variable struct {

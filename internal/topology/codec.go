@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
@@ -282,4 +283,15 @@ func Clean(s string, limit int) string {
 // commands reports whether a character does something to a terminal other than to appear or to begin a new line.
 func commands(r rune) bool {
 	return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r >= 0x7f && r < 0xa0
+}
+
+// Printable is Clean for what comes from strangers: it also replaces new lines and tabs, and the characters that turn the
+// direction of writing, with which a name can be made to look like another.
+func Printable(s string, limit int) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, Clean(s, limit))
 }

@@ -25,6 +25,8 @@ func DefaultLimits() Limits {
 type source interface {
 	// object calls member with each name; member takes the value.
 	object(member func(key string) error) error
+	// loose is object for where something else may stand, which is skipped.
+	loose(member func(key string) error) error
 	array(element func() error) error
 	// text takes text, or a number or truth that somebody wrote without quotes.
 	text() (string, error)
@@ -79,9 +81,7 @@ type decoder struct {
 func decode(in source, l Limits) (*Report, error) {
 	d := &decoder{in: in, limits: l}
 	r := &Report{Topologies: map[string]*Topology{}}
-	seen := false
 	err := in.object(func(key string) (err error) {
-		seen = true
 		if name, ok := canonical(key); ok {
 			r.Topologies[name], err = d.topology()
 			return err
@@ -111,9 +111,6 @@ func decode(in source, l Limits) (*Report, error) {
 		}
 		return err
 	})
-	if err == nil && !seen {
-		err = errors.New("an empty report")
-	}
 	return r, err
 }
 
@@ -152,7 +149,7 @@ func (d *decoder) texts() ([]string, error) { return elements(d.in, d.in.text) }
 func (d *decoder) topology() (*Topology, error) {
 	t := &Topology{}
 	err := d.in.object(func(key string) (err error) {
-		switch key {
+		switch strings.ToLower(key) {
 		case "shape":
 			t.Shape, err = d.in.text()
 		case "tag":
@@ -192,7 +189,7 @@ func (d *decoder) node() (*Node, error) {
 	var at time.Time
 	counters := map[string]float64{}
 	err := d.in.object(func(key string) (err error) {
-		switch key {
+		switch strings.ToLower(key) {
 		case "topology":
 			n.Topology, err = d.in.text()
 		case "sets":
@@ -205,7 +202,7 @@ func (d *decoder) node() (*Node, error) {
 			n.Metrics, err = entries(d.in, d.metric)
 		case "parents":
 			n.Parents, err = entries(d.in, d.texts)
-		case "latestControls": // of versions before 1.11
+		case "latestcontrols": // of versions before 1.11
 			told = true
 			err = d.in.object(func(id string) error {
 				dead, when, err := d.latestControl()
@@ -217,10 +214,10 @@ func (d *decoder) node() (*Node, error) {
 				}
 				return err
 			})
-		case "controls": // an older form still: {"timestamp":…, "controls":[ids]}
+		case "controls": // an older form still, {"timestamp":…, "controls":[ids]}; what is no object offers nothing
 			told = true
-			err = d.in.object(func(key string) (err error) {
-				switch key {
+			err = d.in.loose(func(key string) (err error) {
+				switch strings.ToLower(key) {
 				case "controls":
 					var ids []string
 					ids, err = d.texts()
@@ -253,7 +250,7 @@ func (d *decoder) node() (*Node, error) {
 
 func (d *decoder) latest() (l Latest, err error) {
 	err = d.in.object(func(key string) (err error) {
-		switch key {
+		switch strings.ToLower(key) {
 		case "timestamp":
 			l.Timestamp, err = d.in.when()
 		case "value":
@@ -268,7 +265,7 @@ func (d *decoder) latest() (l Latest, err error) {
 
 func (d *decoder) latestControl() (dead bool, at time.Time, err error) {
 	err = d.in.object(func(key string) (err error) {
-		switch key {
+		switch strings.ToLower(key) {
 		case "timestamp":
 			at, err = d.in.when()
 		case "value":
@@ -290,7 +287,7 @@ func (d *decoder) latestControl() (dead bool, at time.Time, err error) {
 
 func (d *decoder) metric() (m Metric, err error) {
 	err = d.in.object(func(key string) (err error) {
-		switch key {
+		switch strings.ToLower(key) {
 		case "samples":
 			m.Samples, err = elements(d.in, d.sample)
 		case "min":
@@ -307,7 +304,7 @@ func (d *decoder) metric() (m Metric, err error) {
 
 func (d *decoder) sample() (s Sample, err error) {
 	err = d.in.object(func(key string) (err error) {
-		switch key {
+		switch strings.ToLower(key) {
 		case "date":
 			s.Timestamp, err = d.in.when()
 		case "value":
@@ -323,6 +320,7 @@ func (d *decoder) sample() (s Sample, err error) {
 // fields reads an object into the places that are named.
 func (d *decoder) fields(texts map[string]*string, numbers map[string]*float64, others map[string]func() error) error {
 	return d.in.object(func(key string) (err error) {
+		key = strings.ToLower(key)
 		switch {
 		case texts[key] != nil:
 			*texts[key], err = d.in.text()
@@ -343,7 +341,7 @@ func (d *decoder) control() (c Control, err error) {
 }
 
 func (d *decoder) metadataTemplate() (t MetadataTemplate, err error) {
-	err = d.fields(map[string]*string{"id": &t.ID, "label": &t.Label, "dataType": &t.Datatype, "from": &t.From}, map[string]*float64{"truncate": &t.Truncate, "priority": &t.Priority}, nil)
+	err = d.fields(map[string]*string{"id": &t.ID, "label": &t.Label, "datatype": &t.Datatype, "from": &t.From}, map[string]*float64{"truncate": &t.Truncate, "priority": &t.Priority}, nil)
 	return t, err
 }
 
@@ -355,13 +353,13 @@ func (d *decoder) metricTemplate() (t MetricTemplate, err error) {
 func (d *decoder) tableTemplate() (t TableTemplate, err error) {
 	err = d.fields(map[string]*string{"id": &t.ID, "label": &t.Label, "prefix": &t.Prefix, "type": &t.Type}, nil, map[string]func() error{
 		"columns":   func() (err error) { t.Columns, err = elements(d.in, d.column); return err },
-		"fixedRows": func() (err error) { t.FixedRows, err = entries(d.in, d.in.text); return err },
+		"fixedrows": func() (err error) { t.FixedRows, err = entries(d.in, d.in.text); return err },
 	})
 	return t, err
 }
 
 func (d *decoder) column() (c Column, err error) {
-	err = d.fields(map[string]*string{"id": &c.ID, "label": &c.Label, "dataType": &c.DataType}, nil, nil)
+	err = d.fields(map[string]*string{"id": &c.ID, "label": &c.Label, "datatype": &c.DataType}, nil, nil)
 	return c, err
 }
 

@@ -68,6 +68,21 @@ func (j *jsonSource) object(member func(string) error) error {
 	if t != json.Delim('{') {
 		return wrong(t, "an object")
 	}
+	return j.members(member)
+}
+
+func (j *jsonSource) loose(member func(string) error) error {
+	t, err := j.token()
+	if err != nil {
+		return err
+	}
+	if t != json.Delim('{') {
+		return j.rest(t)
+	}
+	return j.members(member)
+}
+
+func (j *jsonSource) members(member func(string) error) error {
 	if err := j.enter(); err != nil {
 		return err
 	}
@@ -182,6 +197,11 @@ func (j *jsonSource) skip() error {
 	if err != nil {
 		return err
 	}
+	return j.rest(t)
+}
+
+// rest skips what a token begins.
+func (j *jsonSource) rest(t json.Token) error {
 	if _, ok := t.(json.Delim); !ok {
 		return nil
 	}

@@ -152,6 +152,21 @@ func (m *msgpack) object(member func(string) error) error {
 	if h.kind != kindMap {
 		return fmt.Errorf("%s where an object is expected", h.kind)
 	}
+	return m.members(h, member)
+}
+
+func (m *msgpack) loose(member func(string) error) error {
+	h, err := m.head()
+	if err != nil {
+		return err
+	}
+	if h.kind != kindMap {
+		return m.rest(h)
+	}
+	return m.members(h, member)
+}
+
+func (m *msgpack) members(h head, member func(string) error) error {
 	if err := m.enter(h.n); err != nil {
 		return err
 	}
@@ -281,9 +296,14 @@ func (m *msgpack) skip() error {
 	if err != nil {
 		return err
 	}
+	return m.rest(h)
+}
+
+// rest skips what belongs to a head.
+func (m *msgpack) rest(h head) error {
 	switch h.kind {
 	case kindText, kindExt:
-		_, err = m.take(h.n)
+		_, err := m.take(h.n)
 		return err
 	case kindArray, kindMap:
 		n := h.n
