@@ -260,6 +260,16 @@ func (b *Edge) key() edgeKey { return edgeKey{b.Src, b.Dst, b.Port, b.UDP} }
 // Gone reports whether the edge has left the estate.
 func (b *Edge) Gone() bool { return b.gone }
 
+// Remotes calls yield with each address at the other end, as the probes of this end tell them, and its connections. Of the past
+// none are known.
+func (b *Edge) Remotes(yield func(a netip.Addr, conns uint32) bool) {
+	for _, h := range b.halves {
+		if h.remote.IsValid() && !yield(h.remote, h.conns) {
+			return
+		}
+	}
+}
+
 type edgeKey struct {
 	src, dst *Entity
 	port     uint16

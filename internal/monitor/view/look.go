@@ -25,6 +25,9 @@ func (v *View) Each(yield func(Node) bool) {
 
 func (n *node) look() Node { return Node{n.id, n.kind, n.label, n.group, n.pseudo, n} }
 
+// Handle is the node's number: no other node of the view has had it.
+func (n Node) Handle() uint32 { return n.n.h }
+
 // Size is how many entities the node stands for.
 func (n Node) Size() int { return len(n.n.members) }
 

@@ -78,11 +78,12 @@ var (
 	internetColumns = append([]childColumn{{ID: "remote", Label: "Remote"}}, portColumns...)
 )
 
-// link is connections of a node with another one on one port.
+// link is connections of a node with another one on one port. With the Internet, address is whose at its end.
 type link struct {
-	peer  *node
-	port  uint16
-	count uint32
+	peer    *node
+	address string
+	port    uint16
+	count   uint32
 }
 
 // close is a node that was looked at closely, inside the estate's lock.
@@ -128,7 +129,16 @@ func look(t *desc, r *estate.Reader, v *view.View, id string, at, now int64) *cl
 			return
 		}
 		for _, b := range by {
-			*to = append(*to, link{peer, b.Port, max(1, b.Conns)})
+			told := false
+			if b.Src.Kind == topology.KindInternet || b.Dst.Kind == topology.KindInternet {
+				for a, conns := range b.Remotes {
+					*to = append(*to, link{peer, a.String(), b.Port, max(1, conns)})
+					told = true
+				}
+			}
+			if !told {
+				*to = append(*to, link{peer, "", b.Port, max(1, b.Conns)})
+			}
 		}
 	}
 	for _, h := range n.handles {
@@ -149,12 +159,7 @@ func look(t *desc, r *estate.Reader, v *view.View, id string, at, now int64) *cl
 			c.outside(flat, bare(h.ID), h.Kind == topology.KindUncontain)
 		}
 	}
-	for _, l := range c.out {
-		n.out = append(n.out, l.peer)
-	}
-	if id != incomingInternet && id != outgoingInternet {
-		c.node.handles = nil
-	}
+	n.handles = nil
 	return c
 }
 
@@ -175,11 +180,19 @@ func (c *closeLook) child(x *reader, e *estate.Entity, at int64) {
 	m := &node{id: id, topology: topo, label: e.Label, viewKind: e.Kind, viewName: e.ID, counts: map[string]int{}, fact: x.fact(e, at)}
 	m.namespace = m.fact.namespace
 	if e.Kind == topology.KindPod {
-		for range e.Children {
-			m.counts[topology.KindContainer]++
+		for k := range e.Children {
+			if k.Kind == topology.KindContainer && !stoppedState(k.State) {
+				m.counts[topology.KindContainer]++
+				if m.members++; m.members == 1 {
+					m.only = x.fact(k, at)
+				}
+			}
 		}
 	}
 	list[id] = m
+	if e.Kind == topology.KindContainer && c.node.topology == topoHost {
+		c.image(x, e)
+	}
 }
 
 // below lists a member of the node and what is in it.
@@ -193,16 +206,13 @@ func (c *closeLook) below(x *reader, e *estate.Entity, n *node, at int64) {
 			c.child(x, pod, at)
 		}
 	}
-	if e.Kind == topology.KindContainer && n.topology == topoHost {
-		c.image(e)
-	}
 	for k := range e.Children {
 		c.below(x, k, n, at)
 	}
 }
 
 // image lists the image of a container, or counts the container.
-func (c *closeLook) image(e *estate.Entity) {
+func (c *closeLook) image(x *reader, e *estate.Entity) {
 	for _, image := range e.ParentIDs(topology.KindImage) {
 		id, topo := entityID(image, nil)
 		list := c.children[topology.KindImage]
@@ -216,6 +226,7 @@ func (c *closeLook) image(e *estate.Entity) {
 			list[id] = m
 		}
 		m.counts[topology.KindContainer]++
+		m.onHost(x, e)
 	}
 }
 
@@ -281,21 +292,31 @@ func (c *closeLook) render(t *desc, at int64) details {
 
 func connectionRows(n *node, links []link) []connection {
 	type key struct {
-		id   string
-		port uint16
+		id, address string
+		port        uint16
 	}
 	sums, peers := map[key]uint64{}, map[key]*node{}
 	for _, l := range links {
-		k := key{l.peer.id, l.port}
+		k := key{l.peer.id, l.address, l.port}
 		sums[k] += uint64(l.count)
 		peers[k] = l.peer
 	}
 	out := []connection{}
 	for k, count := range sums {
-		b := peers[k].title()
-		row := connection{ID: fmt.Sprintf("%s---%d", k.id, k.port), NodeID: b.ID, Label: b.Label, LabelMinor: b.LabelMinor}
+		peer := peers[k]
+		b := peer.title()
+		there, here := "", ""
+		if peer.internet {
+			there = k.address
+		} else if n.internet {
+			here = k.address
+		}
+		row := connection{ID: fmt.Sprintf("%s-%s-%s-%d", k.id, there, here, k.port), NodeID: b.ID, Label: b.Label, LabelMinor: b.LabelMinor}
+		if there != "" {
+			row.Label, row.LabelMinor = there, ""
+		}
 		if n.internet {
-			row.Metadata = append(row.Metadata, metadataRow{ID: "remote"})
+			row.Metadata = append(row.Metadata, metadataRow{ID: "remote", Value: here})
 		}
 		row.Metadata = append(row.Metadata, metadataRow{ID: "port", Value: strconv.Itoa(int(k.port))}, metadataRow{ID: "count", Value: strconv.FormatUint(count, 10)})
 		out = append(out, row)

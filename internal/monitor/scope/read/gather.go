@@ -17,19 +17,19 @@ import (
 // fact is what is read of an entity inside the estate's lock. Its slices are the entity's own: the estate replaces them and
 // never changes what is in them.
 type fact struct {
-	id, topology         string // Scope's
-	kind, ours           string
-	label, state, host   string
-	namespace            string
-	started, since       int64
-	exit                 int
-	attrs                []estate.Attr
-	parents              []parent
-	numbers              []number
-	tables               []estate.Table
-	inTable              map[string]bool
-	shown                map[string]string // labels of the attributes that plugins have brought
-	container            string            // in which a process is
+	id, topology       string // Scope's
+	kind, ours         string
+	label, state, host string
+	namespace          string
+	started, since     int64
+	exit               int
+	attrs              []estate.Attr
+	parents            []parent
+	numbers            []number
+	tables             []estate.Table
+	inTable            map[string]bool
+	shown              map[string]string // labels of the attributes that plugins have brought
+	container          string            // in which a process is
 }
 
 // number is a metric's value.
@@ -67,12 +67,13 @@ type node struct {
 	pseudo, internet   bool
 	fact               *fact // of the entity that the node is; nil when it is a group or stands for the outside
 	counts             map[string]int
-	only               *fact // of the one container, when there is just one
+	only               *fact    // of the one container, when there is just one
+	hosts              []parent // of an image
 	out                []*node
 	connected          bool // to another node
 	system, stopped    bool
 	namespace          string
-	row                []byte // all of its row but the adjacency
+	row, quoted        []byte // all of its row but the adjacency, and its id as JSON
 	sum                uint64 // of row
 	systems, members   int
 	handles            []view.Node // of the picture, for use inside the lock
@@ -189,48 +190,51 @@ type parent struct {
 	TopologyID string `json:"topologyId"`
 }
 
-// parentOrder is the order in which parents are listed, and the topology where each kind is.
-var parentOrder = []struct{ kind, topology string }{
-	{topology.KindContainer, "containers"},
-	{topology.KindImage, "containers-by-image"},
-	{topology.KindPod, "pods"},
-	{topology.KindController, "kube-controllers"},
-	{topology.KindService, "services"},
-	{topology.KindHost, "hosts"},
-	{topology.KindTask, "tasks"},
-	{topology.KindApp, "apps"},
-	{topology.KindFramework, "frameworks"},
-	{topology.KindAgent, "agents"},
+// parentKinds are the parents of each kind in the order in which they are listed: Scope's, then ours.
+var parentKinds = map[string][]string{
+	topology.KindProcess: {topology.KindContainer, topology.KindImage, topology.KindHost},
+	topology.KindContainer: {
+		topology.KindImage, topology.KindPod, topology.KindHost, topology.KindTask, topology.KindApp, topology.KindFramework, topology.KindAgent,
+	},
+	topology.KindPod: {topology.KindController, topology.KindService, topology.KindHost},
+}
+
+// topologyOf is the topology where a kind is.
+var topologyOf = map[string]string{
+	topology.KindContainer: "containers", topology.KindImage: "containers-by-image", topology.KindPod: "pods", topology.KindController: "kube-controllers",
+	topology.KindService: "services", topology.KindHost: "hosts", topology.KindTask: "tasks", topology.KindApp: "apps", topology.KindFramework: "frameworks",
+	topology.KindAgent: "agents",
 }
 
 func (x *reader) parents(e *estate.Entity) []parent {
 	var out []parent
-	for _, o := range parentOrder {
-		if o.kind == e.Kind || (o.kind == topology.KindContainer || o.kind == topology.KindImage) && e.Kind != topology.KindProcess && (e.Kind != topology.KindContainer || o.kind == topology.KindContainer) {
-			continue
-		}
-		for _, id := range e.ParentIDs(o.kind) {
-			p := x.r.Entity(id)
-			row := parent{TopologyID: o.topology}
-			row.ID, _ = entityID(id, p)
-			switch {
-			case o.kind == topology.KindHost:
-				row.Label, _, _ = strings.Cut(bare(id), ".")
-			case o.kind == topology.KindImage:
-				row.Label, _ = splitImage(bare(id))
-			case p != nil:
-				row.Label = p.Label
-			case o.kind == topology.KindController:
-				_, _, row.Label = splitController(id)
-			case o.kind == topology.KindService:
-				_, row.Label = splitService(id)
-			default:
-				row.Label = bare(id)
-			}
-			out = append(out, row)
+	for _, kind := range parentKinds[e.Kind] {
+		for _, id := range e.ParentIDs(kind) {
+			out = append(out, x.parent(kind, id))
 		}
 	}
 	return out
+}
+
+func (x *reader) parent(kind, id string) parent {
+	p := x.r.Entity(id)
+	row := parent{TopologyID: topologyOf[kind]}
+	row.ID, _ = entityID(id, p)
+	switch {
+	case kind == topology.KindHost:
+		row.Label, _, _ = strings.Cut(bare(id), ".")
+	case kind == topology.KindImage:
+		row.Label, _ = splitImage(bare(id))
+	case p != nil:
+		row.Label = p.Label
+	case kind == topology.KindController:
+		_, _, row.Label = splitController(id)
+	case kind == topology.KindService:
+		_, row.Label = splitService(id)
+	default:
+		row.Label = bare(id)
+	}
+	return row
 }
 
 // gather reads a topology. It is called inside the estate's lock.
@@ -241,27 +245,30 @@ func gather(t *desc, r *estate.Reader, v *view.View, at, now int64) *picture {
 	}
 	x := &reader{r: r, at: at, memory: map[string]float64{}}
 	p.namespaces = namespaces(t, r)
-	type key struct {
-		id  string
-		out bool
-	}
-	known := map[key]*node{}
+	known := map[uint64]*node{} // by handle, and the two of the Internet
 	get := func(n view.Node, out bool) *node {
-		k := key{n.ID, out && n.Kind == topology.KindInternet}
-		if m, ok := known[k]; ok {
-			return m
+		out = out && n.Kind == topology.KindInternet
+		k := uint64(n.Handle()) << 1
+		if out {
+			k++
 		}
-		m := p.add(x, n, k.out)
-		known[k] = m
+		m, ok := known[k]
+		if !ok {
+			m = p.add(x, n, out)
+			known[k] = m
+		}
 		return m
 	}
 	for n := range v.Each {
+		var a *node
 		if !n.Pseudo {
-			get(n, false)
+			a = get(n, false)
 		}
 		for to := range n.Out {
-			a, b := get(n, false), get(to, true)
-			if a != nil && b != nil {
+			if n.Pseudo {
+				a = get(n, false) // what stands for the outside is there only with what it talks to
+			}
+			if b := get(to, true); a != nil && b != nil {
 				a.out = append(a.out, b)
 				if a != b {
 					a.connected, b.connected = true, true
@@ -312,10 +319,7 @@ func (p *picture) add(x *reader, n view.Node, out bool) *node {
 	if n.Pseudo {
 		return m
 	}
-	if m.counts == nil {
-		m.counts = map[string]int{}
-	}
-	pods := map[string]bool{}
+	var pods map[string]bool
 	for e := range n.Members() {
 		if e == own {
 			if e.Kind == topology.KindContainer {
@@ -325,9 +329,12 @@ func (p *picture) add(x *reader, n view.Node, out bool) *node {
 			}
 			continue
 		}
-		m.counts[e.Kind]++
+		m.count(e.Kind, 1)
 		if e.Kind == topology.KindContainer {
-			if pod := e.ParentID(topology.KindPod); pod != "" {
+			if pod := e.ParentID(topology.KindPod); pod != "" && !pods[pod] {
+				if pods == nil {
+					pods = map[string]bool{}
+				}
 				pods[pod] = true
 			}
 			m.members++
@@ -335,13 +342,35 @@ func (p *picture) add(x *reader, n view.Node, out bool) *node {
 			if m.members == 1 {
 				m.only = x.fact(e, p.at)
 			}
+			if topo == topoImage {
+				m.onHost(x, e)
+			}
 		}
 	}
-	m.counts[topology.KindPod] += len(pods)
+	if len(pods) > 0 {
+		m.count(topology.KindPod, len(pods))
+	}
 	if p.desc.kind == topology.KindContainer && n.Group {
 		m.systems = 0 // to Scope a group of containers by host name is none of them
 	}
 	return m
+}
+
+// onHost notes a host on which there are containers of the image.
+func (n *node) onHost(x *reader, e *estate.Entity) {
+	if id := e.HostID(); id != "" {
+		if h := x.parent(topology.KindHost, id); !slices.Contains(n.hosts, h) {
+			n.hosts = append(n.hosts, h)
+			slices.SortFunc(n.hosts, func(a, b parent) int { return cmp.Compare(a.ID, b.ID) })
+		}
+	}
+}
+
+func (n *node) count(kind string, more int) {
+	if n.counts == nil {
+		n.counts = map[string]int{}
+	}
+	n.counts[kind] += more
 }
 
 func systemOf(e *estate.Entity) int {

@@ -480,7 +480,7 @@ func (f *fact) allTables() []table {
 
 // summary puts a node's row together, but for its adjacency.
 func (n *node) summary(at int64) summary {
-	s := summary{basic: n.title(), Metadata: n.metadata(at)}
+	s := summary{basic: n.title(), Metadata: n.metadata(at), Parents: n.hosts}
 	if f := n.fact; f != nil {
 		s.Parents, s.Metrics, s.Tables = f.parents, f.metrics(), f.allTables()
 	}
@@ -512,6 +512,7 @@ func (p *picture) encode() {
 				panic(err) // strings and finite numbers only
 			}
 			n.row = bytes.Clone(buf.Bytes()[:buf.Len()-len("}\n")])
+			n.quoted, _ = json.Marshal(n.id) // a string can be written
 			n.sum = maphash.Bytes(seed, n.row)
 		}
 	})

@@ -112,7 +112,11 @@ type shown struct {
 // filter leaves out what the options say, then what stands for the outside and talks to nothing that is left.
 func (p *picture) filter(asked url.Values) shown {
 	s := shown{kept: make(map[*node]bool, len(p.nodes))}
-	keeps := filters(p.desc.with(p.namespaces), asked)
+	options := p.desc.options
+	if p.desc.parent != "containers" { // Scope lists the namespaces there as well, and does not look at them
+		options = p.desc.with(p.namespaces)
+	}
+	keeps := filters(options, asked)
 	for _, n := range p.nodes {
 		s.kept[n] = !slices.ContainsFunc(keeps, func(f func(*node) bool) bool { return !f(n) })
 	}
@@ -150,11 +154,6 @@ func (s *shown) targets(n *node, yield func(*node) bool) {
 	}
 }
 
-func quoted(b *bytes.Buffer, text string) {
-	q, _ := json.Marshal(text) // a string can be written
-	b.Write(q)
-}
-
 // appendRow writes a node with its adjacency.
 func (s *shown) appendRow(b *bytes.Buffer, n *node) {
 	b.Write(n.row)
@@ -166,7 +165,7 @@ func (s *shown) appendRow(b *bytes.Buffer, n *node) {
 		} else {
 			b.WriteByte(',')
 		}
-		quoted(b, o.id)
+		b.Write(o.quoted)
 		return true
 	})
 	if !first {
@@ -195,7 +194,7 @@ func (a *API) Topology(ctx context.Context, id string, asked url.Values, at int6
 	s := p.filter(asked)
 	size := 64
 	for _, n := range s.nodes {
-		size += len(n.row) + 2*len(n.id) + 90*len(n.out)
+		size += len(n.row) + len(n.quoted)*(1+len(n.out)) + 2*len(n.out) + 32
 	}
 	b := bytes.NewBuffer(make([]byte, 0, size))
 	b.WriteString(`{"nodes":{`)
@@ -203,7 +202,7 @@ func (a *API) Topology(ctx context.Context, id string, asked url.Values, at int6
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		quoted(b, n.id)
+		b.Write(n.quoted)
 		b.WriteByte(':')
 		s.appendRow(b, n)
 	}
@@ -242,15 +241,26 @@ func (a *API) Node(ctx context.Context, id, node string, asked url.Values, at in
 	return append(body, '\n'), err
 }
 
-// only leaves the connections with nodes that are shown.
+// only leaves the connections with nodes that are shown, and takes these as they are in the picture.
 func (c *closeLook) only(s shown) {
-	ids := make(map[string]bool, len(s.nodes))
+	known := make(map[string]*node, len(s.nodes))
 	for _, n := range s.nodes {
-		ids[n.id] = true
+		known[n.id] = n
 	}
-	gone := func(l link) bool { return !ids[l.peer.id] }
-	c.in, c.out = slices.DeleteFunc(c.in, gone), slices.DeleteFunc(c.out, gone)
-	c.node.out = slices.DeleteFunc(c.node.out, func(n *node) bool { return !ids[n.id] })
+	leave := func(links []link) (out []link) {
+		for _, l := range links {
+			if n := known[l.peer.id]; n != nil || l.peer.id == c.node.id {
+				l.peer = cmp.Or(n, c.node)
+				out = append(out, l)
+			}
+		}
+		return out
+	}
+	c.in, c.out = leave(c.in), leave(c.out)
+	c.node.out = nil
+	for _, l := range c.out {
+		c.node.out = append(c.node.out, l.peer)
+	}
 }
 
 type stats struct {
