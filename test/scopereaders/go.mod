@@ -7,6 +7,8 @@ replace github.com/fluent/fluent-logger-golang => github.com/fluent/fluent-logge
 
 require (
 	github.com/gorilla/mux v1.6.2
+	github.com/gorilla/websocket v0.0.0-20160221213430-5c91b59efa23
+	github.com/ugorji/go v0.0.0-20170918222552-54210f4e076c
 	github.com/weaveworks/scope v1.13.2
 )
 
@@ -40,7 +42,6 @@ require (
 	github.com/google/gopacket v1.1.17 // indirect
 	github.com/googleapis/gnostic v0.1.1-0.20180110061420-49e5b5b1abae // indirect
 	github.com/gorilla/context v1.1.1 // indirect
-	github.com/gorilla/websocket v0.0.0-20160221213430-5c91b59efa23 // indirect
 	github.com/gregjones/httpcache v0.0.0-20171119193500-2bcd89a1743f // indirect
 	github.com/hashicorp/go-immutable-radix v1.0.0 // indirect
 	github.com/hashicorp/golang-lru v0.5.0 // indirect
@@ -69,7 +70,6 @@ require (
 	github.com/spf13/cobra v0.0.0-20151013225139-8b2293c74173 // indirect
 	github.com/spf13/pflag v1.0.1-0.20171106142849-4c012f6dcd95 // indirect
 	github.com/typetypetype/conntrack v1.0.1-0.20181112022515-9d9dd841d4eb // indirect
-	github.com/ugorji/go v0.0.0-20170918222552-54210f4e076c // indirect
 	github.com/vishvananda/netlink v1.0.1-0.20190913165827-36d367fd76f9 // indirect
 	github.com/vishvananda/netns v0.0.0-20180720170159-13995c7128cc // indirect
 	github.com/weaveworks/common v0.0.0-20200310113808-2708ba4e60a4 // indirect

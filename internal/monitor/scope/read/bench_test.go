@@ -62,8 +62,13 @@ func large(tb testing.TB, hosts int) *estate.Estate {
 				Ref: ref, Id: topology.ContainerID(name, fmt.Sprintf("%012x", (i+1)*1000+j)), Kind: topology.KindContainer, Label: fmt.Sprintf("web.%d-%d", i, j), State: "running", StartedMs: 1000,
 				Parents: []string{topology.HostID(name), "image;registry.example/shop/web:1.2", "app;/shop"},
 				Attrs: []*probev1.Attr{
-					{Key: "container_id", Value: fmt.Sprintf("%064x", (i+1)*1000+j)}, {Key: "image", Value: "registry.example/shop/web:1.2"}, {Key: "command", Value: "/bin/web --port 8080"},
-					{Key: "created", Value: "1795390000000"}, {Key: "addrs", Value: "172.17.0.2"}, {Key: "label.app", Value: "web"}, {Key: "label.tier", Value: "front"},
+					{Key: "container_id", Value: fmt.Sprintf("%064x", (i+1)*1000+j)},
+					{Key: "image", Value: "registry.example/shop/web:1.2"},
+					{Key: "command", Value: "/bin/web --port 8080"},
+					{Key: "created", Value: "1795390000000"},
+					{Key: "addrs", Value: "172.17.0.2"},
+					{Key: "label.app", Value: "web"},
+					{Key: "label.tier", Value: "front"},
 				},
 			})
 			d.Listeners = append(d.Listeners, &probev1.Listener{Ref: uint32(100 + j), Entity: ref, Port: uint32(8000 + j)})
