@@ -8,18 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // TestGeneratedCodeIsUpToDate generates everything again and compares. Comments that name the versions of the tools may
 // differ.
 func TestGeneratedCodeIsUpToDate(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("protoc"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("protoc is not installed: test/deps.sh installs it")
-		}
-		t.Skip("protoc is not installed: run test/deps.sh as root")
-	}
+	realpart.Program(t, "protoc", "protobuf-compiler")
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), "./generate.sh")
 	cmd.Env = append(os.Environ(), "OUT="+dir)

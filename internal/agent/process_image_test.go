@@ -18,6 +18,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/wire"
 )
 
@@ -64,12 +65,7 @@ func (s *site) call(c *agentv1.Call) (int, string) {
 // TestProcessRunsImages: the whole way of a task with an image through the real agent, and PRUNE_IMAGES.
 func TestProcessRunsImages(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("this test needs root")
-		}
-		t.Skip("this test needs root: images")
-	}
+	realpart.Root(t)
 	s := newSite(t)
 	r := imagetest.Serve(t)
 	files := imagetest.BusyboxFiles(t)

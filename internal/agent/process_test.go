@@ -30,6 +30,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/core"
 	helper "github.com/orchestrator/orchestrator/internal/agent/executor"
 	"github.com/orchestrator/orchestrator/internal/config"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // The process tests run the real daemon, with its real containers, as a process of its own: this very binary.
@@ -106,9 +107,7 @@ type site struct {
 
 func newSite(t *testing.T, flags ...string) *site {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a process test")
-	}
+	realpart.NotShort(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -157,5 +158,45 @@ func TestOneRoomPerProtocol(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// What a test does without its real part is internal/realpart's to say: with CI set it fails, so that nothing is skipped unseen.
+func TestOnlyRealpartSkips(t *testing.T) {
+	seen := 0
+	err := filepath.WalkDir("../..", func(file string, e fs.DirEntry, err error) error {
+		f := strings.TrimPrefix(filepath.ToSlash(file), "../../")
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir() && (e.Name() == "node_modules" || e.Name() == ".git"):
+			return fs.SkipDir
+		// The modules of test/*clients can't import it, and do the same by hand.
+		case e.IsDir() && (f == "internal/realpart" || f == "test/marathonclients" || f == "test/mesosclients"):
+			return fs.SkipDir
+		case e.IsDir() || !strings.HasSuffix(f, ".go") || strings.HasSuffix(f, ".pb.go"):
+			return nil
+		}
+		seen++
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(tree.Imports, func(s *ast.ImportSpec) bool { return s.Path.Value == `"testing"` }) {
+			return nil
+		}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, sel.Sel.Name) {
+				t.Errorf("%s skips a test by itself: internal/realpart says when a test may be skipped", f)
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen < 100 {
+		t.Fatalf("only %d files found: this test would prove little", seen)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orchestrator/orchestrator/internal/agent/osthread"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // Options say how an Engine runs.
@@ -45,13 +46,9 @@ type Engine struct {
 // Start runs an Engine until the test ends. Where that is impossible the test is skipped, or fails when CI is set.
 func Start(t testing.TB, opts Options) *Engine {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		unable(t, "a Docker Engine needs root")
-	}
+	realpart.Root(t)
 	for _, program := range []string{"dockerd", "nsenter", "unshare"} {
-		if _, err := exec.LookPath(program); err != nil {
-			unable(t, program+" is needed (Debian: docker.io, util-linux)")
-		}
+		realpart.Program(t, program, "docker.io, util-linux")
 	}
 	dir, err := os.MkdirTemp("", "dt") // a socket's path is short
 	if err != nil {
@@ -77,14 +74,6 @@ func Start(t testing.TB, opts Options) *Engine {
 	})
 	e.Run()
 	return e
-}
-
-func unable(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }
 
 // Run starts dockerd, and waits until it answers.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // Busybox is the host's static busybox (Debian: busybox-static).
@@ -22,7 +24,7 @@ func Layer(t testing.TB, extra map[string]string) []byte {
 	t.Helper()
 	box, err := os.ReadFile(Busybox)
 	if err != nil {
-		unable(t, "a static busybox is needed (Debian: busybox-static): "+err.Error())
+		realpart.Missing(t, "a static busybox is needed (Debian: busybox-static): %v", err)
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)

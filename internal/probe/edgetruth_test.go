@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
@@ -199,12 +200,7 @@ func (d *dweller) do(o order) {
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("root is needed for network namespaces")
-		}
-		t.Skip("root is needed for network namespaces")
-	}
+	realpart.Root(t)
 }
 
 // settle starts a process in a network namespace of its own and, when there is a version 2 hierarchy, a container's cgroup.
@@ -359,10 +355,7 @@ func TestServerThatClosesFirst(t *testing.T) {
 	p.startEvents()
 	t.Cleanup(p.stopEvents)
 	if p.events == nil { // without eBPF the client of such a connection is not known
-		if os.Getenv("CI") != "" {
-			t.Fatal("no eBPF here")
-		}
-		t.Skip("no eBPF here")
+		realpart.Missing(t, "there is no eBPF here")
 	}
 	lookNow(p)
 	for range 3 {
@@ -568,7 +561,7 @@ func natVillage(t *testing.T) (host, inner, client *dweller) {
 		"-t nat -A POSTROUTING -p tcp -d 10.78.0.2 --dport 80 -j MASQUERADE",
 	} {
 		if out, err := inside(append([]string{"iptables", "-w"}, strings.Fields(rule)...)...); err != nil {
-			t.Skipf("this kernel has no NAT: %s", out)
+			realpart.Missing(t, "this kernel has no NAT: %s", out)
 		}
 	}
 	if out, err := inside("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"); err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -19,20 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
 // The tests of the tables hold what the probe reads of sockets to what Debian's ss says of the same namespaces, row by row, in both directions.
 
-// needTool fails where the tests' packages are installed, and skips where they are not.
+// needTool ends the test without a program: Debian's package is the program's, or iproute2 or util-linux.
 func needTool(t *testing.T, name string) {
 	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	realpart.Program(t, name, name+", iproute2 or util-linux")
 }
 
 // inside runs a program in a dweller's network namespace.

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // binary builds the program once.
@@ -153,9 +155,7 @@ func sleepers(marker string) []string {
 // TestUp is the promise of the product: one command, real tasks, and a crash of everything at once loses none of them.
 func TestUp(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it builds and runs the binary")
-	}
+	realpart.NotShort(t)
 	dir := t.TempDir()
 	u := start(t, dir)
 	if len(u.at.Agents) != 1 || u.at.Master == "" || u.at.Marathon == "" || u.at.PID != u.cmd.Process.Pid {
@@ -263,9 +263,7 @@ func TestUp(t *testing.T) {
 // TestPortTaken: nothing starts when one port is not to be had, and the error says which and what to do.
 func TestPortTaken(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it builds and runs the binary")
-	}
+	realpart.NotShort(t)
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)

@@ -19,11 +19,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/vmtest/paper"
 )
 
 // Inside is the variable that is set for tests in the machine.
-const Inside = "ORCHESTRATOR_TEST_VM"
+const Inside = realpart.InVM
 
 // Config says what a machine has and does.
 type Config struct {
@@ -39,6 +40,8 @@ type Config struct {
 	Disks []Disk
 	// Delegated gives the tests a cgroup namespace, the root of which is a group that holds them: what an agent in a container sees.
 	Delegated bool
+	// Version1 gives them cgroups v1 instead of v2.
+	Version1 bool
 	// Limit bounds the run with KVM; 0: 5 minutes. Without it, it is ten times as long.
 	Limit time.Duration
 }
@@ -74,15 +77,12 @@ var baseModules = []string{"virtio_pci", "virtio_console", "virtio_blk", "overla
 func Run(t *testing.T, cfg Config) {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
-		t.Skip("the machine is an x86-64 one")
+		realpart.Missing(t, "the machine is an x86-64 one")
 	}
-	qemu, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		unable(t, "qemu is needed: run test/deps.sh (Debian: qemu-system-x86)")
-	}
+	qemu := realpart.Program(t, "qemu-system-x86_64", "qemu-system-x86")
 	k, err := findKernel()
 	if err != nil {
-		unable(t, err.Error())
+		realpart.Missing(t, "%v", err)
 	}
 	kvm := virtualization()
 	if cfg.Limit == 0 {
@@ -130,14 +130,6 @@ func Run(t *testing.T, cfg Config) {
 	}
 }
 
-func unable(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
-}
-
 // virtualization reports whether the processor can run the machine. A /dev/kvm alone does not say so: there are KVMs that need
 // no support of the processor, inside of other virtual machines, and can run kernels only that were made for them.
 func virtualization() bool {
@@ -181,7 +173,7 @@ func pack(t *testing.T, k *kernel, cfg Config) *os.File {
 	a.file("/init", filepath.Join(dir, "init"))
 	build(t, filepath.Join(dir, "executor"), false, "build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "executor"), modulePath+"cmd/executor")
 	a.file("/tests/executor", filepath.Join(dir, "executor"))
-	p := paper.Paper{Limit: cfg.Limit, Delegated: cfg.Delegated}
+	p := paper.Paper{Limit: cfg.Limit, Delegated: cfg.Delegated, Version1: cfg.Version1}
 	for i, test := range cfg.Tests {
 		bin := filepath.Join(dir, fmt.Sprintf("%d.test", i))
 		build(t, bin, race, "test", "-c", "-o", bin, modulePath+test.Package)

@@ -22,6 +22,7 @@ import (
 
 	// The binary is built from it: without this, go test would keep a result that is older than the code.
 	_ "github.com/orchestrator/orchestrator/internal/cli"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 const web = "../../web"
@@ -33,18 +34,12 @@ func need(t *testing.T, chromium bool) {
 	for _, dir := range []string{"src", "test", "public"} {
 		tree(t, filepath.Join(web, dir))
 	}
-	missing := func(format string, args ...any) {
-		if os.Getenv("CI") != "" {
-			t.Fatalf(format, args...)
-		}
-		t.Skipf(format, args...)
-	}
 	version, err := exec.Command("node", "-p", "process.versions.node").Output()
 	if err != nil {
-		missing("node is not there: test/deps.sh installs it")
+		realpart.Missing(t, "node is not there: test/deps.sh installs it")
 	}
 	if major, _, _ := strings.Cut(string(version), "."); len(major) < 2 || major < "20" {
-		missing("node %s is too old: the console's tools need 20.19 or later", bytes.TrimSpace(version))
+		realpart.Missing(t, "node %s is too old: the console's tools need 20.19 or later", bytes.TrimSpace(version))
 	}
 	lock, err := os.ReadFile(filepath.Join(web, "package-lock.json"))
 	if err != nil {
@@ -53,10 +48,10 @@ func need(t *testing.T, chromium bool) {
 	// test/deps.sh notes which lock file it has installed.
 	installed, _ := os.ReadFile(filepath.Join(web, "node_modules", ".installed"))
 	if !strings.HasPrefix(string(installed), fmt.Sprintf("%x", sha256.Sum256(lock))) {
-		missing("web/node_modules is not what the lock file says: run test/deps.sh")
+		realpart.Missing(t, "web/node_modules is not what the lock file says: run test/deps.sh")
 	}
 	if _, err := os.Stat("/usr/bin/chromium"); err != nil && chromium {
-		missing("/usr/bin/chromium is not there: test/deps.sh installs it")
+		realpart.Missing(t, "/usr/bin/chromium is not there: test/deps.sh installs it")
 	}
 }
 

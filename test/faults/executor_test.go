@@ -15,6 +15,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	executorv1 "github.com/orchestrator/orchestrator/api/mesos/v1/executor"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/wire"
 )
 
@@ -34,15 +35,8 @@ func TestMain(m *testing.M) {
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a process test")
-	}
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("this test needs root: control groups")
-		}
-		t.Skip("this test needs root: control groups")
-	}
+	realpart.NotShort(t)
+	realpart.Root(t)
 }
 
 // script is what a task of the custom executor does; it travels in TaskInfo.data.

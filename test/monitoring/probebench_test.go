@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // BenchmarkProbe is the goal of the probe: what it costs on a host of PROBE_BENCH_CONTAINERS containers (default 50) of 20 processes
@@ -20,9 +22,7 @@ import (
 // groups, a network namespace, and a client that opens a connection to the container's web server every second, by a program it starts for it. The containers are
 // made by hand: no runtime's own processes are counted.
 func BenchmarkProbe(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("root is needed for control groups and network namespaces")
-	}
+	realpart.Root(b)
 	setting := func(name string, otherwise int) int {
 		if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
 			return n

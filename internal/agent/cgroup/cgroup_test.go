@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 const (
@@ -176,12 +177,10 @@ func TestFakeV2OOM(t *testing.T) {
 
 func TestRealGroup(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("this test needs root")
-	}
+	realpart.Root(t)
 	h, err := Detect()
 	if err != nil {
-		t.Skipf("no cgroups here: %v", err)
+		realpart.Missing(t, "no cgroups here: %v", err)
 	}
 	m, err := New(h, Config{Root: fmt.Sprintf("orchestrator-cgroup-test-%d", os.Getpid())})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,20 +62,17 @@ say kmsg ': < kmsg'; say zero ': < zero'; say write ': > zero'; say mknod 'rm -f
 	}
 }
 
-// unifiedMount is where a unified hierarchy is mounted, with controllers or without. internal/vmtest runs the tests that need one where
-// there is none.
+// unifiedMount is where a unified hierarchy is mounted, with controllers or without.
 func unifiedMount(t *testing.T) (base string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	realpart.Root(t)
 	for _, d := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 		if _, err := os.Stat(filepath.Join(d, "cgroup.procs")); err == nil {
 			base = d
 		}
 	}
 	if base == "" {
-		t.Skip("no unified hierarchy is mounted")
+		realpart.OtherKernel(t, "no unified hierarchy is mounted")
 	}
 	return base
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // These tests need a kernel whose controllers are all in the unified hierarchy: package vmtest runs them on one.
@@ -21,12 +23,10 @@ import (
 // unified gives a manager of groups of the test's own.
 func unified(t *testing.T, cfg Config) *Manager {
 	t.Helper()
+	realpart.Root(t)
 	h, err := Detect()
-	if os.Geteuid() != 0 || err != nil || h.V2 == "" {
-		if os.Getenv("ORCHESTRATOR_TEST_VM") != "" {
-			t.Fatalf("no unified hierarchy in the machine that is to have one: %+v %v", h, err)
-		}
-		t.Skip("no unified hierarchy with controllers, or not root: internal/vmtest runs this test")
+	if err != nil || h.V2 == "" {
+		realpart.OtherKernel(t, "no unified hierarchy with controllers: %+v %v", h, err)
 	}
 	cfg.Root = fmt.Sprintf("orchestrator-cgroup-test-%d-%s", os.Getpid(), strings.ToLower(t.Name()))
 	m, err := New(h, cfg)
@@ -305,7 +305,7 @@ func TestUnifiedIO(t *testing.T) {
 			found = found || v.GetOp().String() == "WRITE" && v.GetValue() >= 1<<20
 		}
 	}
-	if !found && os.Getenv("ORCHESTRATOR_TEST_VM") != "" {
+	if !found && os.Getenv(realpart.InVM) != "" {
 		t.Errorf("1 MB on device %s is not in %v; io.stat is %q", dev, g.Usage(time.Now()).GetBlkioStatistics(), lines(g.dir, "io.stat"))
 	}
 	g.Kill()
@@ -314,15 +314,15 @@ func TestUnifiedIO(t *testing.T) {
 
 // TestUnifiedInAContainer: the root that is seen has processes in it, ours among them, which must not keep limits from being given.
 func TestUnifiedInAContainer(t *testing.T) {
+	if os.Getenv("ORCHESTRATOR_TEST_DELEGATED") == "" {
+		realpart.OtherKernel(t, "the root that is seen here is the kernel's")
+	}
 	m := unified(t, Config{})
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("the agent is in %s", strings.TrimSpace(string(b)))
-	if os.Getenv("ORCHESTRATOR_TEST_DELEGATED") == "" {
-		t.Skip("the root is the kernel's: internal/vmtest runs this test elsewhere as well")
-	}
 	if got := strings.TrimSpace(string(b)); got != "0::/"+m.cfg.Root+"_agent" {
 		t.Errorf("the agent is in %q", got)
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -383,9 +384,7 @@ func TestTooLargeForTheCacheGoesAround(t *testing.T) {
 
 func TestTheUsersRights(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("this test needs root to fetch for another user")
-	}
+	realpart.Root(t) // to fetch for another user
 	f := newFetcher(t, nil)
 	src := t.TempDir()
 	for p := src; len(p) > len(os.TempDir()); p = filepath.Dir(p) {

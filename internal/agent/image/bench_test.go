@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	. "github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // compress makes a zstd stream.
@@ -30,7 +31,7 @@ func compress(r io.Reader) ([]byte, error) {
 // BenchmarkPull fetches and unpacks an image of four layers, 64 MB in 4,096 files of half compressible bytes, from a
 // registry on loopback into an empty store.
 func BenchmarkPull(b *testing.B) {
-	needRoot(b)
+	realpart.Root(b)
 	for _, c := range []compression.Compression{compression.GZip, compression.ZStd} {
 		b.Run(string(c), func(b *testing.B) {
 			r := Serve(b)

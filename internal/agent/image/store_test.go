@@ -27,22 +27,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	. "github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("this test needs root: it gives files to other users")
-}
 
 func open(t testing.TB, cfg Config, change ...func(*Deps)) *Store {
 	t.Helper()
-	needRoot(t)
+	realpart.Root(t)
 	if cfg.Dir == "" {
 		cfg.Dir = t.TempDir()
 	}
@@ -581,7 +571,7 @@ func TestGiveUp(t *testing.T) {
 // TestDiskFull: on a small disk a pull ends with the reason, gives back its room, and a smaller one follows.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
 		t.Fatal(err)
@@ -715,7 +705,7 @@ func TestCollect(t *testing.T) {
 // TestDirectory: archives of docker save and OCI layouts, packed or not, below a directory instead of a registry.
 func TestDirectory(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	dir := t.TempDir()
 	img := Build(t, v1.Config{Cmd: []string{"x"}}, one(t, compression.GZip, File{Name: "f", Body: "saved"}))
 	tag, err := name.NewTag("team/app:v2")

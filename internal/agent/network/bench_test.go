@@ -1,17 +1,16 @@
 package network
 
 import (
-	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // BenchmarkNamespace makes and gives up pinned network namespaces: a part of GOALS row 8.
 func BenchmarkNamespace(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("needs root")
-	}
+	realpart.Root(b)
 	dir := b.TempDir()
 	i := 0
 	for b.Loop() {

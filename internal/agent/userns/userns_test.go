@@ -10,22 +10,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"golang.org/x/sys/unix"
 )
 
 // first is the host's id of root in these tests.
 const first = 1_900_000_000
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("this test needs root: user namespaces with a range of ids")
-}
 
 // become runs a program in a user namespace, and gives what it said and what Entry said of itself.
 func become(t *testing.T, ns, mounts *os.File, program string, env []string, argv ...string) (out, said string) {
@@ -74,7 +64,7 @@ func become(t *testing.T, ns, mounts *os.File, program string, env []string, arg
 
 // TestEnter: a program runs in the namespace as its root, with its own arguments and environment and no descriptor of ours.
 func TestEnter(t *testing.T) {
-	needRoot(t)
+	realpart.Root(t)
 	ns, err := New(first)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +104,7 @@ func TestEnter(t *testing.T) {
 
 // TestIDMap: files belong to the namespace's ids, and what is made there to the same ids on the disk.
 func TestIDMap(t *testing.T) {
-	needRoot(t)
+	realpart.Root(t)
 	dir, layers := t.TempDir(), t.TempDir()
 	if err := Probe(dir, layers, first); err != nil {
 		t.Fatal(err)

@@ -73,7 +73,6 @@ func (g *guest) run() error {
 		{"tmp", "/tmp", "tmpfs", "mode=1777"},
 		{"run", "/run", "tmpfs", "mode=755"},
 		{"var", "/var/tmp", "tmpfs", "mode=1777"},
-		{"cgroup2", "/sys/fs/cgroup", "cgroup2", ""},
 		{"bpf", "/sys/fs/bpf", "bpf", ""},
 	} {
 		if err := os.MkdirAll(m.at, 0o755); err != nil {
@@ -82,6 +81,9 @@ func (g *guest) run() error {
 		if err := unix.Mount(m.source, m.at, m.kind, 0, m.data); err != nil {
 			return fmt.Errorf("mount %s: %w", m.at, err)
 		}
+	}
+	if err := mountCgroups(p.Version1); err != nil {
+		return err
 	}
 	if err := console(); err != nil {
 		return err
@@ -109,6 +111,26 @@ func (g *guest) run() error {
 		}
 	}
 	return g.commands(&p)
+}
+
+func mountCgroups(version1 bool) error {
+	const top = "/sys/fs/cgroup"
+	if !version1 {
+		return os.NewSyscallError("mount "+top, unix.Mount("cgroup2", top, "cgroup2", 0, ""))
+	}
+	if err := unix.Mount("cgroup", top, "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount %s: %w", top, err)
+	}
+	for _, c := range []string{"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"} {
+		at := filepath.Join(top, c)
+		if err := os.Mkdir(at, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount("cgroup", at, "cgroup", 0, c); err != nil {
+			return fmt.Errorf("mount %s: %w", at, err)
+		}
+	}
+	return nil
 }
 
 // console gives this process its input and output, which the kernel could not: the initramfs has no devices.
@@ -207,8 +229,10 @@ func mount(d paper.Disk) error {
 const service = "/sys/fs/cgroup/system.slice/vmtest.service"
 
 func (g *guest) commands(p *paper.Paper) error {
-	if err := os.MkdirAll(service, 0o755); err != nil {
-		return err
+	if !p.Version1 {
+		if err := os.MkdirAll(service, 0o755); err != nil {
+			return err
+		}
 	}
 	if p.Delegated {
 		// What is above gives the group all controllers, as a container engine would.
@@ -238,13 +262,16 @@ func (g *guest) commands(p *paper.Paper) error {
 }
 
 func (g *guest) command(p *paper.Paper, i int, c paper.Command, limit <-chan time.Time) (int, error) {
-	group, err := os.Open(service)
-	if err != nil {
-		return 0, err
-	}
-	defer group.Close()
 	argv := c.Argv
-	attr := &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	attr := &syscall.SysProcAttr{Setsid: true}
+	if !p.Version1 {
+		group, err := os.Open(service)
+		if err != nil {
+			return 0, err
+		}
+		defer group.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(group.Fd())
+	}
 	if p.Delegated {
 		attr.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWCGROUP
 		// Mounted anew from inside, the hierarchy begins at the group.

@@ -16,8 +16,10 @@ type Paper struct {
 	// Delegated runs the commands in a group of a cgroup namespace, as in a container with one of its own; else in a service's
 	// group below the root, as systemd would.
 	Delegated bool
-	Commands  []Command
-	Limit     time.Duration // for all of them
+	// Version1 mounts the hierarchies of cgroups v1, with all controllers, instead of the unified one.
+	Version1 bool
+	Commands []Command
+	Limit    time.Duration // for all of them
 }
 
 // Disk is a virtual disk to be formatted and mounted.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/zk"
 )
 
@@ -70,18 +71,13 @@ func Require(tb testing.TB) {
 	if javaErr == nil && jarErr == nil {
 		return
 	}
-	if os.Getenv("CI") != "" {
-		tb.Fatal("needs java and Debian's zookeeper package (test/deps.sh installs them)")
-	}
-	tb.Skip("needs java and Debian's zookeeper package (test/deps.sh installs them)")
+	realpart.Missing(tb, "this test needs java and Debian's zookeeper package: run test/deps.sh")
 }
 
 // Long skips a test that takes minutes unless ZK_LONG is set.
 func Long(tb testing.TB) {
 	tb.Helper()
-	if os.Getenv("ZK_LONG") == "" {
-		tb.Skip("takes minutes: set ZK_LONG=1 to run it")
-	}
+	realpart.Long(tb, "ZK_LONG")
 }
 
 // Start runs a new ensemble until the test ends.

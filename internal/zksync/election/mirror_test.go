@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/zk"
 	"github.com/orchestrator/orchestrator/internal/zk/zkfile"
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
@@ -261,10 +262,7 @@ func TestKazooElection(t *testing.T) {
 	t.Parallel()
 	zktest.Require(t)
 	if err := exec.Command("/usr/bin/python3", "-c", "import kazoo").Run(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs Debian's python3-kazoo (test/deps.sh installs it)")
-		}
-		t.Skip("needs Debian's python3-kazoo (test/deps.sh installs it)")
+		realpart.Missing(t, "this test needs Debian's python3-kazoo: run test/deps.sh: %v", err)
 	}
 	rounds := 6
 	if n, err := strconv.Atoi(os.Getenv("ZK_ROUNDS")); err == nil {
@@ -384,11 +382,7 @@ func TestCuratorElection(t *testing.T) {
 			_, err = exec.LookPath("javac")
 		}
 		if err != nil {
-			const missing = "needs Debian's libcurator-recipes-java and default-jdk-headless (test/deps.sh installs them): %v"
-			if os.Getenv("CI") != "" {
-				t.Fatalf(missing, err)
-			}
-			t.Skipf(missing, err)
+			realpart.Missing(t, "this test needs Debian's libcurator-recipes-java and default-jdk-headless: run test/deps.sh: %v", err)
 		}
 	}
 	classes := t.TempDir()

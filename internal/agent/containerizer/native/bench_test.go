@@ -14,6 +14,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // percentiles reports P50 and P99 of durations in milliseconds.
@@ -45,7 +46,7 @@ func cpuSeconds() float64 {
 func inMemory(b *testing.B) func(*Config) {
 	dir, err := os.MkdirTemp("/dev/shm", "orchestrator-bench-")
 	if err != nil {
-		b.Skipf("no file system in memory: %v", err)
+		realpart.Missing(b, "no file system in memory: %v", err)
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return func(c *Config) { c.RuntimeDir, c.LinkSocket = dir, filepath.Join(dir, "exec.sock") }
@@ -53,7 +54,7 @@ func inMemory(b *testing.B) func(*Config) {
 
 // BenchmarkStart is GOALS row 8 without an image: until the process runs, in its own cgroup and mount and PID namespaces.
 func BenchmarkStart(b *testing.B) {
-	needRoot(b)
+	realpart.Root(b)
 	d := newHost(b).start(nil, inMemory(b))
 	defer d.end()
 	var start, total []time.Duration
@@ -74,7 +75,7 @@ func BenchmarkStart(b *testing.B) {
 
 // BenchmarkStartRate is GOALS row 9: command tasks started and ended per second, their executors' whole story included.
 func BenchmarkStartRate(b *testing.B) {
-	needRoot(b)
+	realpart.Root(b)
 	d := newHost(b).start(nil, inMemory(b))
 	defer d.end()
 	for _, kind := range []string{"plain", "task"} {

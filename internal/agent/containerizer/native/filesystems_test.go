@@ -15,6 +15,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // fileSystem mounts a new file system of a kind for the time of the test. Where the kernel has no such thing, or no loop devices, the test is
@@ -26,8 +27,8 @@ func fileSystem(t *testing.T, kind string) string {
 		t.Fatal(err)
 	}
 	_, loop := os.Stat("/dev/loop-control")
-	if inVM := os.Getenv("ORCHESTRATOR_TEST_VM") != ""; !inVM && (loop != nil || !strings.Contains(string(kinds), "\t"+kind+"\n")) {
-		t.Skipf("the kernel has no %s or no loop devices: internal/vmtest runs this test", kind)
+	if loop != nil || !strings.Contains(string(kinds), "\t"+kind+"\n") {
+		realpart.OtherKernel(t, "the kernel has no %s or no loop devices", kind)
 	}
 	at := filepath.Join(t.TempDir(), kind)
 	if err := os.Mkdir(at, 0o755); err != nil {
@@ -96,7 +97,7 @@ func kernelIs(t *testing.T, major, minor int) bool {
 // process runs in the host's users.
 func TestUserNamespaceFileSystems(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	shows, hides := []string{"ext4", "xfs", "btrfs"}, []string{"ramfs", "overlay"}
 	if kernelIs(t, 6, 3) {
 		shows = append(shows, "tmpfs")

@@ -21,6 +21,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
 	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // helperEnv names a helper that has been built already.
@@ -55,21 +56,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// needRoot skips, or fails where root must be there.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("this test needs root: cgroups and namespaces")
-}
-
 // patience is how long what takes d on a real machine may take here: package vmtest's is mostly emulated.
 func patience(d time.Duration) time.Duration {
-	if os.Getenv("ORCHESTRATOR_TEST_VM") != "" {
+	if os.Getenv(realpart.InVM) != "" {
 		return 6 * d
 	}
 	return d
@@ -439,12 +428,5 @@ func ociPath(t testing.TB, name string) string {
 	if name == "" {
 		return ""
 	}
-	p, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("this test needs %s, which test/deps.sh installs: %v", name, err)
-		}
-		t.Skipf("this test needs %s: run test/deps.sh", name)
-	}
-	return p
+	return realpart.Program(t, name, name)
 }

@@ -20,6 +20,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // BenchmarkStartImage is GOALS row 8 with an image that is there: own cgroup, mount and PID namespaces, until the process
@@ -79,7 +80,7 @@ func BenchmarkStartImage(b *testing.B) {
 
 // peerRun measures a bare OCI runtime.
 func peerRun(b *testing.B, program string) {
-	needRoot(b)
+	realpart.Root(b)
 	bundle := b.TempDir()
 	d := newHost(b).start(nil)
 	img, err := d.images.Get(b.Context(), boxImage(b, imagetest.Serve(b), "box", v1.Config{}), nil, false)
@@ -134,7 +135,7 @@ func peerRun(b *testing.B, program string) {
 
 // BenchmarkStartRateImage is GOALS row 9 with an image: command tasks started and ended per second, eight at a time.
 func BenchmarkStartRateImage(b *testing.B) {
-	needRoot(b)
+	realpart.Root(b)
 	d := newHost(b).start(nil, inMemory(b))
 	defer d.end()
 	img := boxImage(b, imagetest.Serve(b), "box", v1.Config{})

@@ -20,6 +20,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // boxImage is a small busybox system; change may set what it says of itself, and further layers lie on top.
@@ -45,7 +46,7 @@ func dockerImage(name string) *mesosv1.Image {
 
 // runtimes are what makes containers with an image: the helper itself, and the OCI runtimes.
 func runtimes(t *testing.T, f func(t *testing.T, h *host, oci string)) {
-	needRoot(t)
+	realpart.Root(t)
 	for _, oci := range []string{"", "crun", "runc"} {
 		name := oci
 		if name == "" {
@@ -442,7 +443,7 @@ func TestImageGroup(t *testing.T) {
 // TestImageRefused: what can't be given is refused with a reason, and nothing is left.
 func TestImageRefused(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	h := newHost(t)
 	r := imagetest.Serve(t)
 	evil := boxImage(t, r, "evil", v1.Config{}, []imagetest.File{{Name: "proc", Link: "/etc"}})

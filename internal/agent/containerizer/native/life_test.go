@@ -17,6 +17,7 @@ import (
 	executorv1 "github.com/orchestrator/orchestrator/api/mesos/v1/executor"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 func TestNothingEscapesDestroy(t *testing.T) {
@@ -46,7 +47,7 @@ func TestNothingEscapesDestroy(t *testing.T) {
 
 func TestForkBombHurtsOnlyItself(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	d := newHost(t).start(nil, func(c *Config) { c.Cgroups.PIDs = 60 })
 	defer d.end()
 	d.launch(d.plain("bomb", `sh -c 'while :; do sleep 1000 & done' 2>/dev/null; exec sleep 1000`))
@@ -68,7 +69,7 @@ func TestForkBombHurtsOnlyItself(t *testing.T) {
 
 func TestMemoryLimit(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	d := newHost(t).start(nil)
 	defer d.end()
 	eat := "x=a; while :; do x=$x$x$x$x; done"
@@ -228,7 +229,7 @@ func TestNestedContainerThatNeverBegan(t *testing.T) {
 
 func TestAgentsOfOneHostLeaveEachOtherAlone(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	h1, h2 := newHost(t), newHost(t)
 	h2.root = h1.root
 	d1 := h1.start(nil)

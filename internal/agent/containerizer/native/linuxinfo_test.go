@@ -15,6 +15,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // process finds the process of a container that runs `sleep`, as the host sees it.
@@ -61,7 +62,7 @@ func linux(li *mesosv1.LinuxInfo) *mesosv1.ContainerInfo {
 // TestLinuxInfo reads back from the kernel what each field of LinuxInfo, and each flag about it, makes of a process.
 func TestLinuxInfo(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	profiles := t.TempDir()
 	if err := os.WriteFile(filepath.Join(profiles, "nouname.json"), []byte(
 		`{"defaultAction":"SCMP_ACT_ALLOW","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]}],"syscalls":[{"names":["uname"],"action":"SCMP_ACT_ERRNO"}]}`), 0o644); err != nil {
@@ -186,7 +187,7 @@ func shmSize(t *testing.T, pid int) string {
 // TestWhatCannotBecomeTheProcess: what fails between the fork and the program is a failed launch that says why.
 func TestWhatCannotBecomeTheProcess(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	profiles := t.TempDir()
 	if err := os.WriteFile(filepath.Join(profiles, "noexec.json"), []byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["execve"],"action":"SCMP_ACT_ERRNO"}]}`), 0o644); err != nil {
 		t.Fatal(err)
@@ -228,7 +229,7 @@ func TestWhatCannotBecomeTheProcess(t *testing.T) {
 // TestNestedAndSessionsKeepTheirParentsLimits: what runs inside a container gets no more than the container has.
 func TestNestedAndSessionsKeepTheirParentsLimits(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	d := newHost(t).start(nil, func(c *Config) { c.Isolation = allIsolators })
 	defer d.end()
 	up := d.plain("up", "sleep 1000")
@@ -245,7 +246,7 @@ func TestNestedAndSessionsKeepTheirParentsLimits(t *testing.T) {
 // TestDevices: only what the whitelist says can be opened.
 func TestDevices(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	h := newHost(t)
 	dev := filepath.Join(t.TempDir(), "kmsg")
 	if err := unix.Mknod(dev, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 11))); err != nil {
@@ -265,10 +266,8 @@ func TestDevices(t *testing.T) {
 		id := ids.Container("dev-" + name)
 		cfg := d.plain(id, try+"; sleep 0.1")
 		d.launch(cfg)
-		if name == "denied" && d.groups.Version() == 1 { // version 2 has a program that says nothing
-			if got := d.v1file(string(id), "devices", "devices.list"); !strings.Contains(got, "c 1:5 rwm") || strings.Contains(got, "a *:* rwm") {
-				t.Errorf("devices.list: %s", got)
-			}
+		if got, told := d.devices(string(id)); told && name == "denied" && (!strings.Contains(got, "c 1:5 rwm") || strings.Contains(got, "a *:* rwm")) {
+			t.Errorf("devices.list: %s", got)
 		}
 		d.wait(id)
 		if got := read(t, cfg.Directory, "stdout"); got != c.want {
@@ -281,7 +280,7 @@ func TestDevices(t *testing.T) {
 // TestCPUSet pins containers to what the agent was told.
 func TestCPUSet(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	d := newHost(t).start(nil, func(c *Config) {
 		c.Isolation, c.Cgroups.CPUs = "cgroups/all,filesystem/linux", "0"
 	})

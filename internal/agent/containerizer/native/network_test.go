@@ -22,6 +22,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/network"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // pluginsDir is where Debian's containernetworking-plugins lie.
@@ -34,12 +35,9 @@ const netnsEnv = "ORCHESTRATOR_TEST_NETNS"
 // packet filter rules are seen by nobody else and can be counted. It gives true in that process.
 func inOwnNetwork(t testing.TB) bool {
 	t.Helper()
-	needRoot(t)
+	realpart.Root(t)
 	if _, err := os.Stat(filepath.Join(pluginsDir, "bridge")); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("containernetworking-plugins is not installed")
-		}
-		t.Skip("containernetworking-plugins is not installed")
+		realpart.Missing(t, "containernetworking-plugins is not installed: run test/deps.sh")
 	}
 	if os.Getenv(netnsEnv) != "" {
 		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {

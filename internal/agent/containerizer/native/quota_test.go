@@ -12,19 +12,17 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/agent/projectquota"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // withQuota chooses the isolator disk/xfs. The tests' directory must be on a file system with quotas: package vmtest runs them so.
 func withQuota(t *testing.T, kill bool) func(*Config) {
 	t.Helper()
-	needRoot(t)
+	realpart.Root(t)
 	ranges := []projectquota.Range{{First: 5000, Last: 5015}}
 	s, err := projectquota.Open(t.TempDir(), ranges)
 	if err != nil {
-		if os.Getenv("ORCHESTRATOR_TEST_VM") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("internal/vmtest runs this test: %v", err)
+		realpart.OtherKernel(t, "%v", err)
 	}
 	s.Close()
 	return func(c *Config) {
@@ -147,7 +145,7 @@ func TestQuotaKills(t *testing.T) {
 // TestQuotaRefused: where the file system keeps no accounts the agent says so, and what would give some.
 func TestQuotaRefused(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	cfg := Config{WorkDir: "/proc/self", RuntimeDir: filepath.Join(t.TempDir(), "run"), Helper: helperPath, Isolation: "disk/xfs", Projects: []projectquota.Range{{First: 1, Last: 2}}}
 	if _, err := New(cfg, Deps{}); err == nil || !strings.Contains(err.Error(), "disk/xfs") || !strings.Contains(err.Error(), "prjquota") {
 		t.Errorf("no project quotas: %v", err)

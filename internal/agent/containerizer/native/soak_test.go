@@ -21,6 +21,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/network"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // soakEnv says how many containers TestManyContainers starts.
@@ -208,7 +209,7 @@ func (d *daemon) oneOfMany(rng *rand.Rand, i int) error {
 // TestGroupThatCannotBeRemoved: the container ends, the next one starts, and the group goes with the next agent process.
 func TestGroupThatCannotBeRemoved(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	h := newHost(t)
 	d := h.start(nil)
 	d.releaseLimit = 100 * time.Millisecond

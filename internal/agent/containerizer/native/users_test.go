@@ -16,6 +16,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/agent/userns"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // testUsers is the range of host ids of these tests: room for three containers.
@@ -66,7 +67,7 @@ func persistent(id, at string) *mesosv1.Resource {
 // under its own ids, and on the disk too they are those that they would be without a user namespace.
 func TestUserNamespace(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	h := newHost(t)
 	r := imagetest.Serve(t)
 	img := boxImage(t, r, "box", v1.Config{})
@@ -161,7 +162,7 @@ func TestUserNamespace(t *testing.T) {
 // replaced: the ids stay while the container runs, no other gets them, and they are free after its end.
 func TestUserNamespaceTasks(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	h := newHost(t)
 	r := imagetest.Serve(t)
 	img := boxImage(t, r, "box", v1.Config{User: "webapp"})
@@ -297,7 +298,7 @@ func TestUserNamespaceNetwork(t *testing.T) {
 // TestUserNamespaceRefused: what can't be combined is said when the agent starts.
 func TestUserNamespaceRefused(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	for _, c := range []struct {
 		change func(*Config)
 		says   string

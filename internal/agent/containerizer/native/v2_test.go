@@ -11,13 +11,14 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // TestUnifiedHierarchy runs containers in a real cgroup v2 hierarchy, be it one without controllers beside v1: they are
 // born into their group, killed by it, and it goes with them. Limits are TestFakeV2's where v2 has no controllers.
 func TestUnifiedHierarchy(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	mnt := ""
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -29,7 +30,7 @@ func TestUnifiedHierarchy(t *testing.T) {
 		}
 	}
 	if mnt == "" {
-		t.Skip("no cgroup v2 hierarchy is mounted here")
+		realpart.OtherKernel(t, "no hierarchy of cgroups v2 is mounted here")
 	}
 	h := newHost(t)
 	d := h.start(nil)
@@ -67,13 +68,10 @@ func TestUnifiedHierarchy(t *testing.T) {
 // from the kernel. Package vmtest runs it on one.
 func TestUnifiedValues(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	ch, err := cgroup.Detect()
 	if err != nil || ch.V2 == "" {
-		if os.Getenv("ORCHESTRATOR_TEST_VM") != "" {
-			t.Fatalf("no unified hierarchy: %+v %v", ch, err)
-		}
-		t.Skip("no unified hierarchy with controllers: internal/vmtest runs this test")
+		realpart.OtherKernel(t, "no unified hierarchy with controllers: %+v %v", ch, err)
 	}
 	d := newHost(t).start(nil, func(c *Config) {
 		c.Isolation, c.Cgroups.CPUs = "cgroups/all,namespaces/pid,filesystem/linux,linux/devices", "0"

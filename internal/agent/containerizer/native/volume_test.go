@@ -10,6 +10,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/ids"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // mountAt finds the last mount at a path as a process sees it: "<root of the mount> <options> <type>".
@@ -29,7 +30,7 @@ func mountAt(t *testing.T, pid int, path string) string {
 // TestVolumeFields has a case per field of Volume, read back from the process's own mount table.
 func TestVolumeFields(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	realpart.Root(t)
 	h := newHost(t)
 	allowed, hidden := filepath.Join(h.dir, "allowed"), filepath.Join(h.dir, "hidden")
 	for _, d := range []string{filepath.Join(allowed, "sub"), hidden} {

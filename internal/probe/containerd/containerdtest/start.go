@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/orchestrator/orchestrator/internal/dockertest"
+	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
 // Pause is the image that the runtime keeps a pod's namespaces with.
@@ -44,13 +45,9 @@ type Runtime struct {
 // Start runs containerd until the test ends. Where that is impossible the test is skipped, or fails when CI is set.
 func Start(t testing.TB) *Runtime {
 	t.Helper()
+	realpart.Root(t)
 	for _, program := range []string{"containerd", "ctr", "containerd-shim-runc-v2", "runc"} {
-		if _, err := exec.LookPath(program); err != nil || os.Geteuid() != 0 {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s, started by root, is needed (Debian: containerd)", program)
-			}
-			t.Skipf("%s, started by root, is needed (Debian: containerd)", program)
-		}
+		realpart.Program(t, program, "containerd")
 	}
 	dir, err := os.MkdirTemp("", "ct") // a socket's path is short
 	if err != nil {
