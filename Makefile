@@ -2,7 +2,7 @@
 GO ?= go
 BIN := bin
 
-.PHONY: build up test test-go test-clients lint bench generate deps console
+.PHONY: build up test test-go test-clients leftovers lint bench generate deps console
 
 # The helper that stands beside containers is small and static; orchestrator carries it along. A plain
 # `go build ./cmd/orchestrator` works as well: it serves as its own helper.
@@ -20,15 +20,20 @@ test: deps test-go test-clients
 deps:
 	./test/deps.sh
 
-test-go:
+test-go: leftovers
 	$(GO) vet ./...
-	$(GO) test -count=1 -race -timeout 20m ./...
+	$(LEFTOVERS) -host $(GO) test -exec $(LEFTOVERS) -count=1 -race -timeout 20m ./...
+
+# Runs a command, and fails with a list when it leaves something behind: here each test binary, and all of them.
+LEFTOVERS := $(CURDIR)/$(BIN)/leftovers
+leftovers:
+	$(GO) build -o $(BIN)/leftovers ./test/leftovers
 
 # Programs that nobody here wrote, in Go modules of their own.
-test-clients: build
+test-clients: build leftovers
 	@for d in test/*/go.mod; do [ -e "$$d" ] || continue; \
 		echo "== $$(dirname $$d)"; \
-		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(GO) test -count=1 -timeout 15m ./...) || exit 1; done
+		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(LEFTOVERS) -host $(GO) test -exec $(LEFTOVERS) -count=1 -timeout 15m ./...) || exit 1; done
 
 # The console's files, which are committed where Go embeds them. Needs Node 20 or later; a test compares.
 console:

@@ -27,6 +27,7 @@ import (
 
 	linkv1 "github.com/orchestrator/orchestrator/api/link/v1"
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
 	"github.com/orchestrator/orchestrator/internal/agent/core"
 	helper "github.com/orchestrator/orchestrator/internal/agent/executor"
 	"github.com/orchestrator/orchestrator/internal/config"
@@ -215,13 +216,7 @@ func (s *site) end() {
 		}
 		return nil
 	})
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + s.group)
-	for _, g := range groups {
-		if children, _ := os.ReadDir(g); slices.ContainsFunc(children, func(e os.DirEntry) bool { return e.IsDir() }) {
-			s.t.Errorf("control groups are left in %s", g)
-		}
-		_ = os.Remove(g)
-	}
+	cgrouptest.Gone(s.t, s.group)
 }
 
 // processes are those that have the site's directory as their working directory or in their command line.

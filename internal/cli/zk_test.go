@@ -14,6 +14,8 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
 
+func TestMain(m *testing.M) { os.Exit(zktest.Tests{M: m}.Run()) }
+
 type zkResult struct {
 	code     int
 	out, err string

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
 	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
@@ -178,32 +179,15 @@ func TestUp(t *testing.T) {
 	// Tasks that run on while everything is killed at once.
 	const count = 12
 	marker := "3" + time.Now().Format("150405") // seconds that no other process of this machine sleeps
+	var root string                             // of their control groups, below that of the hierarchies
 	t.Cleanup(func() {                          // they outlive the cluster; with them go the groups that nobody looks after any more
-		groups := map[string]bool{}
 		for _, pid := range sleepers(marker) {
 			if n, err := strconv.Atoi(pid); err == nil {
-				b, _ := os.ReadFile("/proc/" + pid + "/cgroup")
-				for line := range strings.Lines(string(b)) {
-					if _, rest, ok := strings.Cut(line, ":/orchestrator-"); ok {
-						name, _, _ := strings.Cut(strings.TrimSpace(rest), "/")
-						groups["orchestrator-"+name] = true
-					}
-				}
 				_ = syscall.Kill(n, syscall.SIGKILL)
 			}
 		}
-		for name := range groups {
-			roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
-			for _, root := range roots {
-				u.poll("the control group "+root+" to be gone", func() bool {
-					children, _ := filepath.Glob(root + "/*-*")
-					for _, c := range children {
-						_ = syscall.Rmdir(c)
-					}
-					err := syscall.Rmdir(root)
-					return err == nil || os.IsNotExist(err)
-				})
-			}
+		if root != "" {
+			cgrouptest.Remove(t, root)
 		}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -221,6 +205,13 @@ func TestUp(t *testing.T) {
 	before := sleepers(marker)
 	if len(before) != count {
 		t.Errorf("%d processes run, not %d", len(before), count)
+	}
+	for _, pid := range before {
+		b, _ := os.ReadFile("/proc/" + pid + "/cgroup")
+		if _, rest, ok := strings.Cut(string(b), ":/orchestrator-"); ok {
+			name, _, _ := strings.Cut(rest, "/")
+			root = "orchestrator-" + name
+		}
 	}
 	_ = u.cmd.Process.Signal(syscall.SIGKILL)
 	_ = u.cmd.Wait()
@@ -246,6 +237,10 @@ func TestUp(t *testing.T) {
 	}
 	u.poll("all tasks to end", func() bool { return len(sleepers(marker)) == 0 })
 	cancel()
+	u.poll("their control groups to go", func() bool {
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + root + "/*-*")
+		return root == "" || len(groups) == 0
+	})
 
 	_ = u.cmd.Process.Signal(os.Interrupt)
 	ended := make(chan error, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk"
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
+
+func TestMain(m *testing.M) { os.Exit(zktest.Tests{M: m}.Run()) }
 
 func TestMultiAnswersPerOperation(t *testing.T) {
 	t.Parallel()

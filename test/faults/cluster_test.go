@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
 )
 
 // program builds the binary once.
@@ -282,28 +284,7 @@ func (c *cluster) sweep() {
 		}
 		time.Sleep(10 * time.Millisecond) // a poll
 	}
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.group)
-	for _, g := range groups {
-		for range 100 {
-			if removeTree(g) == nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond) // a poll
-		}
-	}
-}
-
-// removeTree removes a control group with those below it.
-func removeTree(dir string) error {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return syscall.Rmdir(dir)
+	cgrouptest.Remove(c.t, c.group)
 }
 
 // left finds what should not be there when the agent has left for good.

@@ -20,8 +20,8 @@ type cluster struct {
 	kill     func() // ends the process at once, as a crash
 }
 
-// startCluster runs `orchestrator up` on free ports until the test ends.
-func startCluster(t *testing.T, resources string) cluster {
+// binary is the program that is tested.
+func binary(t *testing.T) string {
 	t.Helper()
 	bin := os.Getenv("ORCHESTRATOR_BIN")
 	if bin == "" {
@@ -30,7 +30,13 @@ func startCluster(t *testing.T, resources string) cluster {
 		}
 		t.Skip("ORCHESTRATOR_BIN names no binary to test: run make test-clients")
 	}
-	return startIn(t, bin, t.TempDir(), resources)
+	return bin
+}
+
+// startCluster runs `orchestrator up` on free ports until the test ends.
+func startCluster(t *testing.T, resources string) cluster {
+	t.Helper()
+	return startIn(t, binary(t), t.TempDir(), resources)
 }
 
 // startIn runs it in a directory that may have been used before.

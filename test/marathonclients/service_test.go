@@ -235,12 +235,10 @@ func TestBadCanaryGoesBack(t *testing.T) {
 // TestCrashInEachPhase kills the whole control plane without warning at several moments of a rolling update. Each time it is
 // started again the update goes on, and no instance is there twice or missing.
 func TestCrashInEachPhase(t *testing.T) {
-	bin, dir := os.Getenv("ORCHESTRATOR_BIN"), t.TempDir()
+	bin, dir := binary(t), t.TempDir()
 	// A command line that no other process of this machine has.
 	line := func(n int) string { return fmt.Sprintf("sleep %d00%d", 10000+os.Getpid(), n) }
-	c := startCluster(t, "cpus:1") // skips or fails as it must without a binary
-	c.kill()
-	c = startIn(t, bin, dir, all)
+	c := startIn(t, bin, dir, all)
 	call(t, "POST", c.Marathon+"/v2/apps", `{"id":"/job","cmd":"`+line(0)+`","cpus":0.1,"mem":16,"instances":12,"upgradeStrategy":{"minimumHealthCapacity":0.5,"maximumOverCapacity":0.25}}`, nil)
 	state := func() (a appState) {
 		call(t, "GET", c.Marathon+"/v2/apps/job", "", &a)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -25,7 +26,7 @@ var (
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-func run(m *testing.M) int {
+func run(m *testing.M) (code int) {
 	bin := os.Getenv("ORCHESTRATOR_BIN")
 	if bin == "" {
 		fmt.Println("ORCHESTRATOR_BIN is not set: run `make test-clients`, which builds the binary first")
@@ -58,6 +59,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer func() {
+		if err := teardown(bin); err != nil {
+			fmt.Println(err)
+			code = 1
+		}
 		_ = up.Process.Signal(syscall.SIGTERM)
 		_ = up.Wait()
 	}()
@@ -81,6 +86,57 @@ func run(m *testing.M) int {
 	}
 	cluster.Master, cluster.Host = addresses.Master, u.Host
 	return m.Run()
+}
+
+// teardown ends the frameworks, which would keep their executors for a quarter of an hour after the cluster's end, and waits
+// until nothing is left of these.
+func teardown(bin string) error {
+	command := func(args ...string) ([]byte, error) {
+		out, err := exec.Command(bin, append(args, "--master", cluster.Host)...).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("orchestrator %s: %w: %s", strings.Join(args, " "), err, out)
+		}
+		return out, err
+	}
+	out, err := command("framework", "ls", "-o", "json")
+	if err != nil {
+		return err
+	}
+	var list struct {
+		Frameworks []struct {
+			Info struct {
+				ID struct{ Value string }
+			} `json:"framework_info"`
+		}
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
+		return fmt.Errorf("framework ls: %w: %s", err, out)
+	}
+	for _, f := range list.Frameworks {
+		if _, err := command("framework", "teardown", f.Info.ID.Value, "--yes"); err != nil {
+			return err
+		}
+	}
+	var containers []struct {
+		ID string `json:"container_id"`
+	}
+	for deadline := time.Now().Add(60 * time.Second); ; {
+		resp, err := http.Get("http://127.0.0.1:" + agentPort + "/containers")
+		if err != nil {
+			return err
+		}
+		err = json.NewDecoder(resp.Body).Decode(&containers)
+		resp.Body.Close()
+		switch {
+		case err != nil:
+			return err
+		case len(containers) == 0:
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("the frameworks have ended, their containers have not: %v", containers)
+		}
+		time.Sleep(50 * time.Millisecond) // polls another process, with a deadline
+	}
 }
 
 // output runs a program to its end and gives what it printed.

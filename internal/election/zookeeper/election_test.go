@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,8 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk"
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
+
+func TestMain(m *testing.M) { os.Exit(zktest.Tests{M: m}.Run()) }
 
 func master(address string) election.Leader {
 	return election.Leader{Address: address, Info: &mesosv1.MasterInfo{

@@ -228,5 +228,5 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "30"); err != nil {
 		panic(err)
 	}
-	os.Exit(m.Run())
+	os.Exit(zktest.Tests{M: m}.Run())
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"github.com/orchestrator/orchestrator/internal/zk/txn"
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
+
+func TestMain(m *testing.M) { os.Exit(zktest.Tests{M: m}.Run()) }
 
 func super() []zk.Auth {
 	return []zk.Auth{{Scheme: "digest", Data: []byte("super:" + zktest.SuperPassword)}}

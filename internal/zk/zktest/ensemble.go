@@ -102,23 +102,54 @@ func Start(tb testing.TB, opts Options) *Ensemble {
 	return e
 }
 
-var shared = sync.OnceValues(func() (*Ensemble, error) {
+// house is the shared server of a test binary, and the directory that it lives in.
+type house struct {
+	mu  sync.Mutex
+	dir string // set by Tests.Run
+	*Ensemble
+	err error
+}
+
+var shared house
+
+// Tests are those of a binary which uses Shared: its TestMain runs them. What the server leaves goes with them.
+type Tests struct{ *testing.M }
+
+// Run runs the tests and gives what os.Exit is to be told.
+func (t Tests) Run() int {
 	dir, err := os.MkdirTemp("", "zktest")
 	if err != nil {
-		return nil, err
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	return launch(dir, Options{})
-})
+	shared.dir = dir
+	defer func() {
+		if shared.Ensemble != nil {
+			for _, n := range shared.Nodes {
+				n.Kill()
+			}
+		}
+		_ = os.RemoveAll(dir)
+	}()
+	return t.M.Run()
+}
 
 // Shared is a single server that all tests of this binary use; it is not to be harmed.
 func Shared(tb testing.TB) *Ensemble {
 	tb.Helper()
 	Require(tb)
-	e, err := shared()
-	if err != nil {
-		tb.Fatal(err)
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.dir == "" {
+		tb.Fatal("TestMain does not run zktest.Tests")
 	}
-	return e
+	if shared.Ensemble == nil && shared.err == nil {
+		shared.Ensemble, shared.err = launch(shared.dir, Options{})
+	}
+	if shared.err != nil {
+		tb.Fatal(shared.err)
+	}
+	return shared.Ensemble
 }
 
 func freePorts(n int) ([]int, error) {

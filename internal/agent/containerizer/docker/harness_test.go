@@ -21,6 +21,7 @@ import (
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	executorv1 "github.com/orchestrator/orchestrator/api/mesos/v1/executor"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
@@ -93,27 +94,7 @@ func hostOn(t testing.TB, e *dockertest.Engine) *host {
 	for d := h.dir; len(d) > len(os.TempDir()); d = filepath.Dir(d) {
 		_ = os.Chmod(d, 0o755)
 	}
-	t.Cleanup(func() {
-		ch, err := cgroup.Detect()
-		if err != nil {
-			return
-		}
-		m, err := cgroup.New(ch, cgroup.Config{Root: h.cg})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer m.Close()
-		names, err := m.List()
-		if err != nil || len(names) > 0 {
-			t.Errorf("control groups left: %v %v", names, err)
-		}
-		for _, n := range names {
-			g := m.Open(n)
-			g.Kill()
-			_ = g.Remove()
-		}
-	})
+	t.Cleanup(func() { cgrouptest.Gone(t, h.cg) })
 	return h
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -142,7 +143,7 @@ func TestUserNamespaceFileSystems(t *testing.T) {
 			t.Parallel()
 			at := fileSystem(t, kind)
 			h := newHost(t)
-			cfg := Config{WorkDir: filepath.Join(at, "work"), RuntimeDir: filepath.Join(h.dir, "run"), Helper: helperPath}
+			cfg := Config{WorkDir: filepath.Join(at, "work"), RuntimeDir: filepath.Join(h.dir, "run"), Helper: helperPath, Cgroups: cgroup.Config{Root: h.root}}
 			inUsers(&cfg)
 			refused := func(what string, images Images) {
 				t.Helper()

@@ -16,6 +16,7 @@ import (
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	executorv1 "github.com/orchestrator/orchestrator/api/mesos/v1/executor"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
@@ -92,30 +93,9 @@ func newHost(t testing.TB) *host {
 	for d := h.dir; len(d) > len(os.TempDir()); d = filepath.Dir(d) {
 		_ = os.Chmod(d, 0o755)
 	}
-	t.Cleanup(func() {
-		if os.Geteuid() != 0 {
-			return
-		}
-		ch, err := cgroup.Detect()
-		if err != nil {
-			return
-		}
-		m, err := cgroup.New(ch, cgroup.Config{Root: h.root})
-		if err != nil {
-			t.Errorf("open the test's cgroups: %v", err)
-			return
-		}
-		defer m.Close()
-		names, err := m.List()
-		if err != nil || len(names) > 0 {
-			t.Errorf("cgroups left: %v %v", names, err)
-		}
-		for _, n := range append(names, ".") {
-			g := m.Open(n)
-			g.Kill()
-			_ = g.Remove()
-		}
-	})
+	if os.Geteuid() == 0 {
+		t.Cleanup(func() { cgrouptest.Gone(t, h.root) })
+	}
 	return h
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
+	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
 	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
@@ -28,6 +29,7 @@ func newID() string {
 func groups(t *testing.T, name string) (dirs []string) {
 	t.Helper()
 	realpart.Root(t)
+	t.Cleanup(func() { cgrouptest.Remove(t, name) })
 	tops, err := cgroup.Hierarchies()
 	if err != nil || len(tops) == 0 {
 		t.Fatalf("no control groups: %v", err)
@@ -37,7 +39,6 @@ func groups(t *testing.T, name string) (dirs []string) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = os.Remove(dir); _ = os.Remove(filepath.Dir(dir)) })
 		// A group without processors takes no process.
 		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
 			for _, d := range []string{filepath.Dir(dir), dir} {
@@ -88,7 +89,7 @@ const (
 // stays.
 func TestEnd(t *testing.T) {
 	t.Parallel()
-	for name, form := range map[string]string{"cgroupfs": "remains-test-a/%", "systemd": "remains-test-b/docker-%.scope"} {
+	for name, form := range map[string]string{"cgroupfs": "%", "systemd": "docker-%.scope"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			id, other := newID(), newID()
