@@ -2,5 +2,5 @@
 
 package vmtest
 
-// race says that tests in the machine look for races because those out here do: their binaries are the same then.
+// race says that tests in the machine look for races because those out here do.
 const race = true

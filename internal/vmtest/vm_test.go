@@ -39,7 +39,7 @@ func TestAgent(t *testing.T) {
 			{Package: "internal/agent/projectquota", Args: []string{"-test.v"}, Env: tmp},
 			{Package: "internal/agent/projectquota", Args: []string{"-test.v"}, Env: []string{"TMPDIR=" + ext4.At}},
 			{Package: "internal/agent/cgroup", Args: []string{"-test.v", "-test.run=^(TestUnified.*|TestDeviceProgram|TestSetDevices)$", "-test.skip=^TestUnifiedInAContainer$"}, Env: tmp},
-			{Package: "internal/agent/containerizer/native", Args: []string{"-test.v", "-test.run=^(TestQuota.*|TestImage|TestUnified.*|TestMemoryLimit|TestPlainContainer|TestDevices|TestCPUSet|TestGroupThatCannotBeRemoved|TestGroupInOneNetwork)$"}, Env: tmp},
+			{Package: "internal/agent/containerizer/native", RacedOutside: true, Args: []string{"-test.v", "-test.run=^(TestQuota.*|TestImage|TestUnified.*|TestMemoryLimit|TestPlainContainer|TestDevices|TestCPUSet|TestGroupThatCannotBeRemoved|TestGroupInOneNetwork)$"}, Env: tmp},
 		},
 	})
 }
@@ -66,7 +66,7 @@ func TestVersion1(t *testing.T) {
 		Version1: true, Programs: []string{"crun", "runc", "mkfs.xfs"}, Modules: []string{"xfs", "crc32c_generic"}, Disks: []Disk{xfs},
 		Tests: []Test{
 			{Package: "internal/agent/cgroup", Args: []string{"-test.v", "-test.run=^TestRealGroup$"}, Env: tmp},
-			{Package: "internal/agent/containerizer/native", Args: []string{"-test.v", "-test.run=^(TestCgroupValues|TestDevices|TestFakeGPUs|TestCPUSet|TestMemoryLimit)$/^helper$"}, Env: tmp},
+			{Package: "internal/agent/containerizer/native", RacedOutside: true, Args: []string{"-test.v", "-test.run=^(TestCgroupValues|TestDevices|TestFakeGPUs|TestCPUSet|TestMemoryLimit)$/^helper$"}, Env: tmp},
 		},
 	})
 }
@@ -85,7 +85,7 @@ func TestWholeAgent(t *testing.T) {
 		Modules: append([]string{"xfs", "ext4", "btrfs", "crc32c_generic"}, networkModules...),
 		Disks:   []Disk{{At: xfs.At, Format: xfs.Format, Type: xfs.Type, Options: xfs.Options, MB: 2000}},
 		Tests: append(tests, Test{
-			Package: "internal/agent/containerizer/native", Env: tmp,
+			Package: "internal/agent/containerizer/native", RacedOutside: true, Env: tmp,
 			Args: []string{"-test.v", "-test.parallel=2", "-test.skip=^(TestMany.*|TestKillAtAnyMoment.*|TestWithoutRoot|TestCgroupValues)$"},
 		}),
 		Limit: 15 * time.Minute,
