@@ -21,39 +21,46 @@ import (
 const patience = 10 * time.Second
 
 func main() {
-	host := flag.Bool("host", false, "look at the whole host too: control groups, network interfaces, packet filter, loop devices, shared memory")
+	host := flag.Bool("host", false, "look at the whole host too: control groups, network interfaces, packet filter, loop devices, shared memory; only tells of what is left there")
+	strict := flag.Bool("strict", false, "with -host: fail because of it, too")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "usage: leftovers [-host] COMMAND [ARGUMENT…]")
 		os.Exit(2)
 	}
-	code, left, err := run(flag.Args(), *host)
+	code, left, onHost, err := run(flag.Args(), *host)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "leftovers:", err)
 		os.Exit(2)
 	}
+	if *strict {
+		left, onHost = append(left, onHost...), nil
+	}
+	dir, _ := os.Getwd()
+	if len(onHost) > 0 {
+		fmt.Fprintf(os.Stderr, "leftovers: new on this host since %s in %s began, its or somebody else's:\n\t%s\n", flag.Arg(0), dir, strings.Join(onHost, "\n\t"))
+	}
 	if len(left) > 0 {
-		dir, _ := os.Getwd()
 		fmt.Fprintf(os.Stderr, "leftovers: %s in %s has left behind:\n\t%s\n", flag.Arg(0), dir, strings.Join(left, "\n\t"))
 		code = max(code, 1)
 	}
 	os.Exit(code)
 }
 
-// run runs a command. It gives its exit code and what it has left.
-func run(argv []string, host bool) (code int, left []string, err error) {
+// run runs a command. It gives its exit code, what it has left, and what is new on the host.
+func run(argv []string, host bool) (code int, left, onHost []string, err error) {
 	tmp, err := temporary()
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	var before map[string]bool
 	if host {
 		if before, err = lookAtHost(); err != nil {
-			return 0, nil, err
+			return 0, nil, nil, err
 		}
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return 0, nil, fmt.Errorf("become the reaper of orphans: %w", err)
+		return 0, nil, nil, fmt.Errorf("become the reaper of orphans: %w", err)
 	}
 	runtime.LockOSThread() // the command is to die with this process: the kernel's promise is one about the thread
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -63,7 +70,7 @@ func run(argv []string, host bool) (code int, left []string, err error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
 	if err := cmd.Start(); err != nil {
-		return 0, nil, errors.Join(err, os.RemoveAll(tmp))
+		return 0, nil, nil, errors.Join(err, os.RemoveAll(tmp))
 	}
 	go func() {
 		for s := range signals {
@@ -73,9 +80,9 @@ func run(argv []string, host bool) (code int, left []string, err error) {
 	code = reap(cmd.Process.Pid)
 	left = settle(tmp)
 	if host {
-		left = append(left, settleHost(before)...)
+		onHost = settleHost(before)
 	}
-	return code, left, nil
+	return code, left, onHost, nil
 }
 
 // temporary makes a directory for temporary files. Its name is short, because paths of sockets must be: inside of another run's
