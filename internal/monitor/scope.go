@@ -1,12 +1,14 @@
 package monitor
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -21,12 +23,26 @@ import (
 type scopeReads struct {
 	m   *Monitor
 	api *read.API
-	// past lets one request at a time rebuild a picture of the past: that is the dearest thing a viewer can ask for.
-	past chan struct{}
+	// past lets one request at a time look at the past: that is the dearest thing a viewer can ask for. It holds the estate that
+	// was made last, since most requests look at the same one several times.
+	past chan pastEstate
+	// compressors are used again: each is larger than most of what it compresses.
+	compressors sync.Pool
 }
 
+// pastEstate is an estate as it was at a time.
+type pastEstate struct {
+	at     int64
+	estate *estate.Estate
+	made   time.Time
+}
+
+// pastKept is for how long it is kept.
+const pastKept = 10 * time.Second
+
 func newScopeReads(m *Monitor) *scopeReads {
-	s := &scopeReads{m: m, past: make(chan struct{}, 1)}
+	s := &scopeReads{m: m, past: make(chan pastEstate, 1)}
+	s.past <- pastEstate{}
 	s.api = read.New(s, func() time.Time { return m.hub.now() })
 	return s
 }
@@ -79,6 +95,14 @@ func (s *scopeReads) run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			s.api.Tidy()
+			select {
+			case held := <-s.past:
+				if s.m.hub.now().Sub(held.made) > pastKept {
+					held = pastEstate{}
+				}
+				s.past <- held
+			default: // it is being looked at
+			}
 		}
 	}
 }
@@ -128,17 +152,21 @@ func (s *scopeReads) Estate(ctx context.Context, at int64, f func(*estate.Reader
 
 // replayed calls f with the estate as it was at a time.
 func (s *scopeReads) replayed(ctx context.Context, at int64, f func(*estate.Estate) error) error {
+	var held pastEstate
 	select {
-	case s.past <- struct{}{}:
+	case held = <-s.past:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-s.past }()
-	past, err := s.m.pastAt(at)
-	if err != nil {
-		return err
+	defer func() { s.past <- held }()
+	if held.estate == nil || held.at != at {
+		made, err := s.m.pastAt(at)
+		if err != nil {
+			return err
+		}
+		held = pastEstate{at, made, s.m.hub.now()}
 	}
-	return f(past)
+	return f(held.estate)
 }
 
 // asked gives a request's options and the time that it asks for, 0 for now.
@@ -166,14 +194,41 @@ func scopeError(err error) error {
 	return err
 }
 
-// send answers with JSON that is made already.
-func send(w http.ResponseWriter, body []byte, err error) error {
+// send answers with JSON that is made already, compressed when it is large and the reader can take that, as Scope does.
+func (s *scopeReads) send(w http.ResponseWriter, r *http.Request, body []byte, err error) error {
 	if err != nil {
 		return scopeError(err)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body)
+	w.Header().Set("Vary", "Accept-Encoding")
+	if len(body) <= gzipAbove || !takesGzip(r) {
+		_, _ = w.Write(body)
+		return nil
+	}
+	w.Header().Set("Content-Encoding", "gzip")
+	z, _ := s.compressors.Get().(*gzip.Writer)
+	if z == nil {
+		z, _ = gzip.NewWriterLevel(w, gzip.BestSpeed)
+	} else {
+		z.Reset(w)
+	}
+	_, _ = z.Write(body)
+	_ = z.Close()
+	s.compressors.Put(z)
 	return nil
+}
+
+// takesGzip reports whether a reader names gzip among what it can take.
+func takesGzip(r *http.Request) bool {
+	for _, list := range r.Header.Values("Accept-Encoding") {
+		for item := range strings.SplitSeq(list, ",") {
+			name, q, _ := strings.Cut(item, ";")
+			if q = strings.ReplaceAll(q, " ", ""); strings.EqualFold(strings.TrimSpace(name), "gzip") && q != "q=0" && q != "q=0.0" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *scopeReads) list(w http.ResponseWriter, r *http.Request, _ identity) error {
@@ -182,7 +237,7 @@ func (s *scopeReads) list(w http.ResponseWriter, r *http.Request, _ identity) er
 		return err
 	}
 	body, err := s.api.List(r.Context(), q, at)
-	return send(w, body, err)
+	return s.send(w, r, body, err)
 }
 
 func (s *scopeReads) topology(w http.ResponseWriter, r *http.Request, _ identity) error {
@@ -191,7 +246,7 @@ func (s *scopeReads) topology(w http.ResponseWriter, r *http.Request, _ identity
 		return err
 	}
 	body, err := s.api.Topology(r.Context(), r.PathValue("topology"), q, at)
-	return send(w, body, err)
+	return s.send(w, r, body, err)
 }
 
 func (s *scopeReads) node(w http.ResponseWriter, r *http.Request, _ identity) error {
@@ -200,7 +255,7 @@ func (s *scopeReads) node(w http.ResponseWriter, r *http.Request, _ identity) er
 		return err
 	}
 	body, err := s.api.Node(r.Context(), r.PathValue("topology"), r.PathValue("id"), q, at)
-	return send(w, body, err)
+	return s.send(w, r, body, err)
 }
 
 // Bounds of a reader's interval. Scope's own is a second unless the reader names another.

@@ -1,8 +1,10 @@
 package monitor
 
 import (
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -101,6 +103,43 @@ func TestScopesAPIEscapesNames(t *testing.T) {
 	}
 }
 
+func TestScopesAPICompressesWhatIsLarge(t *testing.T) {
+	t.Parallel()
+	m, on := scoped(t, true)
+	d := &probev1.Delta{Seq: 2}
+	for i := range 100 {
+		d.Entities = append(d.Entities, &probev1.Entity{
+			Ref: uint32(10 + i), Id: topology.ContainerID("vm1", fmt.Sprintf("%012x", i)), Kind: topology.KindContainer, Label: "web", State: "running", Parents: []string{topology.HostID("vm1")},
+		})
+	}
+	if !m.estate.Apply("vm1", d, 1) {
+		t.Fatal("refused")
+	}
+	m.hub.flush()
+	for encoding, packed := range map[string]bool{"": false, "identity": false, "br, gzip;q=0": false, "gzip, deflate": true, "br;q=1, GZIP ; q=0.5": true} {
+		for range 2 {
+			r := httptest.NewRequestWithContext(t.Context(), "GET", "http://monitor:4040/api/topology/containers", nil)
+			r.Header.Set("Authorization", "Bearer omt_admin")
+			r.Header.Set("Accept-Encoding", encoding)
+			w := httptest.NewRecorder()
+			on.ServeHTTP(w, r)
+			body := io.Reader(w.Body)
+			if got := w.Header().Get("Content-Encoding") == "gzip"; got != packed {
+				t.Fatalf("%q: packed is %v", encoding, got)
+			} else if got {
+				var err error
+				if body, err = gzip.NewReader(body); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var all struct{ Nodes map[string]any }
+			if err := json.NewDecoder(body).Decode(&all); err != nil || len(all.Nodes) != 101 {
+				t.Errorf("%q: %d nodes, %v", encoding, len(all.Nodes), err)
+			}
+		}
+	}
+}
+
 // TestAReaderOfScopesThatIsSlow: what changes while it does not read comes in one difference, however much that was.
 func TestAReaderOfScopesThatIsSlow(t *testing.T) {
 	t.Parallel()
@@ -128,7 +167,7 @@ func TestAReaderOfScopesThatIsSlow(t *testing.T) {
 	m.hub.now = func() time.Time { return begin.Add(time.Minute) } // what was read before is not fresh any more
 	for i := range 1000 {
 		e := &probev1.Entity{Ref: 2, Id: topology.ContainerID("vm1", strings.Repeat("a", 64)), Kind: topology.KindContainer, Label: fmt.Sprint(i), State: "running", Parents: []string{topology.HostID("vm1")}}
-		other := &probev1.Entity{Ref: uint32(10 + i), Id: topology.ContainerID("vm1", fmt.Sprintf("%064x", i)), Kind: topology.KindContainer, Label: "brief", State: "running", Parents: []string{topology.HostID("vm1")}}
+		other := &probev1.Entity{Ref: uint32(10 + i), Id: topology.ContainerID("vm1", fmt.Sprintf("%012x", i)), Kind: topology.KindContainer, Label: "brief", State: "running", Parents: []string{topology.HostID("vm1")}}
 		if !m.estate.Apply("vm1", &probev1.Delta{Seq: uint64(2 + 2*i), Entities: []*probev1.Entity{e, other}}, 1) ||
 			!m.estate.Apply("vm1", &probev1.Delta{Seq: uint64(3 + 2*i), GoneEntities: []uint32{other.Ref}}, 1) {
 			t.Fatal("refused")

@@ -490,15 +490,6 @@ func (n *node) summary(at int64) summary {
 	return s
 }
 
-// summary is the row of an entity that is listed below another one.
-func (f *fact) summary(at int64) summary {
-	s := summary{basic: f.title(basic{ID: f.id, Label: f.label}), Metadata: f.metadata(at), Parents: f.parents, Metrics: f.metrics(), Tables: f.allTables()}
-	for i := range s.Metrics {
-		s.Metrics[i].Samples = nil
-	}
-	return s
-}
-
 var seed = maphash.MakeSeed()
 
 // encode writes the rows of a picture, once, whoever asks first.

@@ -77,6 +77,10 @@ func (a *API) picture(ctx context.Context, t *desc, at int64) (*picture, error) 
 	}
 	var p *picture
 	read := func() error {
+		if ok, err := a.has(ctx, t, at); !ok {
+			p = &picture{desc: t}
+			return err
+		}
 		return a.source.Picture(ctx, t.spec(), at, func(r *estate.Reader, v *view.View) { p = gather(t, r, v, at, a.now().UnixMilli()) })
 	}
 	if at != 0 {
@@ -100,6 +104,21 @@ func (a *API) picture(ctx context.Context, t *desc, at int64) (*picture, error) 
 	}
 	h.picture, h.read = p, a.now()
 	return p, nil
+}
+
+// has reports whether there is anything that a topology shows. Where there is no pod, Scope shows neither pods nor what is outside of
+// them, and no picture need be made.
+func (a *API) has(ctx context.Context, t *desc, at int64) (found bool, err error) {
+	if t.always {
+		return true, nil
+	}
+	err = a.source.Estate(ctx, at, func(r *estate.Reader) {
+		r.Entities(func(e *estate.Entity) bool {
+			found = e.Kind == t.kind || e.Kind == topology.KindContainer && slices.ContainsFunc(e.Parents, func(p string) bool { return topology.KindOf(p) == t.kind })
+			return !found
+		})
+	})
+	return found, err
 }
 
 // shown is a picture after the filters.
@@ -216,6 +235,9 @@ func (a *API) Node(ctx context.Context, id, node string, asked url.Values, at in
 	if !ok || t.view == "" {
 		return nil, ErrNotFound
 	}
+	if ok, err := a.has(ctx, t, at); !ok {
+		return nil, cmp.Or(err, ErrNotFound)
+	}
 	var c *closeLook
 	var p *picture
 	now := a.now().UnixMilli()
@@ -282,27 +304,9 @@ type listed struct {
 
 // List answers GET /api/topology.
 func (a *API) List(ctx context.Context, asked url.Values, at int64) ([]byte, error) {
-	present := map[string]bool{}
-	err := a.source.Estate(ctx, at, func(r *estate.Reader) {
-		r.Entities(func(e *estate.Entity) bool {
-			present[e.Kind] = true
-			if e.Kind == topology.KindContainer {
-				for _, p := range e.Parents {
-					present[topology.KindOf(p)] = true
-				}
-			}
-			return true
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
 	all := descs()
 	entry := func(t *desc) (listed, error) {
 		out := listed{Name: t.name, Rank: t.rank, HideIfEmpty: t.hideIfEmpty, Options: t.options, URL: "/api/topology/" + t.id}
-		if !t.always && !present[t.kind] {
-			return out, nil // and no picture is made of it
-		}
 		p, err := a.picture(ctx, t, at)
 		if err != nil {
 			return out, err

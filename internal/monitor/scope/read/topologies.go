@@ -155,22 +155,22 @@ func filters(groups []group, asked url.Values) []func(*node) bool {
 		if g.Select == "union" {
 			values = strings.Split(value, ",")
 		}
-		var any []func(*node) bool
+		var either []func(*node) bool
 		for _, o := range g.Options {
 			if !slices.Contains(values, o.Value) {
 				continue
 			}
 			switch {
 			case o.keep == nil:
-				any = append(any, stays)
+				either = append(either, stays)
 			case o.pseudo:
-				any = append(any, o.keep)
+				either = append(either, o.keep)
 			default:
-				any = append(any, func(n *node) bool { return n.pseudo || o.keep(n) })
+				either = append(either, func(n *node) bool { return n.pseudo || o.keep(n) })
 			}
 		}
-		if len(any) > 0 {
-			out = append(out, func(n *node) bool { return slices.ContainsFunc(any, func(f func(*node) bool) bool { return f(n) }) })
+		if len(either) > 0 {
+			out = append(out, func(n *node) bool { return slices.ContainsFunc(either, func(f func(*node) bool) bool { return f(n) }) })
 		}
 	}
 	return out
