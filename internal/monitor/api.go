@@ -70,7 +70,7 @@ func (m *Monitor) table() []route {
 		{"DELETE", "/api/v1/tokens/{id}", RoleAdmin, m.deleteToken, "Delete a token", ""},
 		{"GET", "/api/v1/audit", RoleAdmin, m.listAudit, "Who has done what", ""},
 	}
-	return append(own, m.scope.table()...)
+	return append(own, m.scopeAPI.table()...)
 }
 
 // router is a ServeMux that remembers its patterns: a test walks them all, so that none is forgotten.
@@ -111,7 +111,7 @@ func (m *Monitor) routes(page http.Handler) *router {
 			case r.URL.Query().Get("view") != "":
 				err = m.topology(w, r, id)
 			case m.cfg.ScopeAPI:
-				err = m.scope.list(w, r, id)
+				err = m.scopeAPI.list(w, r, id)
 			default:
 				err = m.listViews(w, r, id)
 			}
@@ -120,7 +120,7 @@ func (m *Monitor) routes(page http.Handler) *router {
 			m.writeError(w, err)
 		}
 	})
-	m.scope.only(mux)
+	m.scopeAPI.only(mux)
 	mux.HandleFunc("POST /api/v1/login", m.login)
 	mux.HandleFunc("GET /api/v1/openapi.json", m.openAPI)
 	mux.HandleFunc("GET /api/v1/probe", m.serveProbe)

@@ -37,7 +37,7 @@ type Monitor struct {
 	audit    *auditLog
 	terms    *terminals
 	archive  *series.Archive
-	scope    *scopeReads
+	scopeAPI *scopeReads
 	// transport reaches the cluster's components.
 	transport *http.Transport
 	agents    agentTable
@@ -85,7 +85,7 @@ func New(cfg Config, deps Deps) (*Monitor, error) {
 	m.hub = newHub(m.estate, time.Now)
 	m.recorder = estate.NewRecorder(m.estate)
 	m.hub.onFlush = m.recorder.Record
-	m.scope = newScopeReads(m)
+	m.scopeAPI = newScopeReads(m)
 	m.probes = newProbeTable(m.estate, m.events)
 	m.terms = newTerminals()
 	m.transport = &http.Transport{DialContext: deps.Dial, MaxIdleConns: 8, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: 30 * time.Second}
@@ -190,7 +190,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	g.Go(func() error { return m.probes.run(gctx) })
 	g.Go(func() error { return m.terms.run(gctx) })
 	g.Go(func() error { return m.keepMinutes(gctx) })
-	g.Go(func() error { return m.scope.run(gctx) })
+	g.Go(func() error { return m.scopeAPI.run(gctx) })
 	defer m.transport.CloseIdleConnections()
 	g.Go(func() error {
 		if err := srv.Serve(m.listener); !errors.Is(err, http.ErrServerClosed) {

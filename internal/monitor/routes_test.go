@@ -142,7 +142,7 @@ func TestAViewerActsNowhere(t *testing.T) {
 	cookie, csrf := m.testSession(RoleViewer)
 	// What a viewer may send: its own session and its own saved views.
 	may := []string{"POST /api/v1/logout", "POST /api/v1/handover", "POST /api/v1/saved", "PUT /api/v1/saved/{id}", "DELETE /api/v1/saved/{id}"}
-	may = append(may, m.scope.paths()...) // who sends anything but GET there is told that it does nothing
+	may = append(may, m.scopeAPI.paths()...) // who sends anything but GET there is told that it does nothing
 	least := map[string]Role{}
 	for _, rt := range m.table() {
 		least[rt.method+" "+rt.path] = rt.role

@@ -144,7 +144,7 @@ func TestScopesAPICompressesWhatIsLarge(t *testing.T) {
 func TestAReaderOfScopesThatIsSlow(t *testing.T) {
 	t.Parallel()
 	m, on := scoped(t, true)
-	f, err := m.scope.api.Follow("containers", nil)
+	f, err := m.scopeAPI.api.Follow("containers", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
