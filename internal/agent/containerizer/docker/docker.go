@@ -23,6 +23,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker/remains"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
@@ -112,6 +113,7 @@ type Containerizer struct {
 	pulls   pulls
 	doubts  chan struct{} // see doubt
 	ledger  *ledger
+	remains remains.Host                                    // what runs of containers, whatever the Engine says
 	judge   func(path string) (root, rel string, err error) // of host paths; nil: all are allowed
 
 	mu         sync.Mutex

@@ -13,7 +13,6 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
-	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker/remains"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
@@ -121,12 +120,12 @@ func (c *Containerizer) end(ctx context.Context, s *subject) error {
 	_, err := c.api.ContainerKill(ctx, s.id, client.ContainerKillOptions{Signal: "KILL"})
 	known := err == nil
 	if err != nil && !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) { // a conflict: to the Engine it does not run
-		if killed, kerr := remains.Kill(s.id); kerr != nil || len(killed) > 0 {
+		if killed, kerr := c.remains.Kill(s.id); kerr != nil || len(killed) > 0 {
 			c.log.Warn("killed a docker container's processes past the Engine, which does not end them", "container_id", s.container, "processes", killed, "error", errors.Join(err, kerr))
 		}
 		return c.engineError("kill the container", err)
 	}
-	did, err := remains.End(ctx, s.id, known)
+	did, err := c.remains.End(ctx, s.id, known)
 	if len(did.Shims) > 0 || len(did.Processes) > 0 && !known {
 		c.log.Warn("ended a docker container that the Engine did not know to run", "container_id", s.container, "engine_id", s.id,
 			"processes", did.Processes, "shims", did.Shims, "cgroups", len(did.Groups))

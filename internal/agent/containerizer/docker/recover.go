@@ -14,7 +14,6 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
-	"github.com/orchestrator/orchestrator/internal/agent/containerizer/docker/remains"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -262,7 +261,7 @@ func (c *Containerizer) sweep(ctx context.Context) ([]ids.Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	here, err := remains.Look()
+	here, err := c.remains.Look()
 	if err != nil {
 		return nil, err
 	}

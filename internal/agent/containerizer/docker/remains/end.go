@@ -19,8 +19,8 @@ const patience = 2 * time.Second
 
 // Kill kills the processes of a container, and nothing else: for an Engine that does not answer but will. It gives those that it
 // has killed, and does not wait for their end.
-func Kill(id string) ([]int, error) {
-	all, err := Look()
+func (h *Host) Kill(id string) ([]int, error) {
+	all, err := h.Look()
 	if err != nil {
 		return nil, err
 	}
@@ -30,11 +30,11 @@ func Kill(id string) ([]int, error) {
 // End ends all that there is of a container which is not to run any more: its processes, then its shim when that does not go by
 // itself, then its control groups. known says that the Engine knows that it ran, and hears of its end. It gives what it has ended. An
 // error says what is still there.
-func End(ctx context.Context, id string, known bool) (Found, error) {
+func (h *Host) End(ctx context.Context, id string, known bool) (Found, error) {
 	var did Found
 	quiet := time.Time{} // since when no process is left
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		all, err := Look()
+		all, err := h.Look()
 		if err != nil {
 			return did, err
 		}

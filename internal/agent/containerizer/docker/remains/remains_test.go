@@ -122,7 +122,8 @@ func TestEnd(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 			defer cancel()
-			did, err := End(ctx, id, name == "systemd")
+			var h Host
+			did, err := h.End(ctx, id, name == "systemd")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,7 +148,7 @@ func TestEnd(t *testing.T) {
 					t.Errorf("process %d is not the container's and was ended", pid)
 				}
 			}
-			if did, err = End(ctx, id, name == "systemd"); err != nil || !did.Nothing() {
+			if did, err = h.End(ctx, id, name == "systemd"); err != nil || !did.Nothing() {
 				t.Errorf("a second time: %+v %v", did, err)
 			}
 		})
