@@ -181,6 +181,9 @@ func TestFindFakeGPUs(t *testing.T) {
 	if _, err := New(cfg, Deps{}); err == nil || !strings.Contains(err.Error(), "control device is missing") {
 		t.Errorf("%v", err)
 	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + h.root); len(left) > 0 {
+		t.Errorf("who is refused leaves %v", left)
+	}
 	d := h.start(nil)
 	defer d.end()
 	ask := d.plain("ask", "true")

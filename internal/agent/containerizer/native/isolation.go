@@ -139,7 +139,7 @@ func chooseIsolation(cfg Config, images Images) (isolation, *cgroup.Manager, err
 		}
 		if why != nil {
 			if !auto {
-				return iso, nil, fmt.Errorf("isolation %s: %w; leave it out of the isolation flag or leave the flag out", w, why)
+				return iso, groups, fmt.Errorf("isolation %s: %w; leave it out of the isolation flag or leave the flag out", w, why)
 			}
 			iso.off[w] = why.Error()
 			continue

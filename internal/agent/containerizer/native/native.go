@@ -131,7 +131,7 @@ var (
 )
 
 // New finds out what the host gives, and prepares it. Recover must be called before anything else.
-func New(cfg Config, deps Deps) (*Containerizer, error) {
+func New(cfg Config, deps Deps) (_ *Containerizer, err error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
@@ -188,6 +188,11 @@ func New(cfg Config, deps Deps) (*Containerizer, error) {
 	if c.launch, err = launcher.New(binary); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil && c.groups != nil {
+			c.groups.Close() // which removes the root that it has made for nobody
+		}
+	}()
 	if c.iso, c.groups, err = chooseIsolation(cfg, c.images); err != nil {
 		return nil, err
 	}
