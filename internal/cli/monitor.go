@@ -32,6 +32,7 @@ type monitorSettings struct {
 	ReplicaID      string      `flag:"replica_id" default:"" help:"Name of this replica. The host's name by default."`
 	Replicas       []string    `flag:"replicas" default:"" help:"Other monitors with the same accounts.json (https://m2:4040,…). The console goes on there when this one is gone. This one may be among them."`
 	ScopeAPI       bool        `flag:"scope_api" default:"false" help:"Serve Weave Scope's read API too (GET /api/topology…, /api/probes), to viewers."`
+	ScopeProbes    string      `flag:"scope_probes" default:"off" help:"Whether probes of Weave Scope may send: off, token (with a token of kind probe, as --probe.token of theirs) or open (anybody may)."`
 	ProbeToken     string      `flag:"probe_token" default:"" secret:"true" help:"A secret that probes may use, besides the tokens that admins make."`
 	ReadyFile      config.Path `flag:"ready_file" default:"" help:"File to write {\"monitor\":URL,\"pid\":N} to when requests are answered."`
 }
@@ -62,7 +63,7 @@ The first start prints a link that logs an administrator in. Probes need a token
 			Listen: in.Listen, DataDir: string(in.DataDir), Auth: in.Auth, ViewerLogs: in.ViewerLogs, AllowedOrigins: in.AllowedOrigins,
 			CertFile: string(in.CertFile), KeyFile: string(in.KeyFile), ClientCAFile: string(in.ClientCAFile), Master: in.Master, Marathon: in.Marathon, ZkSync: in.ZkSync,
 			MetricsOpen: in.MetricsOpen, ReplicaID: in.ReplicaID, Replicas: in.Replicas, ProbeToken: in.ProbeToken,
-			ScopeAPI: in.ScopeAPI,
+			ScopeAPI: in.ScopeAPI, ScopeProbes: in.ScopeProbes,
 		}, monitor.Deps{Logger: log})
 		if err != nil {
 			return err

@@ -124,6 +124,9 @@ func (m *Monitor) routes(page http.Handler) *router {
 	mux.HandleFunc("POST /api/v1/login", m.login)
 	mux.HandleFunc("GET /api/v1/openapi.json", m.openAPI)
 	mux.HandleFunc("GET /api/v1/probe", m.serveProbe)
+	if m.cfg.ScopeProbes != "off" {
+		m.scopeRoutes(mux)
+	}
 	mux.HandleFunc("GET /metrics", m.metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("/api/v1/proxy/", m.proxy)
@@ -182,7 +185,7 @@ func (m *Monitor) listProbes(w http.ResponseWriter, _ *http.Request, _ identity)
 		row := map[string]any{
 			"id": p.id, "host": topology.HostID(p.hello.Hostname), "hostname": p.hello.Hostname, "version": p.hello.Version, "state": p.state,
 			"connected_ms": p.connected.UnixMilli(), "last_ms": p.last.UnixMilli(), "lag_ms": max(0, m.hub.now().UnixMilli()-p.last.UnixMilli()),
-			"clock_skew_ms": p.skew, "policy": p.hello.Policy,
+			"clock_skew_ms": p.skew, "policy": p.hello.Policy, "scope": p.scope,
 		}
 		collectors, plugins := []collector{}, []map[string]string{}
 		if s := p.status; s != nil {

@@ -29,6 +29,8 @@ type Config struct {
 	CertFile, KeyFile, ClientCAFile string
 	// Master and Marathon are the URLs of the components whose pages the console shows, ZkSync that of a replication engine.
 	Master, Marathon, ZkSync string
+	// ScopeProbes says whether probes of Weave Scope may send: "off" (default), "token" (with a token of kind probe) or "open" (anybody).
+	ScopeProbes string
 	// MetricsOpen serves /metrics without a login.
 	MetricsOpen bool
 	// ReplicaID names this replica. Default: the host's name.
@@ -57,6 +59,9 @@ func (c *Config) defaults() {
 	if c.Auth == "" {
 		c.Auth = "on"
 	}
+	if c.ScopeProbes == "" {
+		c.ScopeProbes = "off"
+	}
 	if c.ReplicaID == "" {
 		c.ReplicaID, _ = os.Hostname()
 	}
@@ -77,6 +82,9 @@ func (c *Config) Validate() error {
 		}
 	default:
 		errs = append(errs, fmt.Errorf("auth: %q is neither on nor off", c.Auth))
+	}
+	if c.ScopeProbes != "" && c.ScopeProbes != "off" && c.ScopeProbes != "token" && c.ScopeProbes != "open" {
+		errs = append(errs, fmt.Errorf("scope-probes: %q is neither off, token nor open", c.ScopeProbes))
 	}
 	if (c.CertFile == "") != (c.KeyFile == "") {
 		errs = append(errs, errors.New("tls: a certificate and its key belong together"))

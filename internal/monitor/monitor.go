@@ -36,6 +36,7 @@ type Monitor struct {
 	accounts *accounts
 	audit    *auditLog
 	terms    *terminals
+	scope    *scopeTable
 	archive  *series.Archive
 	scopeAPI *scopeReads
 	// transport reaches the cluster's components.
@@ -88,6 +89,7 @@ func New(cfg Config, deps Deps) (*Monitor, error) {
 	m.scopeAPI = newScopeReads(m)
 	m.probes = newProbeTable(m.estate, m.events)
 	m.terms = newTerminals()
+	m.scope = newScopeTable()
 	m.transport = &http.Transport{DialContext: deps.Dial, MaxIdleConns: 8, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: 30 * time.Second}
 	if cfg.DataDir != "" {
 		if m.archive, err = series.OpenArchive(filepath.Join(cfg.DataDir, "series")); err != nil {
@@ -208,6 +210,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 		}
 		return nil
 	})
+	if m.cfg.ScopeProbes == "open" {
+		m.log.Warn("anybody may send as a probe of Weave Scope: no token is asked for (--scope-probes=open)")
+	}
 	close(m.ready)
 	err := g.Wait()
 	m.streams.Wait()

@@ -52,6 +52,9 @@ type probeConn struct {
 	watched   []string
 	epoch     uint64 // of the connection
 	connected time.Time
+	// staleAfter is how long nothing may come from it; scope is set when it is one of Weave Scope's.
+	staleAfter time.Duration
+	scope      bool
 }
 
 // probeTable is all probes.
@@ -149,7 +152,7 @@ func (m *Monitor) admitProbe(r *http.Request) error {
 	if r.Header.Get("Origin") != "" {
 		return fail("forbidden", "probes connect from no web page", "")
 	}
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && slices.Contains(r.TLS.PeerCertificates[0].ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
+	if certified(r) {
 		return nil
 	}
 	if m.cfg.Auth == "off" {
@@ -159,6 +162,15 @@ func (m *Monitor) admitProbe(r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return mustBeProbe(id)
+}
+
+// certified reports whether a request comes with a certificate that counts as a probe's token.
+func certified(r *http.Request) bool {
+	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && slices.Contains(r.TLS.PeerCertificates[0].ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+}
+
+func mustBeProbe(id identity) error {
 	if !id.probe {
 		return fail("forbidden", "this token is not one of a probe", `make one: POST /api/v1/tokens {"name":"…","kind":"probe"}`)
 	}
@@ -268,7 +280,7 @@ func (t *probeTable) attach(f *probev1.Frame) (*probeConn, uint64, error) {
 	p.skew = f.Hello.NowMs - now.UnixMilli()
 	p.out, p.closed, p.waiting, p.epoch = make(chan *probev1.Frame, 64), make(chan struct{}), map[uint64]chan *probev1.Response{}, t.epoch
 	out, closed := p.out, p.closed
-	p.watched = nil
+	p.watched, p.staleAfter, p.scope = nil, staleAfter, false
 	p.mux = pipe.NewMux(func(msg *probev1.Pipe) error {
 		select {
 		case out <- &probev1.Frame{Pipes: []*probev1.Pipe{msg}}:
@@ -414,7 +426,7 @@ func (t *probeTable) run(ctx context.Context) error {
 func (t *probeTable) sweep(now time.Time) {
 	for _, p := range t.list() {
 		p.mu.Lock()
-		stale := p.state == "connected" && now.Sub(p.last) > staleAfter
+		stale := p.state == "connected" && now.Sub(p.last) > p.staleAfter
 		forget := p.state == "lost" && now.Sub(p.since) > forgetAfter
 		if stale {
 			p.state = "stale"

@@ -42,9 +42,16 @@ type pluginFound struct {
 	size      int
 }
 
-// pluginLimits bound the memory that decoding takes.
-func pluginLimits() scope.Limits {
-	return scope.Limits{Depth: 32, Values: 2 * maxPluginMarks, Text: maxPluginReply, Nodes: maxPluginMarks}
+// decodePlugin reads a reply. The plugin's own word about itself is checked apart, because a shortcut report may lack it.
+func decodePlugin(b []byte) (*scope.Report, error) {
+	r, err := scope.DecodeJSON(b, scope.Limits{Depth: 32, Values: 2 * maxPluginMarks, Text: maxPluginReply, Nodes: maxPluginMarks})
+	switch {
+	case scope.TooLarge(err):
+		return nil, fmt.Errorf("the reply has too much in it: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("the reply is not the JSON that it should be: %w", err)
+	}
+	return r, nil
 }
 
 // handshake checks what the plugin says of itself against the name of its socket.

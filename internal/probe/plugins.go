@@ -331,7 +331,7 @@ func (w *pluginWatch) fetch(ctx context.Context, p *plugin) (*pluginFound, scope
 	}
 	w.decode.Lock()
 	defer w.decode.Unlock()
-	in, err := scope.DecodeJSON(b, pluginLimits())
+	in, err := decodePlugin(b)
 	if err != nil {
 		return nil, scope.PluginSpec{}, err
 	}
@@ -564,7 +564,7 @@ func (w *pluginWatch) response(p *plugin, b []byte) (message string, shortcut *p
 		message += " (the plugin offers a terminal, which is not shown)"
 	}
 	if len(in.ShortcutReport) > 0 && string(in.ShortcutReport) != "null" {
-		report, err := scope.DecodeJSON(in.ShortcutReport, pluginLimits())
+		report, err := decodePlugin(in.ShortcutReport)
 		if err != nil {
 			return "", nil, fmt.Errorf("the shortcut report: %w", err)
 		}

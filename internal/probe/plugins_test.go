@@ -10,7 +10,6 @@ import (
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
 	"github.com/orchestrator/orchestrator/internal/topology"
-	"github.com/orchestrator/orchestrator/internal/topology/scope"
 )
 
 func testWatch(t *testing.T) *pluginWatch {
@@ -73,7 +72,7 @@ func TestRoundsWithManyPluginsAreTaken(t *testing.T) {
 		node = strings.TrimSuffix(node, ",") + `},"metrics":{` + strings.TrimSuffix(metrics, ",") + `}}`
 		text := `{"Host":{"nodes":{"vm1;<host>":` + node + `},"controls":{` + strings.TrimSuffix(controls, ",") + `},"metadata_templates":{` +
 			strings.TrimSuffix(templates, ",") + `},"table_templates":{"t":{"prefix":"row"}}}}`
-		in, err := scope.DecodeJSON([]byte(text), pluginLimits())
+		in, err := decodePlugin([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +141,7 @@ func FuzzPluginReply(f *testing.F) {
 	f.Add([]byte(`{"Host":{"nodes":{"vm1;<host>":{"controls":[],"sets":{"a":["b"]},"latest":{"active_controls":{"value":";;"}}}}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		w := &pluginWatch{hosts: []string{"vm1"}}
-		in, err := scope.DecodeJSON(b, pluginLimits())
+		in, err := decodePlugin(b)
 		if err != nil {
 			return
 		}

@@ -117,13 +117,14 @@ func (c *Codec) Decode(msg []byte) (*probev1.Frame, error) {
 	if err := f.UnmarshalVT(raw); err != nil {
 		return nil, fmt.Errorf("decode frame: %w", err)
 	}
-	if err := check(f); err != nil {
+	if err := Check(f); err != nil {
 		return nil, err
 	}
 	return f, nil
 }
 
-func check(f *probev1.Frame) error {
+// Check cuts text, makes it valid, and refuses everything else that is out of bounds: Decode does so with what it reads.
+func Check(f *probev1.Frame) error {
 	if h := f.Hello; h != nil {
 		h.ProbeId, h.Hostname, h.Instance, h.Version = Clean(h.ProbeId, MaxLabel), Clean(h.Hostname, MaxLabel), Clean(h.Instance, MaxLabel), Clean(h.Version, MaxLabel)
 		if h.ProbeId == "" || h.Hostname == "" || h.Instance == "" {
