@@ -19,6 +19,12 @@ var open = []string{"/", "/api/", "GET /healthz", "GET /api/v1/openapi.json"}
 var ownRule = map[string]string{
 	"POST /api/v1/login": "makes the session",
 	"GET /api/v1/probe":  "takes probes' tokens only",
+	// Of Scope's probes, when they may send: TestScopeRoutesTakeProbesOnly.
+	"GET /api":                 "takes probes' tokens and viewers",
+	"POST /api/report":         "takes probes' tokens only",
+	"GET /api/control/ws":      "takes probes' tokens only",
+	"GET /api/pipe/{id}/probe": "takes probes' tokens only",
+	"DELETE /api/pipe/{id}":    "takes probes' tokens only",
 }
 
 var placeholder = regexp.MustCompile(`\{[^}]*\}`)
@@ -53,7 +59,7 @@ func everyRequest(t *testing.T, mux *router, each func(pattern string, r *http.R
 
 func routesUnderTest(t *testing.T) (*Monitor, *router) {
 	t.Helper()
-	m, err := New(Config{Listen: "127.0.0.1:0", AdminToken: "omt_admin", ProbeToken: "omt_probe", ViewerLogs: true, Master: "http://127.0.0.1:1", ScopeAPI: true}, Deps{Logger: slog.New(slog.DiscardHandler)})
+	m, err := New(Config{Listen: "127.0.0.1:0", AdminToken: "omt_admin", ProbeToken: "omt_probe", ViewerLogs: true, Master: "http://127.0.0.1:1", ScopeAPI: true, ScopeProbes: "token"}, Deps{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

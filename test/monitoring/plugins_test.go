@@ -483,8 +483,10 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 			}
 		}},
 		"garbage": {"not the JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "\x00\xff{{{\x1b[2J") }},
-		"many":    {"too much in it", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"x":[`+strings.Repeat("{},", 300_000)+"{}]}") }},
-		"deep":    {"not the JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("[", 1_000_000)) }},
+		"many": {"too much in it", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `{"x":[`+strings.Repeat("{},", 300_000)+"{}]}")
+		}},
+		"deep": {"not the JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("[", 1_000_000)) }},
 		"hanging": {"no whole report within 500ms", func(_ http.ResponseWriter, r *http.Request) {
 			select {
 			case <-hang:

@@ -186,7 +186,7 @@ func (p *picture) put(e *probev1.Entity, n *scope.Node, shown *scope.Shown, a at
 	slices.Sort(e.Controls)
 	e.Controls = slices.Compact(e.Controls)
 	for i, id := range e.Parents {
-		e.Parents[i] = topology.Clean(id, topology.MaxID)
+		e.Parents[i] = topology.Printable(id, topology.MaxID)
 	}
 	slices.Sort(e.Parents)
 	e.Parents = slices.Compact(e.Parents)

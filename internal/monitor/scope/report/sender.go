@@ -220,22 +220,19 @@ func (s *Sender) expire(now time.Time) {
 	}
 }
 
-// Host tells how the sender's host is called: by its host node, or "" when it reports none.
+// Host tells how the sender's host is called, or "" when it reports of none. The first report may be a shortcut, which has no
+// host, but things that say on which they are.
 func (s *Sender) Host() string {
-	ids := slices.Sorted(maps.Keys(s.nodes[scope.Host]))
-	for _, id := range ids {
+	for _, id := range slices.Sorted(maps.Keys(s.nodes[scope.Host])) {
 		if name := hostName(scope.Tagged(id, "host")); name != "" {
 			return name
 		}
 	}
-	return ""
-}
-
-// Version is what the host node says of the sender.
-func (s *Sender) Version() string {
-	for _, id := range slices.Sorted(maps.Keys(s.nodes[scope.Host])) {
-		if v := s.nodes[scope.Host][id].Value("host_scope_version"); v != "" {
-			return topology.Printable(v, 64)
+	for _, topology := range []string{scope.Container, scope.Process} {
+		for _, h := range s.nodes[topology] {
+			if name := hostName(scope.Tagged(h.Value("host_node_id"), "host")); name != "" {
+				return name
+			}
 		}
 	}
 	return ""
@@ -291,7 +288,7 @@ func (s *Sender) Frame(now time.Time, snapshot bool) *probev1.Frame {
 		p.listenerList[key] = l
 	}
 	d.GoneListeners = s.gone("l", s.listeners, func(key string) bool { return p.listeners[key] != nil })
-	templates := p.brought.List()
+	templates := s.lasting(p.brought.List())
 	if snapshot || !slices.EqualFunc(templates, s.templates, func(a, b *probev1.Template) bool { return a.EqualVT(b) }) {
 		d.Templates = templates[:min(len(templates), maxTemplates)]
 	}
@@ -301,6 +298,21 @@ func (s *Sender) Frame(now time.Time, snapshot bool) *probev1.Frame {
 	s.entities, s.edges, s.listeners, s.templates, s.origins, s.left = p.entities, p.edgeList, p.listenerList, templates, p.origins, p.left
 	s.left.Cut += p.brought.Cut
 	return &probev1.Frame{Delta: d, Metrics: p.figures(now, s)}
+}
+
+// lasting adds how the figures are shown that this report has none of, as most between two full ones.
+func (s *Sender) lasting(templates []*probev1.Template) []*probev1.Template {
+	there := map[string]bool{}
+	for _, x := range templates {
+		there[scope.TemplateKey(x)] = true
+	}
+	for _, x := range s.templates {
+		if x.Metric && !there[scope.TemplateKey(x)] && len(templates) < maxTemplates {
+			templates = append(templates, x)
+		}
+	}
+	slices.SortFunc(templates, func(a, b *probev1.Template) int { return cmp.Compare(scope.TemplateKey(a), scope.TemplateKey(b)) })
+	return templates
 }
 
 func (s *Sender) refOf(entity string) uint32 {

@@ -1,0 +1,3 @@
+module camlistore.org
+
+go 1.26
