@@ -110,7 +110,7 @@ func (e *ctEvents) lost() bool { return strings.Contains(e.stop(), "ENOBUFS") }
 func account(host *dweller, mark func(port int)) *ctEvents {
 	host.t.Helper()
 	e := &ctEvents{host: host, mark: mark}
-	cmd := exec.Command("nsenter", "--net=/proc/"+strconv.Itoa(host.pid)+"/ns/net", "--", "conntrack", "-E", "-e", "NEW,DESTROY", "--buffer-size", "8388608")
+	cmd := exec.Command("nsenter", "--net=/proc/"+strconv.Itoa(host.pid)+"/ns/net", "--", "conntrack", "-E", "-e", "NEW,DESTROY", "--buffer-size", "134217728")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		host.t.Fatal(err)
