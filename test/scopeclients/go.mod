@@ -2,8 +2,8 @@ module github.com/orchestrator/orchestrator/test/scopeclients
 
 go 1.26
 
-// camlistore.org can be had from nowhere; only Scope's app, which the tests do not run, uses it.
-replace camlistore.org => ./camlistore
+// camlistore.org can be had from nowhere.
+replace camlistore.org => ../scopereaders/lru
 
 replace github.com/fluent/fluent-logger-golang => github.com/fluent/fluent-logger-golang v1.2.1
 

@@ -1,3 +1,0 @@
-module camlistore.org
-
-go 1.26
