@@ -322,17 +322,18 @@ func (m *Monitor) scopePipe(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
-	id := r.PathValue("id")
-	if !link.Expects(id) {
+	arrival := link.Arrive(r.PathValue("id"))
+	if arrival == nil {
 		return fail("not_found", "no such pipe: it is over", "") // at which the probe closes its end
 	}
+	defer arrival.Release()
 	conn, ctx, done, err := m.scopeSocket(w, r)
 	if conn == nil {
 		return err
 	}
 	defer done()
-	if !link.Pipe(ctx, id, conn) {
-		_ = conn.Close(websocket.StatusPolicyViolation, "nobody has asked for this pipe")
+	if !arrival.Serve(ctx, conn) {
+		_ = conn.Close(websocket.StatusPolicyViolation, "this pipe has a socket already")
 	}
 	return nil
 }

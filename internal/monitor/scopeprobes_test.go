@@ -144,6 +144,7 @@ func TestScopeRoutesTakeProbesOnly(t *testing.T) {
 		try("nobody", http.StatusUnauthorized, func(*http.Request) {})
 		try("an empty token", http.StatusUnauthorized, header("Scope-Probe token="))
 		try("a wrong token", http.StatusUnauthorized, header("Scope-Probe token=omt_wrong"))
+		try("a person's token as a probe's", http.StatusForbidden, header("Scope-Probe token=omt_admin"))
 		try("another scheme", http.StatusUnauthorized, header("Basic b210X3Byb2JlOg=="))
 		try("a person's token", viewer, header("Bearer omt_admin"))
 		try("a session", session, func(x *http.Request) { x.AddCookie(cookie); x.Header.Set("X-CSRF-Token", csrf) })
@@ -257,6 +258,9 @@ func TestBadReports(t *testing.T) {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
 		})
+	}
+	if out, err := unpack(packed(make([]byte, 3*topology.MaxFrame))); err == nil || len(out) > topology.MaxFrame+1 {
+		t.Errorf("%d bytes of a bomb are unpacked: %v", len(out), err)
 	}
 	if n := m.count(); n != 0 || len(m.probes.list()) != 0 {
 		t.Errorf("%d entities and %d probes have come of it", n, len(m.probes.list()))

@@ -45,16 +45,18 @@ func newFakeProbe(t *testing.T, answer func(*fakeProbe, uint64, Request) string)
 		}
 	})
 	mux.HandleFunc("GET /pipe/{id}", func(w http.ResponseWriter, r *http.Request) {
-		if !p.link.Expects(r.PathValue("id")) {
+		arrival := p.link.Arrive(r.PathValue("id"))
+		if arrival == nil {
 			http.NotFound(w, r)
 			return
 		}
+		defer arrival.Release()
 		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return
 		}
 		defer func() { _ = conn.CloseNow() }()
-		p.link.Pipe(r.Context(), r.PathValue("id"), conn)
+		arrival.Serve(r.Context(), conn)
 	})
 	srv := httptest.NewServer(mux)
 	p.url = "ws" + strings.TrimPrefix(srv.URL, "http")
@@ -328,7 +330,7 @@ func TestPipesThatNobodyAskedFor(t *testing.T) {
 	if r := p.link.Perform(t.Context(), &probev1.Request{Verb: "scope~x"}, "n", "plain", nil); r.Code != "" {
 		t.Errorf("%v", r)
 	}
-	if p.link.Expects("never-opened") {
+	if p.link.Arrive("never-opened") != nil {
 		t.Error("a pipe is expected that nobody listens to")
 	}
 	page, ours := streams()

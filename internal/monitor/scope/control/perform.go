@@ -85,6 +85,7 @@ func (l *Link) stream(ctx context.Context, req *probev1.Request, ask Request, ar
 	if b == nil {
 		return refuse("probe_failed", "the probe has opened no stream", "")
 	}
+	defer close(b.unused)
 	defer l.End(resp.Pipe)
 	resize := func(cols, rows int) {
 		if resp.ResizeTTYControl == "" || cols < 1 || rows < 1 || cols > 10_000 || rows > 10_000 {

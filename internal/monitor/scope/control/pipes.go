@@ -32,24 +32,19 @@ type socket struct {
 type bridge struct {
 	arrived chan *socket
 	ended   chan struct{} // the probe, or who listened, is done with it
+	unused  chan struct{} // nobody will look at its sockets any more
 	claimed bool
+	coming  int // sockets that are on their way
 }
 
 // bridgeOf finds or makes the pipe of that id. The link is locked.
 func (l *Link) bridgeOf(id string) *bridge {
 	b := l.pipes[id]
 	if b == nil {
-		b = &bridge{arrived: make(chan *socket, 1), ended: make(chan struct{})}
+		b = &bridge{arrived: make(chan *socket, 1), ended: make(chan struct{}), unused: make(chan struct{})}
 		l.pipes[id] = b
 	}
 	return b
-}
-
-// Expects reports whether a socket for a pipe of that id may come.
-func (l *Link) Expects(id string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.expects(id)
 }
 
 func (l *Link) expects(id string) bool {
@@ -59,32 +54,48 @@ func (l *Link) expects(id string) bool {
 	return l.pipes[id] != nil || l.opening > 0 && len(l.pipes) < maxPipes
 }
 
-// Pipe gives a socket to the pipe of that id, and returns when it is not used any more. false: it was not expected.
-func (l *Link) Pipe(ctx context.Context, id string, ws *websocket.Conn) bool {
-	ws.SetReadLimit(maxPiece)
+// Arrival is a socket for a pipe that is on its way: what it says is heard even when the pipe is over before it is here.
+type Arrival struct {
+	link *Link
+	to   *bridge
+	once sync.Once
+}
+
+// Arrive announces a socket for the pipe of that id; nil when none is expected. Release has to follow.
+func (l *Link) Arrive(id string) *Arrival {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if !l.expects(id) {
-		l.mu.Unlock()
-		return false
+		return nil
 	}
 	b := l.bridgeOf(id)
-	l.mu.Unlock()
+	b.coming++
+	return &Arrival{link: l, to: b}
+}
+
+// Release says that the socket is here, or will not come.
+func (a *Arrival) Release() {
+	a.once.Do(func() {
+		a.link.mu.Lock()
+		defer a.link.mu.Unlock()
+		a.to.coming--
+	})
+}
+
+// Serve hands the socket over and returns when it is not used any more. false: another waits already.
+func (a *Arrival) Serve(ctx context.Context, ws *websocket.Conn) bool {
+	ws.SetReadLimit(maxPiece)
 	s := &socket{ws, make(chan struct{})}
 	select {
-	case b.arrived <- s:
+	case a.to.arrived <- s:
+		a.Release()
 	default:
-		return false // one waits already
+		return false
 	}
 	select {
 	case <-s.done:
 	case <-ctx.Done():
-	case <-b.ended:
-		// Whoever reads it may still take the last words out of it.
-		select {
-		case <-s.done:
-		case <-ctx.Done():
-		case <-time.After(lastWords + writeTimeout):
-		}
+	case <-a.to.unused:
 	}
 	return true
 }
@@ -99,19 +110,8 @@ func (l *Link) End(id string) {
 	}
 	delete(l.pipes, id)
 	close(b.ended)
-	select {
-	case s := <-b.arrived:
-		if b.claimed {
-			select {
-			case b.arrived <- s: // for its last words
-				s = nil
-			default:
-			}
-		}
-		if s != nil {
-			close(s.done)
-		}
-	default:
+	if !b.claimed { // else who has claimed it may still take the last words out of it
+		close(b.unused)
 	}
 	if len(l.over) >= maxOver {
 		oldest := ""
@@ -189,10 +189,7 @@ func (l *Link) join(ctx context.Context, b *bridge, s *pipe.Pipe, other func([]b
 		select {
 		case ws = <-b.arrived:
 		case <-b.ended:
-			select {
-			case ws = <-b.arrived: // it is over before we came to look: what it said waits
-			default:
-			}
+			ws = l.late(b)
 		case <-ctx.Done():
 		case <-late.C:
 			late.Stop()
@@ -207,6 +204,29 @@ func (l *Link) join(ctx context.Context, b *bridge, s *pipe.Pipe, other func([]b
 		if ctx.Err() != nil {
 			return nil
 		}
+	}
+}
+
+// late gives the socket of a pipe that was over before we came to look: what it said waits in it.
+func (l *Link) late(b *bridge) *socket {
+	l.mu.Lock()
+	coming := b.coming > 0
+	l.mu.Unlock()
+	if !coming {
+		select {
+		case s := <-b.arrived:
+			return s
+		default:
+			return nil
+		}
+	}
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case s := <-b.arrived:
+		return s
+	case <-timer.C:
+		return nil
 	}
 }
 
