@@ -49,10 +49,10 @@ func estate() report.Report {
 		}
 		return n
 	}
-	for _, name := range []string{"vm1", "vm2.example.com"} {
+	for name, address := range map[string]string{"vm1": "10.0.0.1/24", "vm2.example.com": "10.0.0.2/24"} {
 		id := report.MakeHostNodeID(name)
 		r.Host.AddNode(latest(id, report.HostNodeID, id, host.HostName, name, host.KernelVersion, "6.1.0", host.OS, "linux", host.Uptime, "86400").
-			WithSet(host.LocalNetworks, report.MakeStringSet("10.0.0.0/24")).
+			WithSet(host.LocalNetworks, report.MakeStringSet(address)).
 			WithMetrics(report.Metrics{host.CPUUsage: metric(12.34, 100), host.MemoryUsage: metric(4e9, 16e9), host.Load1: metric(0.5, 0.5)}))
 	}
 
