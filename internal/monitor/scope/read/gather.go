@@ -324,7 +324,7 @@ func (p *picture) add(x *reader, n view.Node, out bool) *node {
 		if e == own {
 			if e.Kind == topology.KindContainer {
 				m.members++
-				m.systems += systemOf(e)
+				m.systems += asInt(isSystem(e))
 				m.stopped = stoppedState(e.State)
 			}
 			continue
@@ -338,7 +338,7 @@ func (p *picture) add(x *reader, n view.Node, out bool) *node {
 				pods[pod] = true
 			}
 			m.members++
-			m.systems += systemOf(e)
+			m.systems += asInt(isSystem(e))
 			if m.members == 1 {
 				m.only = x.fact(e, p.at)
 			}
@@ -371,13 +371,6 @@ func (n *node) count(kind string, more int) {
 		n.counts = map[string]int{}
 	}
 	n.counts[kind] += more
-}
-
-func systemOf(e *estate.Entity) int {
-	if e.Attr(topology.AttrSystem) == "1" {
-		return 1
-	}
-	return 0
 }
 
 // stoppedState reports whether a container's state is none of those that Scope calls running.

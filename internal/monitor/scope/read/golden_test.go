@@ -75,7 +75,7 @@ func known(tb testing.TB) *estate.Estate {
 	container("vm1", "1", "web", "nginx:1.25", "running", []string{"pod;uid-1", "namespace;shop"}, "ports", "10.0.0.1:8080>80/tcp", "label.io.kubernetes.pod.namespace", "shop")
 	container("vm2.example.com", "2", "db", "registry.local:5000/team/postgres:16", "running", nil, "label.tier", "back")
 	container("vm1", "3", "old", "busybox:1.36", "exited", nil, "finished", ago(5*time.Minute)).ExitCode = 3
-	container("vm2.example.com", "4", "weavescope", "weaveworks/scope:1.13.2", "running", nil, "system", "1")
+	container("vm2.example.com", "4", "weavescope", "weaveworks/scope:1.13.2", "running", nil)
 	container("vm1", "5", `<img src=x onerror="alert('1')">`, "evil:latest", "running", nil, "label.note", "</script>\u2028 & ü")
 	days := 72 * time.Hour
 	put("vm1", "namespace;shop", "shop", "", days, nil, nil)
