@@ -24,6 +24,8 @@ type box struct {
 	addrs []netip.Addr
 	netns uint64
 	ownNS bool
+	// passed: it has come and gone unseen.
+	passed *passed
 }
 
 // picture is the host in one round, before it is made into entities.
@@ -36,19 +38,22 @@ type picture struct {
 	byCg   map[uint64]*box
 }
 
+// box finds or makes a container; nil when there are too many.
+func (pic *picture) box(ref containerRef, hostname string) *box {
+	b := pic.boxes[ref.id]
+	if b == nil && len(pic.boxes) < maxContainers {
+		b = &box{ref: ref, id: topology.ContainerID(hostname, ref.id)}
+		pic.boxes[ref.id] = b
+		pic.order = append(pic.order, b)
+	}
+	return b
+}
+
 // look joins the process table with what runtimes told.
-func (p *Probe) look(tables ...map[string]*containerInfo) *picture {
+func (p *Probe) look(now time.Time, tables ...map[string]*containerInfo) *picture {
 	pic := &picture{hostID: topology.HostID(p.cfg.Hostname), boxes: map[string]*box{}, byNS: map[uint64]*box{}, byCg: map[uint64]*box{}}
 	pic.rootNS = p.table.rootNetns(p.ns.own)
-	get := func(ref containerRef) *box {
-		b := pic.boxes[ref.id]
-		if b == nil && len(pic.boxes) < maxContainers {
-			b = &box{ref: ref, id: topology.ContainerID(p.cfg.Hostname, ref.id)}
-			pic.boxes[ref.id] = b
-			pic.order = append(pic.order, b)
-		}
-		return b
-	}
+	get := func(ref containerRef) *box { return pic.box(ref, p.cfg.Hostname) }
 	p.table.named = p.namedContainers()
 	for _, table := range tables { // the first that knows a container tells of it
 		for _, info := range table {
@@ -85,9 +90,10 @@ func (p *Probe) look(tables ...map[string]*containerInfo) *picture {
 			pic.byCg[ino] = b
 		}
 	}
+	p.addPassing(pic, now.UnixMilli())
 	for _, b := range pic.order {
 		if b.info == nil && (b.ref.runtime == "podman" || b.ref.runtime == "cri-o") {
-			b.info = p.stored.of(b.ref, time.Now())
+			b.info = p.stored.of(b.ref, now)
 		}
 	}
 	for ns, held := range p.ns.held {
@@ -114,6 +120,11 @@ func (p *Probe) world(pic *picture) *world {
 	for a := range twice {
 		delete(w.addrs, a)
 	}
+	p.passedAddrs(func(a netip.Addr, place uint64) {
+		if _, taken := w.addrs[a]; !taken && !twice[a] {
+			w.addrs[a] = place
+		}
+	})
 	w.nsEntity = func(ns uint64) string {
 		if b := pic.byNS[ns]; b != nil {
 			return b.id
@@ -149,6 +160,9 @@ func (p *Probe) world(pic *picture) *world {
 			return p.processID(proc)
 		}
 		if b := pic.byCg[e.cgroup]; e.cgroup != 0 && b != nil {
+			return b.id
+		}
+		if b := pic.boxes[e.container]; e.container != "" && b != nil {
 			return b.id
 		}
 		return w.nsEntity(e.netns)
@@ -267,6 +281,9 @@ func (p *Probe) containerEntity(pic *picture, b *box) *probev1.Entity {
 			e.StartedMs = p.table.startedMs(b.first)
 		}
 		e.Controls = append(e.Controls, p.kernelControls()...)
+		if b.passed != nil {
+			e.State, e.Controls = topology.StateExited, nil
+		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	a.add(topology.AttrAddrs, joinAddrs(addrs))
@@ -422,7 +439,7 @@ func (p *Probe) assemble(now time.Time, pic *picture, edges []edge, listeners []
 	r := &round{at: now.UnixMilli(), edges: edges, listeners: listeners}
 	r.entities = append(r.entities, p.hostEntity(pic))
 	for _, b := range pic.order {
-		if b.info == nil && len(b.procs) == 0 {
+		if b.info == nil && len(b.procs) == 0 && b.passed == nil {
 			continue
 		}
 		r.entities = append(r.entities, p.containerEntity(pic, b))

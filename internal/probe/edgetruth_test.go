@@ -181,6 +181,8 @@ type dweller struct {
 	id  string // of its container
 	in  io.WriteCloser
 	out *bufio.Scanner
+	// leave ends it and what it was in.
+	leave func()
 }
 
 func (d *dweller) do(o order) {
@@ -248,7 +250,7 @@ func settleWith(t *testing.T, name string, namespaces uintptr) *dweller {
 		}
 		dirs = append(dirs, dir)
 	}
-	t.Cleanup(func() {
+	d.leave = func() {
 		in.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -261,7 +263,8 @@ func settleWith(t *testing.T, name string, namespaces uintptr) *dweller {
 			}
 			_ = os.Remove(filepath.Dir(dir))
 		}
-	})
+	}
+	t.Cleanup(d.leave)
 	return d
 }
 

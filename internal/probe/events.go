@@ -47,13 +47,29 @@ func (p *Probe) startEvents() {
 		return
 	}
 	e := &eventSource{}
-	program, err := loadTracer(e.push)
+	controller := ""
+	if p.roots.v1["memory"] != "" {
+		controller = "memory"
+	}
+	layout, unknown := findKernelLayout(controller)
+	if unknown != nil {
+		layout = nil
+	}
+	program, err := loadTracer(e.push, layout)
+	if err != nil && layout != nil { // a kernel that does not let its memory be read
+		layout, unknown = nil, err
+		program, err = loadTracer(e.push, nil)
+	}
 	if err != nil {
 		p.setState("net.ebpf", "off", "connections shorter than a round are seen only by what they leave behind: "+err.Error())
 		return
 	}
 	e.program = program
 	p.events = e
+	if layout == nil {
+		p.setState("net.ebpf", "ok", "containers that end within seconds are not told from their host: "+unknown.Error())
+		return
+	}
 	p.setState("net.ebpf", "ok", "")
 }
 

@@ -53,6 +53,8 @@ type netEvent struct {
 	local, remote netip.AddrPort
 	netns, cgroup uint64
 	pid           int
+	path          string // of the client's control group: its last parts
+	container     string // what that says, when the process is not known
 	udp           bool
 	accepted      bool // the local side is the server
 	failed        bool
@@ -111,6 +113,11 @@ func (t *flowTable) update(at int64, sockets []socket, w *world) ([]edge, []list
 	}
 	clear(t.peers)
 	t.folded, t.dropped = 0, 0
+	for i := range t.events {
+		e := &t.events[i]
+		e.netns = w.eventNS(e)
+		ix.told[tupleOf(e.netns, e.udp, e.local, e.remote)] = struct{}{}
+	}
 	for i := range sockets {
 		t.socket(&sockets[i], sockets, ix, w, at)
 	}
@@ -150,10 +157,11 @@ type index struct {
 	peer   map[tuple]int
 	nat    map[tuple]translation // by what the client's socket says
 	back   map[tuple]translation // by what the server's socket says
+	told   map[tuple]struct{}    // of what events tell in this round
 }
 
 func (t *flowTable) index(sockets []socket) *index {
-	ix := &index{listen: map[listening]int{}, peer: map[tuple]int{}, nat: map[tuple]translation{}, back: map[tuple]translation{}}
+	ix := &index{listen: map[listening]int{}, peer: map[tuple]int{}, nat: map[tuple]translation{}, back: map[tuple]translation{}, told: map[tuple]struct{}{}}
 	for i := range sockets {
 		s := &sockets[i]
 		if isListener(s) {
@@ -229,6 +237,9 @@ func (t *flowTable) socket(s *socket, sockets []socket, ix *index, w *world, at 
 			f.seen |= uint32(1)
 		}
 		return
+	}
+	if _, ok := ix.told[id]; ok && closing {
+		return // nobody's any more; the event knows whose it was
 	}
 	server := ix.isServer(s)
 	if closing && server && w.events {
@@ -372,7 +383,6 @@ func (t *flowTable) fold(entity string, port uint16, in bool, a netip.Addr) stri
 
 // event counts a connection that an event source reported. One that a dump has met, or will meet, is not counted twice.
 func (t *flowTable) event(e *netEvent, sockets []socket, ix *index, w *world, at int64) {
-	e.netns = w.eventNS(e)
 	id := tupleOf(e.netns, e.udp, e.local, e.remote)
 	if t.known[id] != nil && !e.failed {
 		return

@@ -63,6 +63,8 @@ type Probe struct {
 	pic      *picture
 	edges    []edge
 	listen   []listenerKey
+	passing  passing
+	places   uint64 // how many of them had a network of their own
 	samples  map[string]cgroupSample
 	users    map[uint32]string
 	kernel   string
@@ -99,7 +101,7 @@ func New(cfg Config, deps Deps) (*Probe, error) {
 	}
 	p := &Probe{
 		cfg: cfg, log: log, codec: topology.NewCodec(), ready: make(chan struct{}), poke: make(chan struct{}, 1),
-		samples: map[string]cgroupSample{}, users: map[uint32]string{}, watched: map[*link][]string{},
+		samples: map[string]cgroupSample{}, passing: passing{}, users: map[uint32]string{}, watched: map[*link][]string{},
 		states: map[string]collectorState{}, dirs: map[string]string{}, budget: ownersBudget,
 	}
 	p.metricsMs.Store(5000)
@@ -315,7 +317,7 @@ func (p *Probe) tick(now time.Time, forced bool) {
 		told = append(told, w.containers())
 	}
 	p.step("containers", func() error {
-		p.pic = p.look(told...)
+		p.pic = p.look(now, told...)
 		p.setState("containers", "ok", "")
 		return nil
 	})
@@ -384,12 +386,13 @@ func (p *Probe) readSockets(now time.Time) error {
 	}
 	p.next.early = now.Add(time.Duration(float64(time.Since(now)) / socketsShare))
 	p.owners.resolve(sockets, p.table, func(proc *process) uint64 { return p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]) }, p.budget)
+	if p.events != nil {
+		p.flows.events = p.events.take(p.flows.events)
+		p.notePassing(p.flows.events, now.UnixMilli())
+	}
 	w := p.world(p.pic)
 	w.events = p.events != nil
 	p.readNAT(now)
-	if p.events != nil {
-		p.flows.events = p.events.take(p.flows.events)
-	}
 	if p.nat != nil && p.cfg.NetSource == "conntrack" {
 		p.flows.events = append(p.flows.events, p.nat.asEvents(w)...)
 	}

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -36,13 +37,27 @@ const (
 	tpEnd      = 72
 )
 
-// An event in the ring: u64 pid, u64 cgroup, u32 old, u32 new, then the record from tpPorts on.
-const eventSize = 24 + tpEnd - tpPorts
+// A note of who connects: u64 pid, u64 cgroup, then the names of the process's control group and of those above it, innermost first.
+const (
+	noteNames  = 16
+	nameLevels = 3
+	nameSize   = 80 // the longest that matters is "cri-containerd-" and 64 digits
+	noteSize   = noteNames + nameLevels*nameSize
+)
+
+// An event in the ring: the note, u32 old, u32 new, u64 network namespace, then the record from tpPorts on.
+const (
+	evStates = noteSize
+	evNetns  = noteSize + 8
+	evRecord = noteSize + 16
+	// eventSize is the whole of it.
+	eventSize = evRecord + tpEnd - tpPorts
+)
 
 // tracerProgram is the program. A connect is noted with its process and cgroup while that process runs; when the
 // connection is established or fails, which happens in the network's own time, the note says whose it was. Server sides have
-// no note.
-func tracerProgram(started, ring *ebpf.Map) asm.Instructions {
+// no note. Without a layout of the kernel neither names nor namespaces are known.
+func tracerProgram(started, ring *ebpf.Map, at *kernelLayout) asm.Instructions {
 	ins := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.LoadMem(asm.R1, asm.R6, tpProtocol, asm.Half),
@@ -62,12 +77,22 @@ func tracerProgram(started, ring *ebpf.Map) asm.Instructions {
 
 		asm.FnGetCurrentPidTgid.Call().WithSymbol("connect"),
 		asm.RSh.Imm(asm.R0, 32),
-		asm.StoreMem(asm.RFP, -24, asm.R0, asm.DWord),
+		asm.StoreMem(asm.RFP, stackNote, asm.R0, asm.DWord),
 		asm.FnGetCurrentCgroupId.Call(),
-		asm.StoreMem(asm.RFP, -16, asm.R0, asm.DWord),
+		asm.StoreMem(asm.RFP, stackNote+8, asm.R0, asm.DWord),
+		asm.Mov.Imm(asm.R1, 0),
+	}
+	for off := int16(noteNames); off < noteSize; off += 8 {
+		ins = append(ins, asm.StoreMem(asm.RFP, stackNote+off, asm.R1, asm.DWord))
+	}
+	if at != nil {
+		ins = append(ins, at.names()...)
+	}
+	ins = append(
+		ins,
 		asm.LoadMapPtr(asm.R1, started.FD()),
 		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -8),
-		asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, -24),
+		asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, stackNote),
 		asm.Mov.Imm(asm.R4, 0),
 		asm.FnMapUpdateElem.Call(),
 		asm.Ja.Label("exit"),
@@ -78,25 +103,32 @@ func tracerProgram(started, ring *ebpf.Map) asm.Instructions {
 		asm.FnRingbufReserve.Call(),
 		asm.JEq.Imm(asm.R0, 0, "exit"),
 		asm.Mov.Reg(asm.R9, asm.R0),
+		asm.StoreMem(asm.R9, evStates, asm.R7, asm.Word),
+		asm.StoreMem(asm.R9, evStates+4, asm.R8, asm.Word),
 		asm.Mov.Imm(asm.R1, 0),
-		asm.StoreMem(asm.R9, 0, asm.R1, asm.DWord),
-		asm.StoreMem(asm.R9, 8, asm.R1, asm.DWord),
-		asm.StoreMem(asm.R9, 16, asm.R7, asm.Word),
-		asm.StoreMem(asm.R9, 20, asm.R8, asm.Word),
+		asm.StoreMem(asm.R9, evNetns, asm.R1, asm.DWord),
+	)
+	for off := int16(0); off < noteSize; off += 8 {
+		ins = append(ins, asm.StoreMem(asm.R9, off, asm.R1, asm.DWord))
 	}
 	for off := int16(tpPorts); off < tpEnd; off += 8 {
-		ins = append(ins, asm.LoadMem(asm.R1, asm.R6, off, asm.DWord), asm.StoreMem(asm.R9, off, asm.R1, asm.DWord))
+		ins = append(ins, asm.LoadMem(asm.R1, asm.R6, off, asm.DWord), asm.StoreMem(asm.R9, evRecord+off-tpPorts, asm.R1, asm.DWord))
 	}
-	return append(
+	if at != nil {
+		ins = append(ins, at.netns(evNetns)...)
+	}
+	ins = append(
 		ins,
 		asm.LoadMapPtr(asm.R1, started.FD()),
 		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -8),
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, "submit"),
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
-		asm.StoreMem(asm.R9, 0, asm.R1, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, 8, asm.DWord),
-		asm.StoreMem(asm.R9, 8, asm.R1, asm.DWord),
+	)
+	for off := int16(0); off < noteSize; off += 8 {
+		ins = append(ins, asm.LoadMem(asm.R1, asm.R0, off, asm.DWord), asm.StoreMem(asm.R9, off, asm.R1, asm.DWord))
+	}
+	return append(
+		ins,
 		asm.LoadMapPtr(asm.R1, started.FD()),
 		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -8),
 		asm.FnMapDeleteElem.Call(),
@@ -109,7 +141,7 @@ func tracerProgram(started, ring *ebpf.Map) asm.Instructions {
 }
 
 // loadTracer loads and attaches the program and calls push with every event until the tracer is closed.
-func loadTracer(push func(netEvent)) (_ *tracer, err error) {
+func loadTracer(push func(netEvent), at *kernelLayout) (_ *tracer, err error) {
 	t := &tracer{}
 	defer func() {
 		if err != nil {
@@ -119,14 +151,15 @@ func loadTracer(push func(netEvent)) (_ *tracer, err error) {
 			}
 		}
 	}()
-	if t.started, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: 8, ValueSize: 16, MaxEntries: 16384}); err != nil {
+	if t.started, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: 8, ValueSize: noteSize, MaxEntries: 8192}); err != nil {
 		return nil, fmt.Errorf("make an eBPF map: %w", err)
 	}
 	if t.ring, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: 1 << 20}); err != nil {
 		return nil, fmt.Errorf("make an eBPF ring: %w", err)
 	}
 	t.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "set_state", Type: ebpf.TracePoint, License: "Apache-2.0 OR GPL-2.0-only", Instructions: tracerProgram(t.started, t.ring),
+		// Offered under GPL-2.0-only too, which the kernel wants to hear of who reads its memory.
+		Name: "set_state", Type: ebpf.TracePoint, License: "GPL", Instructions: tracerProgram(t.started, t.ring, at),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load the eBPF program: %w", err)
@@ -181,11 +214,18 @@ func parseEvent(b []byte) (ev netEvent, ok bool) {
 		return ev, false
 	}
 	ne := binary.NativeEndian
-	old, now := ne.Uint32(b[16:]), ne.Uint32(b[20:])
-	ev.pid, ev.cgroup = int(ne.Uint64(b)), ne.Uint64(b[8:])
+	old, now := ne.Uint32(b[evStates:]), ne.Uint32(b[evStates+4:])
+	ev.pid, ev.cgroup, ev.netns = int(ne.Uint64(b)), ne.Uint64(b[8:]), ne.Uint64(b[evNetns:])
+	for level := range nameLevels {
+		name, _, _ := bytes.Cut(b[noteNames+level*nameSize:][:nameSize], []byte{0})
+		if len(name) == 0 || len(name) == 1 && name[0] == '/' {
+			break
+		}
+		ev.path = "/" + string(name) + ev.path
+	}
 	ev.failed = now == tcpClose
 	ev.accepted = old == tcpSynRecv
-	r := b[tpPorts:]
+	r := b[evRecord:]
 	sport, dport := ne.Uint16(r), ne.Uint16(r[2:])
 	if ne.Uint16(r[4:]) == unix.AF_INET {
 		ev.local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(r[8:12])), sport)
