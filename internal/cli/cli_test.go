@@ -105,6 +105,9 @@ func TestCommands(t *testing.T) {
 	orchestrate("task", "inspect", task, at).want(t, 0, `"TASK_RUNNING"`)
 	orchestrate("task", "why", "sleeper", at).want(t, 0, "is running", "executor")
 	orchestrate("task", "logs", "sleeper", at).want(t, 0, "sleep 1000 ran as "+task)
+	if r := orchestrate("task", "logs", "sleeper", at); r.stderr != orchestrate("task", "logs", "--stderr", "sleeper", at).stdout || r.stderr == "" || r.stdout != orchestrate("task", "logs", "--stdout", "sleeper", at).stdout {
+		t.Errorf("without a flag both are shown: %q and %q", r.stdout, r.stderr)
+	}
 	if r := orchestrate("task", "logs", "--stderr", "--tail", "4", "sleeper", at); r.stdout != task[len(task)-4:] {
 		t.Errorf("the last four bytes of stderr are %q", r.stdout)
 	}

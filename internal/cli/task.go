@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
@@ -307,7 +308,7 @@ func (c *cluster) place(ctx context.Context, name string) (*place, error) {
 }
 
 func newTaskLogsCommand() *cobra.Command {
-	var follow, stderr bool
+	var follow, stdout, stderr bool
 	var file string
 	var tail int64
 	conn, runE := withCluster(func(ctx context.Context, cmd *cobra.Command, c *cluster, args []string) error {
@@ -315,26 +316,36 @@ func newTaskLogsCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		name := "stdout"
+		_, address, _ := strings.Cut(p.agent.GetPid(), "@")
+		show := func(ctx context.Context, name string, to io.Writer) error {
+			r := &remoteFile{c: c, address: address, path: p.sandbox + "/" + name}
+			return r.copy(ctx, to, tail, follow)
+		}
 		switch {
 		case file != "":
-			name = strings.TrimPrefix(file, "/")
-		case stderr:
-			name = "stderr"
+			return show(ctx, strings.TrimPrefix(file, "/"), cmd.OutOrStdout())
+		case stdout != stderr:
+			return show(ctx, map[bool]string{true: "stdout", false: "stderr"}[stdout], cmd.OutOrStdout())
 		}
-		_, address, _ := strings.Cut(p.agent.GetPid(), "@")
-		r := &remoteFile{c: c, address: address, path: p.sandbox + "/" + name}
-		return r.copy(ctx, cmd.OutOrStdout(), tail, follow)
+		// Both, each where it belongs: what many programs have to say is in the second.
+		g, ctx := errgroup.WithContext(ctx)
+		if !follow {
+			g.SetLimit(1) // one after the other
+		}
+		g.Go(func() error { return show(ctx, "stdout", cmd.OutOrStdout()) })
+		g.Go(func() error { return show(ctx, "stderr", cmd.ErrOrStderr()) })
+		return g.Wait()
 	})
 	cmd := &cobra.Command{
-		Use: "logs TASK", Short: "Print what a task wrote to its standard output", Args: cobra.ExactArgs(1), RunE: runE,
+		Use: "logs TASK", Short: "Print what a task wrote to its standard output and error", Args: cobra.ExactArgs(1), RunE: runE,
 		Example: "  orchestrator task logs web.1\n  orchestrator task logs -f --stderr web.1\n  orchestrator task logs --file work/debug.log web.1",
 	}
 	conn.bind(cmd)
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "Go on printing what it writes.")
-	cmd.Flags().BoolVar(&stderr, "stderr", false, "Its standard error instead.")
+	cmd.Flags().BoolVar(&stdout, "stdout", false, "Its standard output alone.")
+	cmd.Flags().BoolVar(&stderr, "stderr", false, "Its standard error alone, printed to the standard output.")
 	cmd.Flags().StringVar(&file, "file", "", "Another file of its sandbox instead.")
-	cmd.Flags().Int64Var(&tail, "tail", -1, "Only the last so many bytes.")
+	cmd.Flags().Int64Var(&tail, "tail", -1, "Only the last so many bytes of each.")
 	return cmd
 }
 
