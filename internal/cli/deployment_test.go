@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"context"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -37,5 +40,21 @@ func TestDeploymentOutcome(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestNobodyWaits: who stops waiting for a deployment is told that it goes on, and how to see or undo it.
+func TestNobodyWaits(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`[{"id":"x","totalSteps":2,"currentStep":1,"affectedApps":["/a"]}]`))
+		cancel()
+	}))
+	defer s.Close()
+	c := &marathonClient{base: s.URL, http: s.Client()}
+	err := c.follow(ctx, io.Discard, "x")
+	if err == nil || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "it goes on: `orchestrator deployment ls`") {
+		t.Errorf("%v", err)
 	}
 }

@@ -169,7 +169,12 @@ const pollEvery = 250 * time.Millisecond
 var errPaused = errors.New("the deployment is paused")
 
 // follow shows the progress of a deployment until it has ended: one line that changes on a terminal, lines otherwise.
-func (c *marathonClient) follow(ctx context.Context, w io.Writer, id string) error {
+func (c *marathonClient) follow(ctx context.Context, w io.Writer, id string) (err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("nobody waits for deployment %s any more (%w); it goes on: `orchestrator deployment ls` shows how far it is, `orchestrator deployment cancel %s` undoes it", id, ctx.Err(), id)
+		}
+	}()
 	tty := false
 	if f, ok := w.(*os.File); ok {
 		tty = term.IsTerminal(int(f.Fd()))

@@ -283,7 +283,7 @@ func (s *Server) why(r *request) (*answer, error) {
 		}
 	}
 	if f := r.snap.Failure(r.id); f != nil {
-		out.Reasons = append(out.Reasons, fmt.Sprintf("the last failure was %s at %s on %s: %s", f.State, f.Timestamp, f.Host, f.Message))
+		out.Reasons = append(out.Reasons, fmt.Sprintf("the last failure was %s at %s on %s: %s", f.State, f.Timestamp, f.Host, firstLine(f.Message)))
 	}
 	for _, d := range r.snap.DeploymentsOf(r.id) {
 		out.Deployments = append(out.Deployments, d.ID)
@@ -297,4 +297,10 @@ func (s *Server) why(r *request) (*answer, error) {
 		}
 	}
 	return jsonAnswer(http.StatusOK, out)
+}
+
+// firstLine is what a message says: an exhausted memory's goes on with pages of the kernel's account.
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return s
 }

@@ -546,3 +546,16 @@ func TestBadRequests(t *testing.T) {
 		t.Errorf("HEAD /v2/pods: %d", w.Code)
 	}
 }
+
+// TestFirstLine: a reason is one line.
+func TestFirstLine(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"Memory limit exceeded: Requested: 72MB\n\nMEMORY STATISTICS: \ncache 0\n": "Memory limit exceeded: Requested: 72MB",
+		"\nlate": "late", "one": "one", "": "",
+	} {
+		if got := firstLine(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
