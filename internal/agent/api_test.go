@@ -140,7 +140,7 @@ func TestLegacyBodies(t *testing.T) {
 		if resp, body := h.get("/health"); resp.StatusCode != 200 || len(body) > 0 {
 			t.Errorf("health: %d %q", resp.StatusCode, body)
 		}
-		for path, want := range map[string]int{"/nothing": 404, "/state.json": 404, "/slave(2)/state": 404} {
+		for path, want := range map[string]int{"/nothing": 404, "/state.json": 200, "/slave(1)/state.json": 200, "/monitor/statistics.json": 200, "/files/debug.json": 200, "/health.json": 404, "/slave(2)/state": 404} {
 			if resp, _ := h.get(path); resp.StatusCode != want {
 				t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
 			}

@@ -90,8 +90,8 @@ func (a *Agent) routeTable() map[string]route {
 	return t
 }
 
-// normalise brings a request's path into the form of the table: Mesos answers under the name of its actor as well, and
-// with a trailing slash.
+// normalise brings a request's path into the form of the table: Mesos answers under the name of its actor as well, with a
+// trailing slash, and until 1.8 under names that end in ".json". Tools of that time know no others.
 func normalise(path string) string {
 	for _, prefix := range []string{"/slave(1)", "/slave"} {
 		if rest, ok := strings.CutPrefix(path, prefix); ok && (rest == "" || rest[0] == '/') {
@@ -99,10 +99,14 @@ func normalise(path string) string {
 			break
 		}
 	}
-	if trimmed := strings.TrimRight(path, "/"); trimmed != "" {
-		return trimmed
+	path = strings.TrimRight(path, "/")
+	switch path {
+	case "":
+		return "/"
+	case "/state.json", "/monitor/statistics.json", "/files/browse.json", "/files/read.json", "/files/download.json", "/files/debug.json":
+		return strings.TrimSuffix(path, ".json")
 	}
-	return "/"
+	return path
 }
 
 // routes is the agent's API.

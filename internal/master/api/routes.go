@@ -89,16 +89,20 @@ func (s *Server) routeTable() map[string]route {
 	return t
 }
 
-// normalise brings a request's path into the form of the table: Mesos answers under "/master" as well, and with a trailing
-// slash.
+// normalise brings a request's path into the form of the table: Mesos answers under "/master" as well, with a trailing
+// slash, and until 1.8 under names that end in ".json". Tools of that time, mesos-dns 0.6 for one, know no others.
 func normalise(path string) string {
 	if rest, ok := strings.CutPrefix(path, "/master"); ok && (rest == "" || rest[0] == '/') {
 		path = rest
 	}
-	if trimmed := strings.TrimRight(path, "/"); trimmed != "" {
-		return trimmed
+	path = strings.TrimRight(path, "/")
+	switch path {
+	case "":
+		return "/"
+	case "/state.json", "/tasks.json", "/roles.json", "/files/browse.json", "/files/read.json", "/files/download.json", "/files/debug.json":
+		return strings.TrimSuffix(path, ".json")
 	}
-	return "/"
+	return path
 }
 
 // Handler serves all endpoints.
