@@ -28,31 +28,14 @@ func BenchmarkStart(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		i++
-		id := ids.Container(fmt.Sprintf("b%d", i))
-		cfg := d.task(id, &mesosv1.TaskInfo{Command: shell("exec sleep 1000")})
-		begin := time.Now()
-		d.launch(cfg)
-		ours = append(ours, time.Since(begin))
-		d.untilState(id, mesosv1.TaskState_TASK_RUNNING)
-		toRunning = append(toRunning, time.Since(begin))
-		_ = d.Destroy(context.Background(), id)
-		d.wait(id)
-
-		p, err := d.plan(&cfg)
-		if err != nil {
-			b.Fatal(err)
-		}
-		begin = time.Now()
-		if err := byHand(b.Context(), d, p); err != nil {
-			b.Fatal(err)
-		}
-		plain = append(plain, time.Since(begin))
+		launch, running, hand, image := pair(b, d, ids.Container(fmt.Sprintf("b%d", i)), "exec sleep 1000")
+		ours, toRunning, plain = append(ours, launch), append(toRunning, running), append(plain, hand)
 		if _, err := d.api.ContainerRemove(b.Context(), "plain", client.ContainerRemoveOptions{Force: true}); err != nil {
 			b.Fatal(err)
 		}
 
-		begin = time.Now()
-		h.e.Docker("run", "-d", "--name", "program", "--net", "host", p.image, "sleep", "1000")
+		begin := time.Now()
+		h.e.Docker("run", "-d", "--name", "program", "--net", "host", image, "sleep", "1000")
 		program = append(program, time.Since(begin))
 		h.e.Docker("rm", "-f", "program")
 	}
@@ -69,6 +52,27 @@ func BenchmarkStart(b *testing.B) {
 	b.ReportMetric(medianMS(toRunning), "running-p50-ms")
 	b.ReportMetric(medianMS(plain), "engine-p50-ms")
 	b.ReportMetric(medianMS(program), "docker-run-p50-ms")
+}
+
+// pair launches a task until it runs, ends it, and asks by hand for the same container.
+func pair(b *testing.B, d *daemon, id ids.Container, command string) (launch, toRunning, hand time.Duration, image string) {
+	cfg := d.task(id, &mesosv1.TaskInfo{Command: shell(command)})
+	begin := time.Now()
+	d.launch(cfg)
+	launch = time.Since(begin)
+	d.untilState(id, mesosv1.TaskState_TASK_RUNNING)
+	toRunning = time.Since(begin)
+	_ = d.Destroy(context.Background(), id)
+	d.wait(id)
+	p, err := d.plan(&cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	begin = time.Now()
+	if err := byHand(b.Context(), d, p); err != nil {
+		b.Fatal(err)
+	}
+	return launch, toRunning, time.Since(begin), p.image
 }
 
 // inMemory puts the runtime directory where it is by default, on a file system in memory (/run).

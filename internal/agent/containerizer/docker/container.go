@@ -14,6 +14,7 @@ import (
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/stages"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
@@ -53,7 +54,7 @@ type container struct {
 	ended    chan struct{} // closed when gone
 	term     containerizer.Termination
 	endedAt  time.Time
-	stages   []containerizer.Stage
+	stages   stages.Log
 }
 
 // record is a container on disk. What else there is to know of it the agent has checkpointed.
@@ -77,7 +78,7 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 		return err
 	}
 	if inside(cfg.Kind) {
-		p, ok := parent(cfg.ID)
+		p, ok := containerizer.Parent(cfg.ID)
 		if !ok {
 			return errors.New("a nested container's ID must have its parent's before it")
 		}
@@ -124,11 +125,11 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) er
 	defer abort(nil)
 	ct := &container{cfg: cfg, dir: c.dir(cfg.ID), name: namePrefix + string(cfg.ID), abort: abort, ended: make(chan struct{})}
 	if cfg.Kind == containerizer.CommandTask {
-		ct.token = newToken()
+		ct.token = containerizer.NewToken()
 	}
 	c.mu.Lock()
 	refusal := error(nil)
-	switch p, _ := parent(cfg.ID); {
+	switch p, _ := containerizer.Parent(cfg.ID); {
 	case c.closed:
 		refusal = containerizer.ErrStopping
 	case c.containers[cfg.ID] != nil:
@@ -459,20 +460,7 @@ func (c *Containerizer) Attach(ctx context.Context, id ids.Container) (container
 		return nil, err
 	}
 	c.mu.Lock()
-	attachable := ct.cfg.Kind == containerizer.Session || ct.cfg.Container.GetTtyInfo() != nil && ct.cfg.Kind != containerizer.Check
-	p := ct.phase
+	cfg, p := ct.cfg, ct.phase
 	c.mu.Unlock()
-	switch {
-	case !attachable:
-		return nil, fmt.Errorf("container %s: %w", id, containerizer.ErrNotAttachable)
-	case p == starting:
-		return nil, fmt.Errorf("container %s has not started yet", id)
-	case p == gone:
-		return nil, fmt.Errorf("container %s has ended", id)
-	}
-	at, err := switchboard.Attach(ctx, ct.dir)
-	if err != nil {
-		return nil, fmt.Errorf("attach to container %s: %w", id, err)
-	}
-	return at, nil
+	return switchboard.Attach(ctx, cfg, ct.dir, p == starting, p == gone)
 }

@@ -2,10 +2,8 @@ package docker
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -287,36 +285,14 @@ func (c *Containerizer) dir(id ids.Container) string {
 	return filepath.Join(c.containersDir(), string(id))
 }
 
-// parent gives the id of the container that this one is inside of.
-func parent(id ids.Container) (ids.Container, bool) {
-	i := strings.LastIndexByte(string(id), '.')
-	if i < 0 {
-		return "", false
-	}
-	return id[:i], true
-}
-
 // inside: a command in a running container. The agent's API asks for these after their end, until they are removed.
 func inside(k containerizer.Kind) bool {
 	return k == containerizer.Session || k == containerizer.Check
 }
 
-func validID(id ids.Container) error {
-	if len(id) > 200 { // the container's name and directories have the id in them
-		return errors.New("the container ID is longer than 200 characters")
-	}
-	for p := range strings.SplitSeq(string(id), ".") {
-		if err := ids.Validate(p); err != nil {
-			return fmt.Errorf("container ID %q: %w", id, err)
-		}
-	}
-	return nil
-}
+// maxID is the greatest length of a container id: the container's name and directories have it in them.
+const maxID = 200
 
-func newToken() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
-}
+func validID(id ids.Container) error { return containerizer.ValidateID(id, maxID) }
 
 func ptr[T any](v T) *T { return &v }

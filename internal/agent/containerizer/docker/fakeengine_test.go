@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/dockertest"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -168,30 +166,14 @@ func onTop(b *testing.B, create time.Duration) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
 	defer func() { srv.Close(); <-done }()
-	d := (&host{t: b, e: &dockertest.Engine{Socket: socket}, dir: b.TempDir(), cg: dockertest.Name("orchestrator-docker-bench-")}).start(nil, inMemory(b))
-	defer d.stop()
+	d := hostOn(b, &dockertest.Engine{Socket: socket}).start(nil, inMemory(b))
+	defer d.end()
 	var ours, plain, toRunning []time.Duration
 	i := 0
 	for b.Loop() {
 		i++
-		id := ids.Container(fmt.Sprintf("b%d", i))
-		cfg := d.task(id, &mesosv1.TaskInfo{Command: shell("true")})
-		begin := time.Now()
-		d.launch(cfg)
-		ours = append(ours, time.Since(begin))
-		d.untilState(id, mesosv1.TaskState_TASK_RUNNING)
-		toRunning = append(toRunning, time.Since(begin))
-		_ = d.Destroy(context.Background(), id)
-		d.wait(id)
-		p, err := d.plan(&cfg)
-		if err != nil {
-			b.Fatal(err)
-		}
-		begin = time.Now()
-		if err := byHand(b.Context(), d, p); err != nil {
-			b.Fatal(err)
-		}
-		plain = append(plain, time.Since(begin))
+		launch, running, hand, _ := pair(b, d, ids.Container(fmt.Sprintf("b%d", i)), "true")
+		ours, toRunning, plain = append(ours, launch), append(toRunning, running), append(plain, hand)
 	}
 	b.ReportMetric(medianMS(ours), "launch-p50-ms")
 	b.ReportMetric(medianMS(toRunning), "running-p50-ms")

@@ -264,7 +264,7 @@ func (c *Containerizer) Status(id ids.Container) (*mesosv1.ContainerStatus, erro
 		return nil, err
 	}
 	s := &mesosv1.ContainerStatus{ContainerId: &mesosv1.ContainerID{Value: ptr(string(id))}}
-	if p, ok := parent(id); ok {
+	if p, ok := containerizer.Parent(id); ok {
 		s.ContainerId = &mesosv1.ContainerID{Value: ptr(string(id[len(p)+1:])), Parent: &mesosv1.ContainerID{Value: ptr(string(p))}}
 		return s, nil
 	}

@@ -1,19 +1,16 @@
 package docker
 
 import (
-	"errors"
-	"slices"
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/stages"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
 // metrics are the containerizer's figures. With no registerer they are counted and not shown.
 type metrics struct {
-	stages   *prometheus.HistogramVec
+	stages   *stages.Clock
 	launches *prometheus.CounterVec
 	pulls    *prometheus.CounterVec
 	held     prometheus.Gauge
@@ -23,12 +20,7 @@ type metrics struct {
 
 func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
-		// The native containerizer's as well: each stage has its own name.
-		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "orchestrator_agent_container_launch_stage_seconds",
-			Help:    "How long each stage of a container's launch took; those of Docker containers begin with docker.",
-			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 5, 30},
-		}, []string{"stage"}),
+		stages: stages.NewClock(r, "docker_"),
 		launches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "orchestrator_agent_docker_launches_total", Help: "Launches of Docker containers by outcome.",
 		}, []string{"outcome"}),
@@ -48,34 +40,20 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	if r == nil {
 		return m
 	}
-	var there prometheus.AlreadyRegisteredError
-	if err := r.Register(m.stages); errors.As(err, &there) {
-		if v, ok := there.ExistingCollector.(*prometheus.HistogramVec); ok {
-			m.stages = v
-		}
-	}
 	r.MustRegister(m.launches, m.pulls, m.held, m.oom, m.removed)
 	return m
 }
 
-// stage returns a function that records the time since its own making.
+// stage begins a stage of a launch; what it returns ends it.
 func (c *Containerizer) stage(ct *container, name string) func() {
-	start := time.Now()
-	return func() {
-		took := time.Since(start)
-		c.metrics.stages.WithLabelValues("docker_" + name).Observe(took.Seconds())
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		ct.stages = append(ct.stages, containerizer.Stage{Name: name, Took: took})
-	}
+	return c.metrics.stages.Begin(&ct.stages, name)
 }
 
 // Stages implements containerizer.Timed.
 func (c *Containerizer) Stages(id ids.Container) []containerizer.Stage {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if ct := c.containers[id]; ct != nil {
-		return slices.Clone(ct.stages)
+	ct, err := c.find(id)
+	if err != nil {
+		return nil
 	}
-	return nil
+	return ct.stages.All()
 }

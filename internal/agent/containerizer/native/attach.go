@@ -2,7 +2,6 @@ package native
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
@@ -17,20 +16,7 @@ func (c *Containerizer) Attach(ctx context.Context, id ids.Container) (container
 		return nil, err
 	}
 	c.mu.Lock()
-	attachable := ct.cfg.Kind == containerizer.Session || ct.cfg.Container.GetTtyInfo() != nil && ct.cfg.Kind != containerizer.Check
-	p := ct.phase
+	cfg, p := ct.cfg, ct.phase
 	c.mu.Unlock()
-	switch {
-	case !attachable:
-		return nil, fmt.Errorf("container %s: %w", id, containerizer.ErrNotAttachable)
-	case p == starting:
-		return nil, fmt.Errorf("container %s has not started yet", id)
-	case p == gone:
-		return nil, fmt.Errorf("container %s has ended", id)
-	}
-	at, err := switchboard.Attach(ctx, ct.dir)
-	if err != nil {
-		return nil, fmt.Errorf("attach to container %s: %w", id, err)
-	}
-	return at, nil
+	return switchboard.Attach(ctx, cfg, ct.dir, p == starting, p == gone)
 }

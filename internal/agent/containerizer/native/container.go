@@ -16,6 +16,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/stages"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer/switchboard"
 	"github.com/orchestrator/orchestrator/internal/agent/image"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher"
@@ -56,7 +57,7 @@ type container struct {
 	term     containerizer.Termination
 	diskUsed uint64
 	endedAt  time.Time
-	stages   []containerizer.Stage
+	stages   stages.Log
 	// Images: that of its root, those of its volumes in order, and the layers of all, which are held until releases are called.
 	root         *image.Image
 	imageVolumes []*image.Image
@@ -86,7 +87,7 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 		if cfg.Kind == containerizer.DefaultExecutor {
 			return errors.New("the default executor has no image of its own: name one in each task's container")
 		}
-		if _, nested := parent(cfg.ID); nested && info.GetLinuxInfo().GetSharePidNamespace() {
+		if _, nested := containerizer.Parent(cfg.ID); nested && info.GetLinuxInfo().GetSharePidNamespace() {
 			return errors.New("share_pid_namespace: a nested container with an image has its own PID namespace")
 		}
 	}
@@ -102,7 +103,7 @@ func (c *Containerizer) Supports(cfg containerizer.Config) error {
 		return errors.New("URIs need a fetcher, which this agent has not")
 	}
 	var up *container
-	if p, ok := parent(cfg.ID); ok {
+	if p, ok := containerizer.Parent(cfg.ID); ok {
 		var err error
 		if up, err = c.find(p); err != nil {
 			return fmt.Errorf("parent container: %w", err)
@@ -137,7 +138,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 	defer abort(nil)
 	ct := &container{cfg: cfg, dir: c.dir(cfg.ID), abort: abort, ended: make(chan struct{}), started: make(chan struct{}), phase: starting}
 	if cfg.Kind == containerizer.CommandTask || cfg.Kind == containerizer.DefaultExecutor {
-		ct.token = newToken()
+		ct.token = containerizer.NewToken()
 	}
 	c.mu.Lock()
 	up, err := c.parentOf(ctx, cfg.ID)
@@ -193,7 +194,7 @@ func (c *Containerizer) Launch(ctx context.Context, cfg containerizer.Config) (e
 // parentOf gives the running container that a new one is nested in; nil for a root container. An executor may ask for its first
 // nested container before the launch of its own has returned here: that is waited for. The lock is held, and let go meanwhile.
 func (c *Containerizer) parentOf(ctx context.Context, id ids.Container) (*container, error) {
-	p, ok := parent(id)
+	p, ok := containerizer.Parent(id)
 	if !ok {
 		return nil, nil
 	}
@@ -629,7 +630,7 @@ func (c *Containerizer) linkNewVolumes(ct *container, vols []volume) error {
 }
 
 func (c *Containerizer) upOf(id ids.Container) *container {
-	if p, ok := parent(id); ok {
+	if p, ok := containerizer.Parent(id); ok {
 		return c.containers[p]
 	}
 	return nil

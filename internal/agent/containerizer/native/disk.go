@@ -9,6 +9,7 @@ import (
 	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 )
 
 // diskWatcher measures sandboxes one after the other, so that the host's disks see one reader however many containers
@@ -40,7 +41,7 @@ func (d *diskWatcher) round(ctx context.Context) {
 	var cts []*container
 	for id, ct := range c.containers {
 		// A nested container's sandbox lies in its parent's and counts there.
-		if _, nested := parent(id); !nested && ct.phase == running {
+		if _, nested := containerizer.Parent(id); !nested && ct.phase == running {
 			cts = append(cts, ct)
 		}
 	}

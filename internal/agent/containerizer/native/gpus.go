@@ -14,6 +14,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
@@ -170,7 +171,7 @@ func (c *Containerizer) checkGPUs(res []*mesosv1.Resource) error {
 
 // giveGPUs gives a root container its GPUs; what is nested in it shares them.
 func (c *Containerizer) giveGPUs(ct *container) error {
-	if _, nested := parent(ct.cfg.ID); nested || c.gpus == nil {
+	if _, nested := containerizer.Parent(ct.cfg.ID); nested || c.gpus == nil {
 		return nil
 	}
 	c.mu.Lock()
@@ -197,7 +198,7 @@ func (c *Containerizer) gpusFor(ct *container) []confine.Device {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, nested := parent(ct.cfg.ID); nested {
+	if _, nested := containerizer.Parent(ct.cfg.ID); nested {
 		if ct = c.containers[ids.Container(parts(ct.cfg.ID)[0])]; ct == nil {
 			return nil
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup"
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
 	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer/containertest"
 	"github.com/orchestrator/orchestrator/internal/agent/execlink"
 	"github.com/orchestrator/orchestrator/internal/agent/fetcher"
 	"github.com/orchestrator/orchestrator/internal/agent/image"
@@ -138,22 +139,7 @@ func (h *host) start(known []containerizer.Config, change ...func(*Config)) *dae
 		h.t.Fatal(err)
 	}
 	d := &daemon{Containerizer: c, h: h, link: &testAgent{c: c, launch: make(map[ids.Container][]*executorv1.Event), streams: make(map[ids.Container]execlink.Stream), changed: make(chan struct{})}}
-	s, err := execlink.New(execlink.Config{Path: cfg.LinkSocket}, execlink.Deps{Handler: d.link, Token: c.Token, NotFound: containerizer.ErrNotFound})
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Run(ctx) }()
-	var once sync.Once
-	d.stop = func() {
-		once.Do(func() {
-			cancel()
-			<-done
-			c.Close()
-		})
-	}
-	h.t.Cleanup(d.stop)
+	d.stop = containertest.Link(h.t, cfg.LinkSocket, d.link, c.Token, c.Close)
 	return d
 }
 

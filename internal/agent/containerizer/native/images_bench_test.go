@@ -1,15 +1,12 @@
 package native
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/image/imagetest"
 	"github.com/orchestrator/orchestrator/internal/ids"
 	"github.com/orchestrator/orchestrator/internal/realpart"
@@ -144,31 +142,7 @@ func BenchmarkStartRateImage(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer held.Release()
-	var next atomic.Int64
-	cpu := cpuSeconds()
-	b.ResetTimer()
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for {
-				n := next.Add(1)
-				if n > int64(b.N) {
-					return
-				}
-				id := ids.Container(fmt.Sprintf("r%d-%d", b.N, n))
-				cfg := d.task(id, &mesosv1.TaskInfo{Command: &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/bin/true")}, Container: inImage(img)})
-				if err := d.Launch(context.Background(), cfg); err != nil {
-					b.Error(err)
-					return
-				}
-				if _, err := d.Wait(context.Background(), id); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "containers/s")
-	b.ReportMetric((cpuSeconds()-cpu)*1000/float64(b.N), "cpu-ms/container")
+	eightAtATime(b, d, func(n int64) containerizer.Config {
+		return d.task(ids.Container(fmt.Sprintf("r%d-%d", b.N, n)), &mesosv1.TaskInfo{Command: &mesosv1.CommandInfo{Shell: ptr(false), Value: ptr("/bin/true")}, Container: inImage(img)})
+	})
 }

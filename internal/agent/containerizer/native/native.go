@@ -2,7 +2,6 @@ package native
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -307,39 +306,14 @@ func (c *Containerizer) mark(id ids.Container) string {
 // parts splits a container id into its levels, root first.
 func parts(id ids.Container) []string { return strings.Split(string(id), ".") }
 
-// parent gives the id of the container that this one is nested in.
-func parent(id ids.Container) (ids.Container, bool) {
-	i := strings.LastIndexByte(string(id), '.')
-	if i < 0 {
-		return "", false
-	}
-	return id[:i], true
-}
-
 // maxID is the greatest length of a container id as text (Mesos: MAX_CONTAINER_ID_LENGTH).
 const maxID = 242
 
-func validID(id ids.Container) error {
-	if len(id) > maxID {
-		return fmt.Errorf("container ID is %d characters long, limit %d", len(id), maxID)
-	}
-	for _, p := range parts(id) {
-		if err := ids.Validate(p); err != nil {
-			return fmt.Errorf("container ID %q: %w", id, err)
-		}
-	}
-	return nil
-}
+func validID(id ids.Container) error { return containerizer.ValidateID(id, maxID) }
 
 // keptAfterEnd: the agent's API asks for these after their end, until they are removed.
 func keptAfterEnd(k containerizer.Kind) bool {
 	return k == containerizer.Nested || k == containerizer.Standalone || k == containerizer.Session || k == containerizer.Check
-}
-
-func newToken() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }
 
 // provideHelper gives the path of the helper's binary: as configured, as embedded, or this program itself.

@@ -50,7 +50,7 @@ func (c *Containerizer) checkPorts(told map[*container]string) {
 	var list []*container
 	for id, ct := range c.containers {
 		// What is nested is in its root's group, and has what the root was given.
-		if _, nested := parent(id); !nested && ct.phase == running && ct.ownGroup && !ct.network {
+		if _, nested := containerizer.Parent(id); !nested && ct.phase == running && ct.ownGroup && !ct.network {
 			list = append(list, ct)
 		}
 	}

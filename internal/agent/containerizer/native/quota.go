@@ -6,6 +6,7 @@ import (
 	"os"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/projectquota"
 	"github.com/orchestrator/orchestrator/internal/ids"
@@ -34,7 +35,7 @@ func (c *Containerizer) hardLimit(quota uint64) uint64 {
 
 // takeQuota makes the sandbox of a root container a project, before anything is in it.
 func (c *Containerizer) takeQuota(ct *container) error {
-	if _, nested := parent(ct.cfg.ID); nested || c.iso.quota == nil {
+	if _, nested := containerizer.Parent(ct.cfg.ID); nested || c.iso.quota == nil {
 		return nil
 	}
 	if _, err := c.iso.quota.Own(ct.cfg.Directory, c.hardLimit(diskQuota(ct.cfg.Resources))); err != nil {

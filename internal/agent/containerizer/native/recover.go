@@ -50,7 +50,7 @@ func (c *Containerizer) Recover(ctx context.Context, known []containerizer.Confi
 		_, rootKnown := wanted[root]
 		keep := err == nil && (rootKnown || c.standalone(root))
 		alive := c.adopt(ct)
-		if _, nested := parent(id); nested && keep && c.neverBegun(ctx, ct) {
+		if _, nested := containerizer.Parent(id); nested && keep && c.neverBegun(ctx, ct) {
 			// Whoever asked for it was not answered and asks again: it must not be in the way.
 			keep = false
 		}
@@ -219,7 +219,7 @@ func (c *Containerizer) load(id ids.Container) (*container, error) {
 	if c.groups != nil {
 		if ct.ownGroup {
 			ct.group = c.groups.Open(parts(id)...)
-		} else if p, ok := parent(id); ok {
+		} else if p, ok := containerizer.Parent(id); ok {
 			ct.group = c.ancestorGroup(p)
 		}
 	}
@@ -233,7 +233,7 @@ func (c *Containerizer) ancestorGroup(id ids.Container) *cgroup.Group {
 		if spec.Read(c.dir(id), configFile, &r) == nil && r.OwnGroup {
 			return c.groups.Open(parts(id)...)
 		}
-		p, ok := parent(id)
+		p, ok := containerizer.Parent(id)
 		if !ok {
 			return nil
 		}

@@ -106,7 +106,7 @@ func (c *Containerizer) networkOf(id ids.Container) *container {
 		if ct := c.containers[id]; ct != nil && ct.joined != nil {
 			return ct
 		}
-		up, ok := parent(id)
+		up, ok := containerizer.Parent(id)
 		if !ok {
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/ids"
 )
 
@@ -48,7 +49,7 @@ func (c *Containerizer) Usage(id ids.Container) (*mesosv1.ResourceStatistics, er
 			sumInterfaces(string(b), s)
 		}
 	}
-	if _, nested := parent(id); c.iso.quota != nil && !nested {
+	if _, nested := containerizer.Parent(id); c.iso.quota != nil && !nested {
 		c.quotaUsage(ct, res, s)
 	} else if c.iso.disk {
 		s.DiskUsedBytes = ptr(disk)

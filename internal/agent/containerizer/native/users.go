@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/orchestrator/orchestrator/internal/agent/confine"
+	"github.com/orchestrator/orchestrator/internal/agent/containerizer"
 	"github.com/orchestrator/orchestrator/internal/agent/launcher/spec"
 	"github.com/orchestrator/orchestrator/internal/agent/userns"
 )
@@ -85,7 +86,7 @@ func (c *Containerizer) giveUsers(ct, up *container, s *confine.Settings, who *c
 
 // freeUsers takes a root container's slice back. The lock is held.
 func (c *Containerizer) freeUsers(ct *container) {
-	if _, nested := parent(ct.cfg.ID); !nested && ct.users != 0 && !ct.stuck && c.users != nil {
+	if _, nested := containerizer.Parent(ct.cfg.ID); !nested && ct.users != 0 && !ct.stuck && c.users != nil {
 		c.users.mark(ct.users, false)
 	}
 	ct.users = 0

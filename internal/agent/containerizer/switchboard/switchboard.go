@@ -23,8 +23,25 @@ import (
 	"github.com/orchestrator/orchestrator/internal/agent/unixsock"
 )
 
-// Attach connects to the input and output of the container whose runtime directory is dir.
-func Attach(ctx context.Context, dir string) (containerizer.Attachment, error) {
+// Attach connects to the input and output of a container whose runtime directory is dir: its helper serves them, so that attachments need
+// nothing of the agent but the way there.
+func Attach(ctx context.Context, cfg containerizer.Config, dir string, starting, gone bool) (containerizer.Attachment, error) {
+	switch {
+	case cfg.Kind != containerizer.Session && (cfg.Container.GetTtyInfo() == nil || cfg.Kind == containerizer.Check):
+		return nil, fmt.Errorf("container %s: %w", cfg.ID, containerizer.ErrNotAttachable)
+	case starting:
+		return nil, fmt.Errorf("container %s has not started yet", cfg.ID)
+	case gone:
+		return nil, fmt.Errorf("container %s has ended", cfg.ID)
+	}
+	at, err := dial(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("attach to container %s: %w", cfg.ID, err)
+	}
+	return at, nil
+}
+
+func dial(ctx context.Context, dir string) (containerizer.Attachment, error) {
 	conn, err := unixsock.Dial(filepath.Join(dir, spec.ControlFile), 5*time.Second)
 	if err != nil {
 		return nil, err
