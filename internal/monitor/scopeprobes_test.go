@@ -80,6 +80,9 @@ func scopeEnd(host, id, pid string, to ...string) string {
 	return fmt.Sprintf(`%q:{"latest":%s,"adjacency":%s}`, id, latest, list)
 }
 
+// bomb is gzip that becomes as many megabytes of nothing.
+func bomb(megabytes int) []byte { return bytes.Repeat(packed(make([]byte, 1<<20)), megabytes) }
+
 func packed(b []byte) []byte {
 	var out bytes.Buffer
 	z := gzip.NewWriter(&out)
@@ -225,8 +228,8 @@ func TestBadReports(t *testing.T) {
 		status int
 		says   string
 	}{
-		"a bomb":                 {packed(make([]byte, 200<<20)), gz, 413, "larger than"},
-		"a larger one":           {packed(bytes.Repeat([]byte(" "), topology.MaxFrame+1)), gz, 413, "larger than"},
+		"a bomb":                 {bomb(2000), gz, 413, "larger than"},
+		"a larger one":           {append(bomb(topology.MaxFrame>>20), packed([]byte{0})...), gz, 413, "larger than"},
 		"plainly too large":      {bytes.Repeat([]byte(" "), maxReport+1), nil, 413, "larger than"},
 		"claims to be too large": {good, func(r *http.Request) { r.ContentLength = 1 << 40 }, 413, "larger than"},
 		"no end in sight": {nil, func(r *http.Request) {
@@ -259,7 +262,7 @@ func TestBadReports(t *testing.T) {
 			}
 		})
 	}
-	if out, err := unpack(packed(make([]byte, 3*topology.MaxFrame))); err == nil || len(out) > topology.MaxFrame+1 {
+	if out, err := unpack(bomb(100)); err == nil || len(out) > topology.MaxFrame+1 {
 		t.Errorf("%d bytes of a bomb are unpacked: %v", len(out), err)
 	}
 	if n := m.count(); n != 0 || len(m.probes.list()) != 0 {

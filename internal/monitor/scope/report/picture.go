@@ -17,7 +17,6 @@ import (
 
 // Bounds of one picture, below those of package topology.
 const (
-	maxEntities  = topology.MaxEntities
 	maxEdges     = topology.MaxEdges
 	maxTemplates = 1000
 	maxAttrs     = 60 // of a node, of its sender's own; the rest is ours and its labels
@@ -125,7 +124,7 @@ func (p *picture) each(name string, f func(*scope.Node, *scope.Shown)) {
 	}
 	shown := p.brought.In(t)
 	for _, id := range slices.Sorted(maps.Keys(have)) {
-		if len(p.entities) >= maxEntities {
+		if len(p.entities) >= p.s.limit {
 			p.left.Nodes++
 			continue
 		}

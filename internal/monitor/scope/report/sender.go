@@ -30,6 +30,7 @@ type Origin struct {
 
 // Sender is what is held of one of Scope's probes.
 type Sender struct {
+	limit   int                         // of entities
 	nodes   map[string]map[string]*held // by topology and id
 	shown   map[string]*scope.Topology  // the templates and controls of each topology, as last told
 	deleted map[string]time.Time        // containers that were said to be gone, and when
@@ -65,7 +66,7 @@ type held struct {
 // NewSender makes one of which nothing is known yet.
 func NewSender() *Sender {
 	return &Sender{
-		nodes: map[string]map[string]*held{}, shown: map[string]*scope.Topology{}, deleted: map[string]time.Time{}, present: map[string]time.Time{},
+		limit: topology.MaxEntities, nodes: map[string]map[string]*held{}, shown: map[string]*scope.Topology{}, deleted: map[string]time.Time{}, present: map[string]time.Time{},
 		refs: map[string]uint32{}, entities: map[string]*probev1.Entity{}, edges: map[string]*probev1.Edge{}, listeners: map[string]*probev1.Listener{}, origins: map[string]Origin{},
 	}
 }
