@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"bytes"
-	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -17,7 +16,6 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/sync/semaphore"
 
-	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
 	"github.com/orchestrator/orchestrator/internal/monitor/scope/control"
 	"github.com/orchestrator/orchestrator/internal/topology"
 	"github.com/orchestrator/orchestrator/internal/topology/scope"
@@ -369,10 +367,4 @@ func (m *Monitor) recovered(what, who string) {
 }
 
 // scopeVersion says of what kind a sender is, where a probe of ours has its version.
-func scopeVersion(v string) string { return strings.TrimSpace("Weave Scope " + cmp.Or(v, "")) }
-
-// scopeResponse wraps an answer for whoever waits for it.
-func scopeResponse(id uint64, r *probev1.Response) *probev1.Response {
-	r.Id = id
-	return r
-}
+func scopeVersion(v string) string { return strings.TrimSpace("Weave Scope " + v) }

@@ -296,6 +296,7 @@ func (s *scopeSender) serve(ctx context.Context, req *probev1.Request) {
 		if stream != nil {
 			stream.Close()
 		}
-		s.conn.answer(scopeResponse(req.Id, resp))
+		resp.Id = req.Id
+		s.conn.answer(resp)
 	})
 }

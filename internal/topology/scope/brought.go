@@ -161,7 +161,7 @@ func (s *Shown) Attrs(n *Node) []*probev1.Attr {
 	}
 	for _, id := range s.ids {
 		m := s.metadata[id]
-		value := ""
+		var value string
 		switch m.From {
 		case "sets":
 			value = joined(n.Sets[id])

@@ -26,8 +26,6 @@ type answering struct {
 
 // end is one end of a connection in Scope's words: "scope;address;port".
 type end struct {
-	node   *scope.Node
-	scope  string // the host, for addresses that mean something else on every host
 	at     netip.AddrPort
 	host   string // the name of the host whose it is known to be
 	entity string // whose it is; "" for an address elsewhere
@@ -103,7 +101,7 @@ func (p *picture) end(n *scope.Node) *end {
 	if err != nil {
 		return nil
 	}
-	e := &end{node: n, scope: where, at: netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(number))}
+	e := &end{at: netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(number))}
 	a = e.at.Addr()
 	e.host = hostName(scope.Tagged(n.Value("host_node_id"), "host"))
 	if pid := n.Value("pid"); pid != "" && e.host != "" {

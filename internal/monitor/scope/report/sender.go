@@ -71,9 +71,6 @@ func NewSender() *Sender {
 	}
 }
 
-// Seq is the number of the newest delta.
-func (s *Sender) Seq() uint64 { return s.seq }
-
 // Origin tells what the sender calls an entity.
 func (s *Sender) Origin(entity string) (Origin, bool) {
 	o, ok := s.origins[entity]
