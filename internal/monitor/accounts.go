@@ -110,7 +110,8 @@ type identity struct {
 	name   string
 	role   Role
 	probe  bool
-	cookie bool // by a session cookie: changes need the CSRF token
+	token  string // the id of the one by which it came, "" for others
+	cookie bool   // by a session cookie: changes need the CSRF token
 	csrf   string
 	expMs  int64
 }
@@ -218,7 +219,7 @@ func (a *accounts) bearer(s string) (identity, bool) {
 			return identity{}, false
 		}
 		role, _ := parseRole(t.Role)
-		return identity{name: "token:" + t.Name, role: role, probe: t.Kind == "probe"}, true
+		return identity{name: "token:" + t.Name, role: role, probe: t.Kind == "probe", token: t.ID, expMs: t.ExpiresMs}, true
 	}
 	return identity{}, false
 }
@@ -272,6 +273,7 @@ type session struct {
 	Name  string `json:"n"`
 	Role  string `json:"r"`
 	Epoch int    `json:"e"`
+	Token string `json:"t,omitempty"` // by which it was begun: it ends with that
 	Until int64  `json:"u"`
 	CSRF  string `json:"c"`
 }
@@ -279,9 +281,9 @@ type session struct {
 func (a *accounts) seal(id identity) (cookie string, s session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s = session{Name: id.name, Role: id.role.String(), Until: id.expMs, CSRF: secret("")}
-	if s.Until == 0 {
-		s.Until = a.now().Add(sessionLife).UnixMilli()
+	s = session{Name: id.name, Role: id.role.String(), Token: id.token, Until: a.now().Add(sessionLife).UnixMilli(), CSRF: secret("")}
+	if id.expMs > 0 { // of the session of another monitor, or of the token
+		s.Until = min(s.Until, id.expMs)
 	}
 	if u := a.data.Users[id.name]; u != nil {
 		s.Epoch = u.Epoch
@@ -322,22 +324,24 @@ func (a *accounts) unseal(cookie string) (identity, bool) {
 	return a.stands(s)
 }
 
-// stands tells whose session it is, if it has not ended and its user is still there and unchanged. The caller holds the lock.
+// stands tells whose session it is, if it has not ended and the user or token by which it was begun is still there and unchanged. The caller holds
+// the lock.
 func (a *accounts) stands(s session) (identity, bool) {
-	if s.Until < a.now().UnixMilli() {
-		return identity{}, false
-	}
-	if !strings.Contains(s.Name, ":") && s.Name != "link" { // neither a token nor the link of a start: a user
-		u := a.data.Users[s.Name]
-		if u == nil || u.Epoch != s.Epoch || u.Role != s.Role {
-			return identity{}, false
-		}
-	}
 	role, err := parseRole(s.Role)
-	if err != nil {
+	if s.Until < a.now().UnixMilli() || err != nil {
 		return identity{}, false
 	}
-	return identity{name: s.Name, role: role, cookie: true, csrf: s.CSRF, expMs: s.Until}, true
+	id := identity{name: s.Name, role: role, token: s.Token, cookie: true, csrf: s.CSRF, expMs: s.Until}
+	switch {
+	case s.Token != "":
+		t := a.data.Tokens[s.Token]
+		return id, t != nil && t.Kind == "user" && t.Role == s.Role && (t.ExpiresMs == 0 || t.ExpiresMs >= a.now().UnixMilli())
+	case s.Name == "link": // that of a start, which outlives a restart
+		return id, true
+	default:
+		u := a.data.Users[s.Name]
+		return id, u != nil && u.Epoch == s.Epoch && u.Role == s.Role
+	}
 }
 
 var reName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)

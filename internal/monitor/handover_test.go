@@ -25,6 +25,11 @@ func twins(t *testing.T) (one, two *accounts, now *time.Time) {
 	if _, err := one.putUser("vera", "viewer", "correct horse"); err != nil {
 		t.Fatal(err)
 	}
+	for name, role := range map[string]string{"grafana": "operator", "t": "viewer"} {
+		if _, _, err := one.newToken(name, role, "user", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	text, err := os.ReadFile(filepath.Join(a, "accounts.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -36,6 +41,17 @@ func twins(t *testing.T) (one, two *accounts, now *time.Time) {
 		t.Fatal(err)
 	}
 	return one, two, &at
+}
+
+// byToken is who comes by the token of a name.
+func (a *accounts) byToken(name string) (id identity) {
+	for _, t := range a.tokens() {
+		if t.Name == name {
+			role, _ := parseRole(t.Role)
+			id = identity{name: "token:" + name, role: role, token: t.ID, expMs: t.ExpiresMs}
+		}
+	}
+	return id
 }
 
 // begun logs somebody in, and gives who that is by the cookie.
@@ -67,10 +83,10 @@ func TestASessionIsHandedOver(t *testing.T) {
 		t.Error("taken twice")
 	}
 	// Somebody who came by a token or by the link of the start has no user to look up.
-	for _, name := range []string{"token:grafana", "link"} {
-		text, _ := one.handOver(begun(t, one, identity{name: name, role: RoleOperator}))
-		if got, ok := two.takeOver(text); !ok || got.name != name || got.role != RoleOperator {
-			t.Errorf("%s: %+v %v", name, got, ok)
+	for _, who := range []identity{one.byToken("grafana"), {name: "link", role: RoleOperator}} {
+		text, _ := one.handOver(begun(t, one, who))
+		if got, ok := two.takeOver(text); !ok || got.name != who.name || got.role != RoleOperator || got.token != who.token {
+			t.Errorf("%s: %+v %v", who.name, got, ok)
 		}
 	}
 }
@@ -107,7 +123,7 @@ func TestWhatIsNoHandOver(t *testing.T) {
 	if id, ok := two.takeOver(text); ok {
 		t.Errorf("of a user who has changed: %+v", id)
 	}
-	old, until := one.handOver(begun(t, one, identity{name: "token:t", role: RoleViewer}))
+	old, until := one.handOver(begun(t, one, one.byToken("t")))
 	*now = time.UnixMilli(until + 1)
 	if id, ok := two.takeOver(old); ok {
 		t.Errorf("out of date: %+v", id)
