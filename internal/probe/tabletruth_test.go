@@ -103,7 +103,11 @@ func (d *dweller) ss(cgroup func(path string) uint64) (list []ssRow) {
 			r.cookie, _ = strconv.ParseUint(m[1], 16, 64)
 		}
 		if m := ssCgroup.FindStringSubmatch(rest); m != nil {
-			r.cgroup = cgroup(m[1])
+			if id, ok := strings.CutPrefix(m[1], "unreachable:"); ok { // no version 2 is mounted
+				r.cgroup, _ = strconv.ParseUint(id, 16, 64)
+			} else {
+				r.cgroup = cgroup(m[1])
+			}
 		}
 		for _, m := range ssPids.FindAllStringSubmatch(rest, -1) {
 			pid, _ := strconv.Atoi(m[1])
