@@ -18,16 +18,18 @@ fi
 command -v javac >/dev/null 2>&1 || missing="$missing default-jdk-headless"
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v npm >/dev/null 2>&1 || missing="$missing npm"
-# The console's tools and libraries, as its lock file names them.
-console() {
-	cd "$(dirname "$0")/../web"
-	lock=$(sha256sum <package-lock.json)
-	[ "$(cat node_modules/.installed 2>/dev/null)" = "$lock" ] && return
-	npm ci --silent
-	echo "$lock" >node_modules/.installed
+# What comes from npm, as the lock files name it: the console's tools and libraries, and strangers' programs.
+modules() {
+	for d in web test/clients/npm; do (
+		cd "$(dirname "$0")/../$d"
+		lock=$(sha256sum <package-lock.json)
+		[ "$(cat node_modules/.installed 2>/dev/null)" = "$lock" ] && exit
+		npm ci --silent
+		echo "$lock" >node_modules/.installed
+	); done
 }
 if [ -z "$missing" ]; then
-	console
+	modules
 	exit 0
 fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
@@ -54,4 +56,4 @@ case " $missing " in *" linux-image-cloud-amd64 "*)
 esac
 # shellcheck disable=SC2086
 [ -z "$(echo $missing)" ] || apt-get install -y -qq --no-install-recommends $missing >/dev/null
-console
+modules

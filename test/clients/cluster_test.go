@@ -223,12 +223,21 @@ func (c *cluster) describe() {
 // leader is the master that leads, or the first one while none does.
 func (c *cluster) leader() *process {
 	for _, m := range c.masters {
-		var s state
-		if m != nil && fetch(m.url+"/state", &s) == nil && s.Leader != "" && strings.HasSuffix("master@"+strings.TrimPrefix(m.url, "http://"), s.Leader) {
+		if m != nil && m.leads(new(state)) {
 			return m
 		}
 	}
 	return c.masters[0]
+}
+
+// leads tells whether a master answers for the cluster itself, and what.
+func (p *process) leads(s *state) bool {
+	resp, err := staying.Get(p.url + "/state")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK && json.NewDecoder(resp.Body).Decode(s) == nil
 }
 
 // end asks a process to stop, and kills it when it does not within a time.
@@ -276,7 +285,10 @@ type task struct {
 	Resources       struct{ Ports string }
 }
 
-var client = &http.Client{Timeout: 10 * time.Second}
+var (
+	client  = &http.Client{Timeout: 10 * time.Second}
+	staying = &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+)
 
 // fetch reads JSON.
 func fetch(address string, into any) error {

@@ -4,7 +4,10 @@ go 1.26
 
 tool github.com/mesosphere/mesos-dns
 
-require github.com/miekg/dns v1.0.0
+require (
+	github.com/miekg/dns v1.0.0
+	github.com/samuel/go-zookeeper v0.0.0-20190923202752-2cc03de413da
+)
 
 require (
 	github.com/dgrijalva/jwt-go v2.6.0+incompatible // indirect
@@ -14,7 +17,6 @@ require (
 	github.com/kylelemons/godebug v1.1.0 // indirect
 	github.com/mesos/mesos-go v0.0.2 // indirect
 	github.com/mesosphere/mesos-dns v0.6.0 // indirect
-	github.com/samuel/go-zookeeper v0.0.0-20190923202752-2cc03de413da // indirect
 	github.com/stretchr/objx v0.5.3 // indirect
 	github.com/stretchr/testify v1.12.1 // indirect
 	github.com/tv42/zbase32 v0.0.0-20150911225513-03389da7e0bf // indirect
