@@ -2,7 +2,7 @@
 # Installs what the tests need from Debian's packages. Does nothing when all of it is there; without root it only says
 # what is missing.
 set -eu
-packages="zookeeper:/usr/share/java/zookeeper.jar python3-kazoo:/usr/lib/python3/dist-packages/kazoo libcurator-recipes-java:/usr/share/java/curator-recipes.jar protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/duration.proto crun:/usr/bin/crun runc:/usr/sbin/runc xz-utils:/usr/bin/xz bzip2:/usr/bin/bzip2 docker.io:/usr/sbin/dockerd containerd:/usr/bin/ctr iptables:/usr/sbin/iptables util-linux:/usr/bin/nsenter containernetworking-plugins:/usr/lib/cni/bridge iproute2:/usr/sbin/ip conntrack:/usr/sbin/conntrack procps:/usr/sbin/sysctl busybox-static:/bin/busybox chromium:/usr/bin/chromium libpcap-dev:/usr/include/pcap.h python3-requests:/usr/lib/python3/dist-packages/requests"
+packages="zookeeper:/usr/share/java/zookeeper.jar python3-kazoo:/usr/lib/python3/dist-packages/kazoo libcurator-recipes-java:/usr/share/java/curator-recipes.jar protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/duration.proto crun:/usr/bin/crun runc:/usr/sbin/runc xz-utils:/usr/bin/xz bzip2:/usr/bin/bzip2 docker.io:/usr/sbin/dockerd containerd:/usr/bin/ctr iptables:/usr/sbin/iptables util-linux:/usr/bin/nsenter containernetworking-plugins:/usr/lib/cni/bridge iproute2:/usr/sbin/ip conntrack:/usr/sbin/conntrack procps:/usr/sbin/sysctl busybox-static:/bin/busybox chromium:/usr/bin/chromium libpcap-dev:/usr/include/pcap.h python3-requests:/usr/lib/python3/dist-packages/requests prometheus:/usr/bin/promtool"
 missing=
 for p in $packages; do
 	[ -e "${p#*:}" ] || missing="$missing ${p%%:*}"
