@@ -146,14 +146,14 @@ func (c *cluster) launch(bin, name string, args ...string) (*process, error) {
 	}
 	return p, p.until(60*time.Second, name+" is ready", func() bool {
 		var r struct {
-			Master, Marathon string
-			Agents           []string
+			Master, Marathon, Monitor string
+			Agents                    []string
 		}
 		b, err := os.ReadFile(ready)
 		if err != nil || json.Unmarshal(b, &r) != nil {
 			return false
 		}
-		p.url = strings.Join(append(r.Agents, r.Master, r.Marathon), "")
+		p.url = strings.Join(append(r.Agents, r.Master, r.Marathon, r.Monitor), "")
 		return p.url != ""
 	})
 }

@@ -58,7 +58,9 @@ func startPrometheus(t *testing.T, config string) (address string) {
 
 // targets are those of a job.
 func targets(prometheus, job string) (out []target) {
-	var r struct{ Data struct{ ActiveTargets []target } }
+	var r struct {
+		Data struct{ ActiveTargets []target }
+	}
 	_ = fetch("http://"+prometheus+"/api/v1/targets?state=active", &r)
 	for _, x := range r.Data.ActiveTargets {
 		if x.Labels["job"] == job {
@@ -144,7 +146,12 @@ scrape_configs:
 
 // TestMetricsPassPromtool: Prometheus' own parser and linter accept what every component serves.
 func TestMetricsPassPromtool(t *testing.T) {
-	pages := map[string]string{"master": house.leader().url + "/metrics", "agent": house.agent.url + "/metrics", "marathon": house.marathon.url + "/metrics/prometheus"}
+	monitor, err := house.launch(os.Getenv("ORCHESTRATOR_BIN"), "monitor", "monitor", "--listen", "127.0.0.1:0", "--auth", "off", "--data-dir", t.TempDir(), "--master", house.leader().url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer monitor.end()
+	pages := map[string]string{"master": house.leader().url + "/metrics", "agent": house.agent.url + "/metrics", "marathon": house.marathon.url + "/metrics/prometheus", "monitor": monitor.url + "/metrics"}
 	for name, page := range pages {
 		t.Run(name, func(t *testing.T) {
 			resp, err := client.Get(page)
