@@ -93,6 +93,7 @@ func (e *Engine) Run() {
 	}
 	e.cmd = exec.Command("nsenter", args...)
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
+	e.cmd.Env = append(os.Environ(), "TMPDIR="+e.dir) // where containerd writes its stacks when dockerd finds it slow
 	if err := e.cmd.Start(); err != nil {
 		e.t.Fatal(err)
 	}

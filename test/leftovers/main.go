@@ -22,23 +22,23 @@ const patience = 10 * time.Second
 
 func main() {
 	host := flag.Bool("host", false, "look at the whole host too: control groups, network interfaces, packet filter, loop devices, shared memory; only tells of what is left there")
-	strict := flag.Bool("strict", false, "with -host: fail because of it, too")
+	strict := flag.Bool("strict", false, "fail also because of files, and of what is new on the host")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "usage: leftovers [-host] COMMAND [ARGUMENT…]")
 		os.Exit(2)
 	}
-	code, left, onHost, err := run(flag.Args(), *host)
+	code, left, told, err := run(flag.Args(), *host)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "leftovers:", err)
 		os.Exit(2)
 	}
 	if *strict {
-		left, onHost = append(left, onHost...), nil
+		left, told = append(left, told...), nil
 	}
 	dir, _ := os.Getwd()
-	if len(onHost) > 0 {
-		fmt.Fprintf(os.Stderr, "leftovers: new on this host since %s in %s began, its or somebody else's:\n\t%s\n", flag.Arg(0), dir, strings.Join(onHost, "\n\t"))
+	if len(told) > 0 {
+		fmt.Fprintf(os.Stderr, "leftovers: new since %s in %s began (on the host perhaps somebody else's), and no failure:\n\t%s\n", flag.Arg(0), dir, strings.Join(told, "\n\t"))
 	}
 	if len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "leftovers: %s in %s has left behind:\n\t%s\n", flag.Arg(0), dir, strings.Join(left, "\n\t"))
@@ -47,8 +47,8 @@ func main() {
 	os.Exit(code)
 }
 
-// run runs a command. It gives its exit code, what it has left, and what is new on the host.
-func run(argv []string, host bool) (code int, left, onHost []string, err error) {
+// run runs a command. It gives its exit code, what it has left, and what is only to be told: files, and what is new on the host.
+func run(argv []string, host bool) (code int, left, told []string, err error) {
 	tmp, err := temporary()
 	if err != nil {
 		return 0, nil, nil, err
@@ -78,11 +78,11 @@ func run(argv []string, host bool) (code int, left, onHost []string, err error) 
 		}
 	}()
 	code = reap(cmd.Process.Pid)
-	left = settle(tmp)
+	left, told = settle(tmp)
 	if host {
-		onHost = settleHost(before)
+		told = append(told, settleHost(before)...)
 	}
-	return code, left, onHost, nil
+	return code, left, told, nil
 }
 
 // temporary makes a directory for temporary files. Its name is short, because paths of sockets must be: inside of another run's
@@ -127,8 +127,8 @@ func reap(pid int) (code int) {
 	}
 }
 
-// settle gives what is left of processes, mounts and files when they have had their time, and puts it away.
-func settle(tmp string) (left []string) {
+// settle gives what is left of processes and mounts, and of files, when they have had their time, and puts it away.
+func settle(tmp string) (left, files []string) {
 	deadline := time.Now().Add(patience)
 	pause := time.Millisecond
 	for len(descendants()) > 0 && time.Now().Before(deadline) {
@@ -160,12 +160,12 @@ func settle(tmp string) (left []string) {
 		left = append(left, err.Error())
 	}
 	for _, e := range es {
-		left = append(left, "file "+filepath.Join(tmp, e.Name()))
+		files = append(files, "file "+filepath.Join(tmp, e.Name()))
 	}
 	if err := os.RemoveAll(tmp); err != nil {
 		left = append(left, err.Error())
 	}
-	return left
+	return left, files
 }
 
 func reapEnded() {

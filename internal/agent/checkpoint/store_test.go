@@ -167,7 +167,8 @@ func TestRealFileSystem(t *testing.T) {
 	if err := s.Commit(ops); err != nil {
 		t.Fatal(err)
 	}
-	// No Close: kill -9.
+	// No Close until the end: kill -9.
+	defer s.Close()
 	s2, err := Open(OS{}, dir, true, quiet)
 	if err != nil {
 		t.Fatal(err)

@@ -1,12 +1,14 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -60,7 +62,11 @@ func fileSystem(t *testing.T, kind string) string {
 		t.Fatalf("mount %v: %v %s", args, err, out)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(at, 0); err != nil {
+		err := unix.Unmount(at, 0)
+		for deadline := time.Now().Add(30 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); err = unix.Unmount(at, 0) {
+			time.Sleep(20 * time.Millisecond) // another test's container was given a copy of it at its start: nothing tells when it has let go
+		}
+		if err != nil {
 			t.Errorf("unmount %s: %v", at, err)
 			_ = unix.Unmount(at, unix.MNT_DETACH)
 		}
