@@ -192,7 +192,7 @@ func newTaskWhyCommand() *cobra.Command {
 			if st.Source != nil {
 				who = strings.ToLower(strings.TrimPrefix(st.GetSource().String(), "SOURCE_"))
 			}
-			tab.row(ageSeconds(st.GetTimestamp())+" ago", taskState(st.GetState()), who, reason, st.GetMessage())
+			tab.row(ageSeconds(st.GetTimestamp())+" ago", taskState(st.GetState()), who, reason, firstLine(st.GetMessage()))
 		}
 		if err := tab.flush(); err != nil {
 			return err

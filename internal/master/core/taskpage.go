@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"iter"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -190,6 +191,9 @@ func (t *TaskPage) setUUID(uuid []byte) {
 	}
 }
 
+// maxStatusMessage bounds, in bytes, what is kept of a status' message. Mesos keeps it whole, and a master's memory is then the executors' affair.
+const maxStatusMessage = 1024
+
 // addStatus appends to the history, which keeps one status for each state in a row, without the bulky parts.
 func (t *TaskPage) addStatus(status *mesosv1.TaskStatus) {
 	var room [512]byte
@@ -200,8 +204,10 @@ func (t *TaskPage) addStatus(status *mesosv1.TaskStatus) {
 	agent := byte(otherAgent)
 	kept := filterFields(encoded[:0], encoded, func(num protowire.Number, body []byte) bool {
 		switch num {
-		case statusTaskID, statusData, statusMessage:
+		case statusTaskID, statusData:
 			return false
+		case statusMessage:
+			return len(body) <= maxStatusMessage
 		case statusAgentID:
 			if string(firstString(body)) != string(t.task.agent) {
 				return true
@@ -211,6 +217,10 @@ func (t *TaskPage) addStatus(status *mesosv1.TaskStatus) {
 		}
 		return true
 	})
+	if m := status.GetMessage(); len(m) > maxStatusMessage {
+		kept = protowire.AppendTag(kept, statusMessage, protowire.BytesType)
+		kept = protowire.AppendString(kept, strings.ToValidUTF8(m[:maxStatusMessage-len("…")], "")+"…")
+	}
 	end := len(t.statuses)
 	if end > 0 && t.lastState == status.GetState() {
 		end = t.lastAt

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,9 +29,11 @@ func maybe[T any](t *rapid.T, what string, make func() *T) *T {
 func drawStatus(t *rapid.T, task *mesosv1.Task) *mesosv1.TaskStatus {
 	s := &mesosv1.TaskStatus{
 		TaskId: task.TaskId, State: drawnStates.Draw(t, "state").Enum(),
-		Source:    maybe(t, "source", func() *mesosv1.TaskStatus_Source { return mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum() }),
-		Reason:    maybe(t, "reason", func() *mesosv1.TaskStatus_Reason { return mesosv1.TaskStatus_REASON_EXECUTOR_TERMINATED.Enum() }),
-		Message:   maybe(t, "message", func() *string { return proto.String("said") }),
+		Source: maybe(t, "source", func() *mesosv1.TaskStatus_Source { return mesosv1.TaskStatus_SOURCE_EXECUTOR.Enum() }),
+		Reason: maybe(t, "reason", func() *mesosv1.TaskStatus_Reason { return mesosv1.TaskStatus_REASON_EXECUTOR_TERMINATED.Enum() }),
+		Message: maybe(t, "message", func() *string {
+			return proto.String(rapid.SampledFrom([]string{"", "said", strings.Repeat("é", 512), strings.Repeat("é", 513), "x" + strings.Repeat("é", 9000)}).Draw(t, "said"))
+		}),
 		Timestamp: maybe(t, "timestamp", func() *float64 { return proto.Float64(rapid.Float64().Draw(t, "at")) }),
 		Healthy:   maybe(t, "healthy", func() *bool { return proto.Bool(true) }),
 		Labels: maybe(t, "labels", func() *mesosv1.Labels {
@@ -80,7 +83,13 @@ func applied(p *mesosv1.Task, status *mesosv1.TaskStatus, latest mesosv1.TaskSta
 		p.StatusUpdateState, p.StatusUpdateUuid = status.State, status.Uuid
 	}
 	kept := status.CloneVT()
-	kept.Data, kept.Message = nil, nil
+	kept.Data = nil
+	if m := []rune(kept.GetMessage()); len(string(m)) > 1024 {
+		for len(string(m)) > 1024-3 {
+			m = m[:len(m)-1]
+		}
+		kept.Message = proto.String(string(m) + "…")
+	}
 	if n := len(p.Statuses); n > 0 && p.Statuses[n-1].GetState() == status.GetState() {
 		p.Statuses = p.Statuses[:n-1]
 	}
