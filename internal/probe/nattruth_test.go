@@ -49,11 +49,8 @@ func ctRow(t *testing.T, line string) string {
 	if len(addrs) != 4 || len(ports) != 4 {
 		t.Fatalf("conntrack says %q", line)
 	}
-	ends := make([]any, 4)
-	for k := range ends {
-		ends[k] = netip.AddrPortFrom(addrs[k], ports[k])
-	}
-	return f[i] + fmt.Sprintf(" %v>%v %v>%v", ends...)
+	end := func(k int) string { return netip.AddrPortFrom(addrs[k], ports[k]).String() }
+	return f[i] + " " + end(0) + ">" + end(1) + " " + end(2) + ">" + end(3)
 }
 
 // listed is the whole of what conntrack lists.

@@ -350,8 +350,7 @@ func (d *dweller) agree(x table, rows *[]ssRow, cgroup func(string) uint64) {
 
 func TestTablesAgreeWithSs(t *testing.T) {
 	d, cgroup := quarter(t)
-	var rows []ssRow
-	rows = d.ss(cgroup)
+	rows := d.ss(cgroup)
 	seen := map[string]bool{}
 	for _, r := range rows {
 		seen[r.proto+" "+r.state] = true
