@@ -255,7 +255,7 @@ func settleWith(t *testing.T, name string, namespaces uintptr) *dweller {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		for _, dir := range dirs {
-			for range 100 { // the kernel takes a moment to empty it
+			for range 2000 { // the kernel takes a moment to empty it
 				if os.Remove(dir) == nil {
 					break
 				}
