@@ -239,8 +239,12 @@ func (d *decoder) node() (*Node, error) {
 	if n.Latest == nil && (told || len(counters) > 0) {
 		n.Latest = map[string]Latest{}
 	}
-	if _, newer := n.Latest[ActiveControls]; told && !newer {
-		n.Latest[ActiveControls] = Latest{at, strings.Join(live, ";")}
+	if told { // a sender may speak both ways
+		newer := n.Latest[ActiveControls]
+		if newer.Timestamp.After(at) {
+			at = newer.Timestamp
+		}
+		n.Latest[ActiveControls] = Latest{at, strings.Join(append(live, n.Offered()...), ";")}
 	}
 	for k, v := range counters {
 		n.Latest[CounterPrefix+k] = Latest{Value: strconv.FormatFloat(v, 'f', -1, 64)}

@@ -175,7 +175,7 @@ func TestOldFormsOfControlsAndCounters(t *testing.T) {
 	for in, offered := range map[string][]string{
 		`{"host":{"nodes":{"a":{"latestControls":{"x":{"timestamp":"2026-11-26T12:00:00Z","value":{"dead":false}},"y":{"value":{"dead":true}}}}}}}`: {"x"},
 		`{"Host":{"nodes":{"a":{"controls":{"timestamp":"2026-11-26T12:00:00Z","controls":["b","a","a"]}}}}}`:                                       {"a", "b"},
-		`{"Host":{"nodes":{"a":{"latest":{"active_controls":{"value":"z"}},"controls":{"controls":["b"]}}}}}`:                                       {"z"},
+		`{"Host":{"nodes":{"a":{"latest":{"active_controls":{"value":"z"}},"controls":{"controls":["b"]}}}}}`:                                       {"b", "z"},
 		`{"Host":{"nodes":{"a":{"counters":{"n":3}}}}}`:                                                                                             {},
 	} {
 		r, err := DecodeJSON([]byte(in), DefaultLimits())
