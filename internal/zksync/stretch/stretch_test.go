@@ -1,6 +1,7 @@
 package stretch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -144,12 +145,23 @@ func (l *load) stop() {
 	l.wg.Wait()
 	versions := 0
 	for i, c := range l.clients {
-		_, st, err := c.Get(l.t.Context(), fmt.Sprintf("/n%d", i))
+		// A leader may have been killed just now: reads are asked again, which changes nothing.
+		asked := func(err error) bool { return !errors.Is(err, zk.ErrConnectionLoss) }
+		var st zk.Stat
+		var ok bool
+		var err error
+		zktest.Eventually(l.t, 2*time.Minute, "the node is read", func() bool {
+			_, st, err = c.Get(l.t.Context(), fmt.Sprintf("/n%d", i))
+			return asked(err)
+		})
 		if err != nil {
-			l.t.Error(err)
+			l.t.Fatal(err)
 		}
 		versions += int(st.Version)
-		ok, st, err := c.Exists(l.t.Context(), fmt.Sprintf("/eph%d", i))
+		zktest.Eventually(l.t, 2*time.Minute, "the ephemeral node is read", func() bool {
+			ok, st, err = c.Exists(l.t.Context(), fmt.Sprintf("/eph%d", i))
+			return asked(err)
+		})
 		if !ok || err != nil || st.EphemeralOwner != l.ids[i] || c.Session().ID != l.ids[i] {
 			l.t.Errorf("session %d did not survive: %v %v", i, ok, err)
 		}
