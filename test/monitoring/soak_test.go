@@ -119,7 +119,7 @@ func TestSoak(t *testing.T) {
 // sample is what one program uses at one time.
 type sample struct {
 	at                time.Duration
-	rss               float64
+	rss, anon         float64 // anon is of rss what is no file's: the rest is how much of the program the kernel holds
 	goroutines, files int
 	cpu               float64 // seconds
 	program           int     // pid: a monitor that was started again is another
@@ -156,6 +156,9 @@ func report(t *testing.T, name string, list []sample) {
 	// A tenth and a few MB are what the collector's pacing does.
 	if x, y := middle(a, rss), middle(b, rss); y > x*1.1+4e6 {
 		t.Errorf("%s grows: %.1f MB, then %.1f MB", name, x/1e6, y/1e6)
+		for i := 0; i < len(list); i += max(1, len(list)/60) {
+			t.Logf("%s after %v: %.1f MB resident, %.1f MB of it anonymous", name, list[i].at.Round(time.Second), list[i].rss/1e6, list[i].anon/1e6)
+		}
 	}
 	if x, y := middle(a, files), middle(b, files); y > x*1.05+10 {
 		t.Errorf("%s keeps files open: %.0f, then %.0f", name, x, y)
@@ -390,9 +393,10 @@ func (p *program) sample(t testing.TB, at time.Duration) sample {
 	}
 	defer f.Close()
 	for in := bufio.NewScanner(f); in.Scan(); {
-		if v, ok := strings.CutPrefix(in.Text(), "VmRSS:"); ok {
+		key, v, _ := strings.Cut(in.Text(), ":")
+		if key == "VmRSS" || key == "RssAnon" {
 			n, _ := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 64)
-			s.rss = n * 1024
+			*map[string]*float64{"VmRSS": &s.rss, "RssAnon": &s.anon}[key] = n * 1024
 		}
 	}
 	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
