@@ -25,7 +25,7 @@ func binary(t *testing.T) string {
 	t.Helper()
 	bin := os.Getenv("ORCHESTRATOR_BIN")
 	if bin == "" {
-		if os.Getenv("CI") == "true" {
+		if os.Getenv("CI") != "" {
 			t.Fatal("ORCHESTRATOR_BIN is not set")
 		}
 		t.Skip("ORCHESTRATOR_BIN names no binary to test: run make test-clients")

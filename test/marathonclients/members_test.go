@@ -21,7 +21,7 @@ func startZooKeeper(t *testing.T) (address string) {
 	t.Helper()
 	const jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar"
 	if _, err := os.Stat("/usr/share/java/zookeeper.jar"); err != nil {
-		if os.Getenv("CI") == "true" {
+		if os.Getenv("CI") != "" {
 			t.Fatal("needs Debian's zookeeper package (test/deps.sh installs it)")
 		}
 		t.Skip("needs Debian's zookeeper package (test/deps.sh installs it)")

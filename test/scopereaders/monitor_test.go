@@ -37,7 +37,7 @@ func binary(t *testing.T) string {
 	t.Helper()
 	bin := os.Getenv("ORCHESTRATOR_BIN")
 	if bin == "" {
-		if os.Getenv("CI") == "true" {
+		if os.Getenv("CI") != "" {
 			t.Fatal("ORCHESTRATOR_BIN is not set")
 		}
 		t.Skip("ORCHESTRATOR_BIN names no binary to test: run make test-clients")
@@ -408,7 +408,7 @@ func shapes(nodes detailed.NodeSummaries) string {
 // TestScriptsWalkTheMonitor runs a script as people have written for Scope: Python with requests.
 func TestScriptsWalkTheMonitor(t *testing.T) {
 	if err := exec.Command("python3", "-c", "import requests").Run(); err != nil {
-		if os.Getenv("CI") == "true" {
+		if os.Getenv("CI") != "" {
 			t.Fatal("python3 has no requests: test/deps.sh installs it")
 		}
 		t.Skip("python3 has no requests: run make deps")
