@@ -65,7 +65,7 @@ func (p *Probe) look(now time.Time, tables ...map[string]*containerInfo) *pictur
 	for _, pid := range p.table.pids() {
 		proc := p.table.byPid[pid]
 		if proc.container.id == "" && len(p.table.named) > 0 { // its runtime may have told only after it was read
-			proc.container = inNamed(proc.cgroups, p.table.named)
+			proc.container = inNamed(proc.cgroups().paths, p.table.named)
 		}
 		if proc.container.id == "" {
 			continue
@@ -86,8 +86,8 @@ func (p *Probe) look(now time.Time, tables ...map[string]*containerInfo) *pictur
 		if b.ownNS && pic.byNS[proc.netns] == nil && proc.netns != pic.rootNS {
 			pic.byNS[proc.netns] = b
 		}
-		if ino := p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]); ino != 0 && proc.cgroups[""] != "/" {
-			pic.byCg[ino] = b
+		if g := proc.cgroups(); g.inode != 0 && g.paths[""] != "/" {
+			pic.byCg[g.inode] = b
 		}
 	}
 	p.addPassing(pic, now.UnixMilli())
@@ -171,7 +171,10 @@ func (p *Probe) world(pic *picture) *world {
 }
 
 func (p *Probe) processID(proc *process) string {
-	return topology.ProcessID(p.cfg.Hostname, proc.pid, proc.start)
+	if proc.told.id == "" {
+		proc.told.id = topology.ProcessID(p.cfg.Hostname, proc.pid, proc.start)
+	}
+	return proc.told.id
 }
 
 // attrs collects attributes and leaves out empty ones.
@@ -374,10 +377,28 @@ func marathonApp(task string) string {
 	return "/" + strings.ReplaceAll(task[:i], "_", "/")
 }
 
+// toldProcess is what has been told of a process, and of what it was made: as long as that does not change, the same is told again.
+type toldProcess struct {
+	id                 string
+	entity             *probev1.Entity
+	comm, cmdline, box string
+	ppid               int
+	uid                uint32
+}
+
+// processEntity describes one process. It must not be changed.
 func (p *Probe) processEntity(pic *picture, proc *process) *probev1.Entity {
-	e := &probev1.Entity{Id: p.processID(proc), Kind: topology.KindProcess, Label: proc.comm, StartedMs: p.table.startedMs(proc)}
+	id, box := p.processID(proc), ""
 	if b := pic.boxes[proc.container.id]; proc.container.id != "" && b != nil {
-		e.Parents = append(e.Parents, b.id)
+		box = b.id
+	}
+	was := &proc.told
+	if was.entity != nil && was.comm == proc.comm && was.cmdline == proc.cmdline && was.box == box && was.ppid == proc.ppid && was.uid == proc.uid {
+		return was.entity
+	}
+	e := &probev1.Entity{Id: id, Kind: topology.KindProcess, Label: proc.comm, StartedMs: p.table.startedMs(proc)}
+	if box != "" {
+		e.Parents = append(e.Parents, box)
 	}
 	e.Parents = append(e.Parents, pic.hostID)
 	var a attrs
@@ -389,6 +410,7 @@ func (p *Probe) processEntity(pic *picture, proc *process) *probev1.Entity {
 	if p.cfg.allowed(PolicyLifecycle) {
 		e.Controls = []string{"signal"}
 	}
+	proc.told = toldProcess{id, e, proc.comm, proc.cmdline, box, proc.ppid, proc.uid}
 	return e
 }
 

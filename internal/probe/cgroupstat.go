@@ -112,7 +112,7 @@ func (r cgroupRoots) measureV2(dir string, s *cgroupSample) {
 	if v, ok := stat["nr_periods"]; ok && s.periods < 0 {
 		s.periods, s.throttled = v, stat["nr_throttled"]
 	}
-	if b, err := os.ReadFile(dir + "/cpu.max"); err == nil && s.cpuLimit == 0 {
+	if b, err := readSmall(dir + "/cpu.max"); err == nil && s.cpuLimit == 0 {
 		if f := strings.Fields(string(b)); len(f) == 2 {
 			quota, err1 := strconv.ParseFloat(f[0], 64)
 			period, err2 := strconv.ParseFloat(f[1], 64)
@@ -131,7 +131,7 @@ func (r cgroupRoots) measureV2(dir string, s *cgroupSample) {
 	if v, ok := readNumber(dir + "/pids.current"); ok && s.pids < 0 {
 		s.pids = v
 	}
-	if b, err := os.ReadFile(dir + "/io.stat"); err == nil && s.diskRead < 0 {
+	if b, err := readSmall(dir + "/io.stat"); err == nil && s.diskRead < 0 {
 		s.diskRead, s.diskWrite = 0, 0
 		for f := range strings.FieldsSeq(string(b)) {
 			key, value, _ := strings.Cut(f, "=")
@@ -155,7 +155,7 @@ func (r cgroupRoots) dirV1(controller string, paths map[string]string, ref conta
 }
 
 func readNumber(path string) (float64, bool) {
-	b, err := os.ReadFile(path)
+	b, err := readSmall(path)
 	if err != nil {
 		return 0, false
 	}
@@ -165,7 +165,7 @@ func readNumber(path string) (float64, bool) {
 
 // readKeys reads a file of lines "key number".
 func readKeys(path string) map[string]float64 {
-	b, err := os.ReadFile(path)
+	b, err := readSmall(path)
 	if err != nil {
 		return nil
 	}
@@ -182,7 +182,7 @@ func readKeys(path string) map[string]float64 {
 // readBlkio sums "8:0 Read 4096" over the devices. Without a line for any device it does not know: kernels since 6.x count only
 // where somebody has set a limit, and say "Total 0" elsewhere whatever is read and written.
 func readBlkio(path string) (read, write float64) {
-	b, err := os.ReadFile(path)
+	b, err := readSmall(path)
 	if err != nil {
 		return -1, -1
 	}
@@ -209,7 +209,7 @@ func readBlkio(path string) (read, write float64) {
 
 // readNetDev sums the bytes of the interfaces that keep accepts, from a file like /proc/net/dev.
 func readNetDev(path string, keep func(name string) bool) (rx, tx float64, ok bool) {
-	b, err := os.ReadFile(path)
+	b, err := readSmall(path)
 	if err != nil {
 		return -1, -1, false
 	}

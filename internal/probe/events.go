@@ -32,12 +32,12 @@ func (e *eventSource) pending() bool {
 	return len(e.queue) > 0
 }
 
-// take appends the queued events to out.
-func (e *eventSource) take(out []netEvent) []netEvent {
+// take gives the queued events. The next ones go where empty is.
+func (e *eventSource) take(empty []netEvent) []netEvent {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	out = append(out, e.queue...)
-	e.queue = e.queue[:0]
+	out := e.queue
+	e.queue = empty
 	return out
 }
 

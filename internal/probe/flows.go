@@ -74,14 +74,16 @@ type world struct {
 
 // flowTable turns the sockets of each round into edges. Used by one goroutine.
 type flowTable struct {
-	flows   map[edgeKey]*flow
-	known   map[tuple]*counted
-	last    int64
-	folded  int
-	dropped int
-	peers   map[peerGroup]map[string]struct{}
-	events  []netEvent
-	nat     []translation
+	flows map[edgeKey]*flow
+	known map[tuple]*counted
+	// mostKnown is how many there were at most.
+	mostKnown int
+	last      int64
+	folded    int
+	dropped   int
+	peers     map[peerGroup]map[string]struct{}
+	events    []netEvent
+	nat       []translation
 }
 
 type peerGroup struct {
@@ -124,13 +126,14 @@ func (t *flowTable) update(at int64, sockets []socket, w *world) ([]edge, []list
 	for i := range t.events {
 		t.event(&t.events[i], sockets, ix, w, at)
 	}
-	t.events = t.events[:0]
+	t.events = emptied(t.events)
 	for k, c := range t.known {
 		if !c.seen {
 			delete(t.known, k)
 		}
 		c.seen = false
 	}
+	t.known = slim(t.known, &t.mostKnown)
 	edges := make([]edge, 0, len(t.flows))
 	for key, f := range t.flows {
 		if at-f.lastActive > lingerMillis {
@@ -161,7 +164,10 @@ type index struct {
 }
 
 func (t *flowTable) index(sockets []socket) *index {
-	ix := &index{listen: map[listening]int{}, peer: map[tuple]int{}, nat: map[tuple]translation{}, back: map[tuple]translation{}, told: map[tuple]struct{}{}}
+	ix := &index{
+		listen: map[listening]int{}, peer: make(map[tuple]int, len(sockets)), nat: make(map[tuple]translation, len(t.nat)), back: make(map[tuple]translation, len(t.nat)),
+		told: make(map[tuple]struct{}, len(t.events)),
+	}
 	for i := range sockets {
 		s := &sockets[i]
 		if isListener(s) {

@@ -36,7 +36,7 @@ func newHostStat(proc, sys string) *hostStat {
 func (h *hostStat) measure(at int64) map[string]float64 {
 	out := map[string]float64{}
 	s := hostSample{at: at}
-	if b, err := os.ReadFile(h.proc + "/stat"); err == nil {
+	if b, err := readSmall(h.proc + "/stat"); err == nil {
 		cores := 0
 		for line := range strings.Lines(string(b)) {
 			if strings.HasPrefix(line, "cpu ") {
@@ -58,7 +58,7 @@ func (h *hostStat) measure(at int64) map[string]float64 {
 			h.cores = cores
 		}
 	}
-	if b, err := os.ReadFile(h.proc + "/meminfo"); err == nil {
+	if b, err := readSmall(h.proc + "/meminfo"); err == nil {
 		mem := map[string]float64{}
 		for line := range strings.Lines(string(b)) {
 			key, rest, _ := strings.Cut(line, ":")
@@ -73,14 +73,14 @@ func (h *hostStat) measure(at int64) map[string]float64 {
 			out[topology.MetricMemUsed] = 100 * (total - mem["MemAvailable"]) / total
 		}
 	}
-	if b, err := os.ReadFile(h.proc + "/loadavg"); err == nil {
+	if b, err := readSmall(h.proc + "/loadavg"); err == nil {
 		if f := strings.Fields(string(b)); len(f) > 0 {
 			if v, err := strconv.ParseFloat(f[0], 64); err == nil {
 				out[topology.MetricLoad1] = v
 			}
 		}
 	}
-	if b, err := os.ReadFile(h.proc + "/sys/fs/file-nr"); err == nil {
+	if b, err := readSmall(h.proc + "/sys/fs/file-nr"); err == nil {
 		if f := strings.Fields(string(b)); len(f) > 0 {
 			if v, err := strconv.ParseFloat(f[0], 64); err == nil {
 				out[topology.MetricFds] = v
@@ -138,7 +138,7 @@ func (h *hostStat) leaves(name string) bool {
 // disks sums what whole disks have read and written. What is made of other disks (md, device mapper, bcache) or of memory would
 // count the same bytes twice, or none that a disk ever saw.
 func (h *hostStat) disks() (read, write float64, ok bool) {
-	b, err := os.ReadFile(h.proc + "/diskstats")
+	b, err := readSmall(h.proc + "/diskstats")
 	if err != nil {
 		return 0, 0, false
 	}

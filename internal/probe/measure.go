@@ -124,7 +124,7 @@ func (p *Probe) measureProcess(b *batch, ref uint32, proc *process) {
 	b.add(ref, topology.MetricCPUCores, proc.cores)
 	b.add(ref, topology.MetricMem, float64(proc.rss))
 	b.add(ref, topology.MetricThreads, float64(proc.threads))
-	if n := p.table.openFiles(proc.pid); n > 0 {
+	if n := p.table.openFiles(proc, b.m.AtMs); n > 0 {
 		b.add(ref, topology.MetricFds, float64(n))
 	}
 	if proc.ioAt > 0 && proc.readRate+proc.writeRate > 0 {
@@ -135,7 +135,7 @@ func (p *Probe) measureProcess(b *batch, ref uint32, proc *process) {
 
 // measureContainer reads the container's cgroups. Rates are those since the last reading.
 func (p *Probe) measureContainer(b *batch, ref uint32, c *box, at int64) {
-	s := p.roots.measure(c.first.cgroups, c.ref)
+	s := p.roots.measure(c.first.cgroups().paths, c.ref)
 	s.at = at
 	if c.ownNS {
 		s.netRx, s.netTx, _ = readNetDev(filepath.Join(p.cfg.ProcRoot, strconv.Itoa(c.first.pid), "net/dev"), func(name string) bool { return name != "lo" })
@@ -194,7 +194,7 @@ func (p *Probe) measureContainer(b *batch, ref uint32, c *box, at int64) {
 	b.add(ref, topology.MetricPids, s.pids)
 	files := 0
 	for _, proc := range c.procs {
-		files += p.table.openFiles(proc.pid)
+		files += p.table.openFiles(proc, at)
 	}
 	if files > 0 {
 		b.add(ref, topology.MetricFds, float64(files))

@@ -1,8 +1,11 @@
 package probe
 
 import (
+	"cmp"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +19,8 @@ import (
 type owners struct {
 	proc   string
 	byIno  map[uint32]*ownedSocket
-	paths  map[string]uint64 // version 2 cgroup path to inode
+	most   int // how many there were at most
+	tours  map[region]*tour
 	buf    [128]byte
 	denied bool
 	// patience is how often a socket without a process is looked for.
@@ -29,39 +33,59 @@ type place struct{ netns, cgroup uint64 }
 type ownedSocket struct {
 	pid   int
 	start uint64
+	stage int // of the search
+	since int // how far the region's processes had been walked through when it was first wanted there; negative: not yet
 	tries int
 	seen  bool
 }
 
-// ownerTries is how often a socket without a process is looked for, the last time everywhere: the kernel's own sockets have none.
+// ownerTries is how often a socket without a process is looked for, the last time everywhere: the kernel's own sockets have none, and a process
+// may be younger than the table of processes.
 const ownerTries = 3
 
 func newOwners(proc string) *owners {
-	return &owners{proc: proc, byIno: map[uint32]*ownedSocket{}, paths: map[string]uint64{}, patience: ownerTries}
+	return &owners{proc: proc, byIno: map[uint32]*ownedSocket{}, tours: map[region]*tour{}, patience: ownerTries}
 }
 
-// cgroupInode gives the inode of a version 2 cgroup, which the kernel calls the cgroup's id.
-func (o *owners) cgroupInode(v2, path string) uint64 {
-	if v2 == "" || path == "" {
-		return 0
-	}
-	if ino, ok := o.paths[path]; ok {
-		return ino
-	}
-	if len(o.paths) > 50_000 {
-		clear(o.paths)
-	}
-	var st unix.Stat_t
-	if unix.Stat(filepath.Join(v2, path), &st) != nil {
-		return 0
-	}
-	o.paths[path] = st.Ino
-	return st.Ino
+// The stages of a search: the processes of the socket's own control group, the others of its network namespace, and everywhere.
+const (
+	ofGroup = iota
+	ofNamespace
+	ofAll
+	givenUp
+)
+
+// region is where sockets are looked for together.
+type region struct {
+	stage int
+	place // of the group and of the namespace; for all it is empty
 }
 
-// resolve looks for the processes of all sockets that it does not know yet, for at most the budget.
-func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*process) uint64, budget time.Duration) {
-	wanted, far := map[place]map[uint32]*ownedSocket{}, map[uint32]*ownedSocket{}
+// tour is how far the processes of a region have been walked through. A host may have more than fit into the budget of a round: the next one goes
+// on behind the last, round and round, so that every process is looked at, and a socket that nobody holds is looked for once and no more.
+type tour struct {
+	at     int // the last pid
+	walked int // processes, in all
+	used   bool
+}
+
+// resolve looks for the processes of all sockets that it does not know yet, for as long as more says so.
+func (o *owners) resolve(sockets []socket, table *processTable, more func() bool) {
+	wanted := map[region]map[uint32]*ownedSocket{}
+	want := func(stage int, ino uint32, own *ownedSocket, at place) {
+		switch own.stage = stage; stage {
+		case ofNamespace:
+			at.cgroup = 0
+		case ofAll:
+			at = place{}
+		}
+		in := region{stage, at}
+		if wanted[in] == nil {
+			wanted[in] = map[uint32]*ownedSocket{}
+		}
+		wanted[in][ino] = own
+	}
+	places := map[uint32]place{}
 	for i := range sockets {
 		s := &sockets[i]
 		if s.inode == 0 {
@@ -69,7 +93,7 @@ func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*p
 		}
 		own := o.byIno[s.inode]
 		if own == nil {
-			own = &ownedSocket{}
+			own = &ownedSocket{since: -1}
 			o.byIno[s.inode] = own
 		}
 		own.seen = true
@@ -77,18 +101,14 @@ func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*p
 			if p := table.byPid[own.pid]; p != nil && p.start == own.start {
 				continue
 			}
-			own.pid, own.tries = 0, 0 // it has ended: another one holds the socket
+			*own = ownedSocket{since: -1, seen: true} // it has ended: another one holds the socket
 		}
-		if own.tries >= o.patience {
-			continue
-		}
-		at := place{s.netns, s.cgroup}
-		if wanted[at] == nil {
-			wanted[at] = map[uint32]*ownedSocket{}
-		}
-		wanted[at][s.inode] = own
-		if own.tries == o.patience-1 {
-			far[s.inode] = own
+		if own.stage < givenUp {
+			if own.stage == ofGroup && s.cgroup == 0 {
+				own.stage = ofNamespace
+			}
+			places[s.inode] = place{s.netns, s.cgroup}
+			want(own.stage, s.inode, own, places[s.inode])
 		}
 	}
 	for ino, own := range o.byIno {
@@ -97,54 +117,89 @@ func (o *owners) resolve(sockets []socket, table *processTable, cgroupOf func(*p
 		}
 		own.seen = false
 	}
-	if len(wanted) == 0 {
-		return
-	}
-	o.denied = false
-	until := time.Now().Add(budget)
-	pids := table.pids()
-	// First the processes of the very cgroup, then the rest of the namespace: sockets are handed from process to process.
-	for _, exact := range []bool{true, false} {
-		for at, inodes := range wanted {
-			for _, pid := range pids {
-				if len(inodes) == 0 || time.Now().After(until) {
-					break
-				}
-				p := table.byPid[pid]
-				if p.kernel || p.netns != 0 && p.netns != at.netns || exact != (at.cgroup == 0 || cgroupOf(p) == at.cgroup) {
+	o.byIno = slim(o.byIno, &o.most)
+	if len(wanted) > 0 {
+		o.denied = false
+		near := table.byNamespace()
+		for stage := range givenUp {
+			for in, inodes := range wanted {
+				if in.stage != stage {
 					continue
 				}
-				o.walk(p, inodes)
-			}
-			if len(inodes) == 0 {
-				delete(wanted, at)
-			}
-		}
-	}
-	// Whoever makes a socket in another namespace and comes back holds it from outside. That is rare, and means a look at every process:
-	// it is done for sockets that have been there for a while.
-	for ino, own := range far {
-		if own.pid != 0 {
-			delete(far, ino)
-		}
-	}
-	for _, pid := range pids {
-		if len(far) == 0 || time.Now().After(until) {
-			break
-		}
-		if p := table.byPid[pid]; !p.kernel {
-			o.walk(p, far)
-		}
-	}
-	if time.Now().Before(until) {
-		for _, inodes := range wanted {
-			for _, own := range inodes {
-				if own.pid == 0 {
-					own.tries++
+				for _, ino := range o.search(in, inodes, table, near, more) {
+					own := inodes[ino]
+					own.since = -1
+					switch {
+					case stage == ofAll:
+						own.stage = givenUp
+					case stage == ofGroup:
+						want(ofNamespace, ino, own, places[ino])
+					case own.tries+1 < o.patience:
+						own.tries++
+						own.stage = ofGroup // of the next round
+					default: // whoever makes a socket in another namespace and comes back holds it from outside
+						want(ofAll, ino, own, places[ino])
+					}
 				}
 			}
 		}
 	}
+	for in, b := range o.tours {
+		if !b.used {
+			delete(o.tours, in)
+		}
+		b.used = false
+	}
+}
+
+// search walks through the processes of a region and gives the sockets that none of them holds.
+func (o *owners) search(in region, wanted map[uint32]*ownedSocket, table *processTable, near map[uint64][]*process, more func() bool) (nobodys []uint32) {
+	var list []*process
+	if in.stage == ofAll {
+		for _, same := range near {
+			list = append(list, same...)
+		}
+	} else {
+		list = append(slices.Clone(near[in.netns]), near[0]...)
+		if in.stage == ofGroup {
+			list = slices.DeleteFunc(list, func(p *process) bool { return p.cgroups().inode != in.cgroup })
+		}
+	}
+	slices.SortFunc(list, func(a, b *process) int { return cmp.Compare(a.pid, b.pid) })
+	b := o.tours[in]
+	if b == nil {
+		b = &tour{}
+		o.tours[in] = b
+	}
+	b.used = true
+	for _, own := range wanted {
+		if own.since < 0 {
+			own.since = b.walked
+		}
+	}
+	left := maps.Clone(wanted)
+	first, _ := slices.BinarySearchFunc(list, b.at+1, func(p *process, pid int) int { return cmp.Compare(p.pid, pid) })
+	for i := range list {
+		if len(left) == 0 || !more() {
+			break
+		}
+		p := list[(first+i)%len(list)]
+		o.walk(p, left)
+		b.at = p.pid
+		b.walked++
+	}
+	for ino, own := range left {
+		if b.walked-own.since >= len(list) {
+			nobodys = append(nobodys, ino)
+		}
+	}
+	return nobodys
+}
+
+// timeFor gives what says for how long there is time.
+func timeFor(budget time.Duration) func() bool {
+	until := time.Now().Add(budget)
+	return func() bool { return time.Now().Before(until) }
 }
 
 // walk takes the sockets that a process holds out of the wanted ones.

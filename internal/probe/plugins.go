@@ -410,13 +410,13 @@ func (w *pluginWatch) decorate(r *round, now time.Time, controls bool) {
 		return
 	}
 	for i, e := range r.entities {
-		key, own := decorationKey(e), e.Kind != topology.KindPod
+		key, own := decorationKey(e), false
 		for _, f := range all {
 			n := f.nodes[key]
 			if n == nil {
 				continue
 			}
-			if !own { // what Kubernetes told is shared from round to round
+			if !own { // what has not changed is shared from round to round
 				e, own = e.CloneVT(), true
 				r.entities[i] = e
 			}

@@ -36,7 +36,7 @@ const (
 	socketsEveryWithEvents = 5 * time.Second
 	ownersBudget           = 20 * time.Millisecond
 	// socketsShare is the part of a core that dumps may take which events cause: on a host of many namespaces a dump is dear.
-	socketsShare = 0.02
+	socketsShare = 0.01
 )
 
 // Probe looks at one host.
@@ -64,6 +64,7 @@ type Probe struct {
 	edges    []edge
 	listen   []listenerKey
 	passing  passing
+	sockets  int    // how many there were in the last round
 	places   uint64 // how many of them had a network of their own
 	samples  map[string]cgroupSample
 	users    map[uint32]string
@@ -170,6 +171,7 @@ func (p *Probe) prepare() error {
 	if p.roots, err = findCgroupRoots(p.cfg.ProcRoot); err != nil {
 		p.setState("cgroups", "off", err.Error())
 	}
+	p.table.v2 = p.roots.v2
 	p.ns = newNamespaces(p.cfg.ProcRoot, p.cfg.NetSource)
 	p.owners = newOwners(p.cfg.ProcRoot)
 	p.flows = newFlowTable()
@@ -380,12 +382,13 @@ func (p *Probe) readSockets(now time.Time) error {
 	source := ""
 	var err error
 	if p.cfg.NetSource != "ebpf" && p.cfg.NetSource != "conntrack" {
-		if sockets, source, err = p.ns.sockets(nil); err != nil {
+		if sockets, source, err = p.ns.sockets(make([]socket, 0, p.sockets+p.sockets/8)); err != nil {
 			return err
 		}
+		p.sockets = len(sockets)
 	}
 	p.next.early = now.Add(time.Duration(float64(time.Since(now)) / socketsShare))
-	p.owners.resolve(sockets, p.table, func(proc *process) uint64 { return p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]) }, p.budget)
+	p.owners.resolve(sockets, p.table, timeFor(p.budget))
 	if p.events != nil {
 		p.flows.events = p.events.take(p.flows.events)
 		p.notePassing(p.flows.events, now.UnixMilli())
@@ -442,9 +445,10 @@ func (p *Probe) watchDirs() {
 		if proc.container.id == "" {
 			continue
 		}
-		if path := proc.cgroups[""]; p.roots.v2 != "" && len(path) > 1 {
+		paths := proc.cgroups().paths
+		if path := paths[""]; p.roots.v2 != "" && len(path) > 1 {
 			add(p.roots.v2, path, proc.container)
-		} else if path := proc.cgroups["memory"]; len(path) > 1 {
+		} else if path := paths["memory"]; len(path) > 1 {
 			add(p.roots.v1["memory"], path, proc.container)
 		}
 	}

@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,12 +33,33 @@ type process struct {
 	rss       uint64
 	cores     float64 // cores in use over the last interval
 	netns     uint64
-	cgroups   map[string]string // controller ("" is version 2) to path
-	container containerRef      // zero when it is in none
-	checked   int64             // when cgroups and netns were last read, ms
+	groups    *controlGroups // nil until they have been read
+	container containerRef   // zero when it is in none
+	checked   int64          // when groups and netns were last read, ms
 	read, wrote,
 	readRate, writeRate float64
-	ioAt int64
+	ioAt    int64
+	files   int
+	filesAt int64
+	told    toldProcess
+}
+
+// controlGroups are those of a process, one in each hierarchy. Processes that are in the same ones share what is known of them.
+type controlGroups struct {
+	paths     map[string]string // controller ("" is version 2) to path
+	container containerRef      // as the paths tell
+	inode     uint64            // of the version 2 group, which the kernel calls its id; 0 when not known
+	used      bool
+}
+
+var noGroups = &controlGroups{}
+
+// cgroups are the control groups of a process, empty ones when they may not be read.
+func (p *process) cgroups() *controlGroups {
+	if p.groups == nil {
+		return noGroups
+	}
+	return p.groups
 }
 
 // processTable reads /proc. It is used by one goroutine.
@@ -47,7 +69,10 @@ type processTable struct {
 	pageSize uint64
 	bootMs   int64
 	byPid    map[int]*process
-	last     int64 // ms of the last scan
+	order    []int                     // of byPid, when it has been asked for since the last scan
+	groups   map[string]*controlGroups // by what the kernel says of a process
+	v2       string                    // where version 2 of control groups is mounted, "" when it is not
+	last     int64                     // ms of the last scan
 	buf      []byte
 	capped   int
 	denied   int
@@ -56,7 +81,7 @@ type processTable struct {
 }
 
 func newProcessTable(root string) (*processTable, error) {
-	t := &processTable{root: root, maxProcs: 32768, pageSize: uint64(os.Getpagesize()), byPid: map[int]*process{}, buf: make([]byte, 16<<10)}
+	t := &processTable{root: root, maxProcs: 32768, pageSize: uint64(os.Getpagesize()), byPid: map[int]*process{}, groups: map[string]*controlGroups{}, buf: make([]byte, 16<<10)}
 	b, err := os.ReadFile(filepath.Join(root, "stat"))
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's statistics: %w", err)
@@ -96,7 +121,7 @@ func (t *processTable) scan(now time.Time) error {
 	at := now.UnixMilli()
 	seconds := float64(at-t.last) / 1000
 	seen := make(map[int]struct{}, len(names))
-	t.capped, t.denied = 0, 0
+	t.capped, t.denied, t.order = 0, 0, nil
 	for _, name := range names {
 		if name[0] < '0' || name[0] > '9' {
 			continue
@@ -142,8 +167,49 @@ func (t *processTable) scan(now time.Time) error {
 			delete(t.byPid, pid)
 		}
 	}
+	t.forgetGroups()
 	t.last = at
 	return nil
+}
+
+// forgetGroups drops the control groups that no process is in.
+func (t *processTable) forgetGroups() {
+	for _, p := range t.byPid {
+		if p.groups != nil {
+			p.groups.used = true
+		}
+	}
+	for said, g := range t.groups {
+		if !g.used {
+			delete(t.groups, said)
+		}
+		g.used = false
+	}
+}
+
+// readSmall reads a file of the kernel's. Unlike os.ReadFile it does not have the file watched for more to come, which takes as long as to read it.
+func readSmall(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 0, 1024)
+	for {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, cap(b))
+		}
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return b, &os.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return b, nil
+		default:
+			b = b[:len(b)+n]
+		}
+	}
 }
 
 // read fills the table's buffer from a file below /proc; what is longer is cut.
@@ -191,9 +257,9 @@ func (t *processTable) place(dir int, name string, p *process) {
 		return
 	}
 	if raw, err := t.read(dir, name+"/cgroup"); err == nil {
-		p.cgroups = parseCgroups(string(raw))
-		if p.container = containerOf(p.cgroups); p.container.id == "" && len(t.named) > 0 {
-			p.container = inNamed(p.cgroups, t.named)
+		t.placeInGroups(p, raw)
+		if p.container = p.groups.container; p.container.id == "" && len(t.named) > 0 {
+			p.container = inNamed(p.groups.paths, t.named)
 		}
 	}
 	n, err := unix.Readlinkat(dir, name+"/ns/net", t.buf)
@@ -204,6 +270,28 @@ func (t *processTable) place(dir int, name string, p *process) {
 		return
 	}
 	p.netns = namespaceInode(string(t.buf[:n]))
+}
+
+// placeInGroups notes the control groups that the kernel says a process is in.
+func (t *processTable) placeInGroups(p *process, said []byte) {
+	g := t.groups[string(said)]
+	if g == nil {
+		g = &controlGroups{paths: parseCgroups(string(said))}
+		g.container = containerOf(g.paths)
+		t.groups[string(said)] = g
+	}
+	if p.groups == g {
+		return
+	}
+	p.groups = g
+	// Who comes anew may be in another group of the same name: the one before it has been removed.
+	if path := g.paths[""]; t.v2 != "" && path != "" {
+		var st unix.Stat_t
+		g.inode = 0
+		if unix.Stat(filepath.Join(t.v2, path), &st) == nil {
+			g.inode = st.Ino
+		}
+	}
 }
 
 // namespaceInode reads "net:[4026531840]".
@@ -249,9 +337,17 @@ func (t *processTable) measureIO(now time.Time) {
 	}
 }
 
-// openFiles counts a process's open files: since Linux 6.2 the size of its fd directory says it, before that it is 0 and they are
+// openFiles is how many files a process has open, 0 when that is not known. It is looked up once in a round of metrics, which begins at a time.
+func (t *processTable) openFiles(p *process, at int64) int {
+	if p.filesAt != at {
+		p.files, p.filesAt = t.countFiles(p.pid), at
+	}
+	return p.files
+}
+
+// countFiles counts a process's open files: since Linux 6.2 the size of its fd directory says it, before that it is 0 and they are
 // counted one by one. 0 when not known.
-func (t *processTable) openFiles(pid int) int {
+func (t *processTable) countFiles(pid int) int {
 	var st unix.Stat_t
 	path := t.root + "/" + strconv.Itoa(pid) + "/fd"
 	if unix.Stat(path, &st) != nil {
@@ -283,13 +379,23 @@ func (t *processTable) rootNetns(own uint64) uint64 {
 	return own
 }
 
-// pids gives all known pids in order.
+// pids gives all known pids in order. They belong to the table.
 func (t *processTable) pids() []int {
-	out := make([]int, 0, len(t.byPid))
-	for pid := range t.byPid {
-		out = append(out, pid)
+	if t.order == nil {
+		t.order = slices.Sorted(maps.Keys(t.byPid))
 	}
-	sort.Ints(out)
+	return t.order
+}
+
+// byNamespace gives the processes of each network namespace in the order of their pids, those whose namespace is not known under 0. Threads of
+// the kernel are in none.
+func (t *processTable) byNamespace() map[uint64][]*process {
+	out := map[uint64][]*process{}
+	for _, pid := range t.pids() {
+		if p := t.byPid[pid]; !p.kernel {
+			out[p.netns] = append(out[p.netns], p)
+		}
+	}
 	return out
 }
 

@@ -157,7 +157,7 @@ func (p *Probe) listSockets(_ context.Context, _ *probev1.Request, e *probev1.En
 	}
 	if e.Kind != topology.KindProcess {
 		o.patience = 1
-		o.resolve(sockets, t, func(*process) uint64 { return 0 }, 2*time.Second)
+		o.resolve(sockets, t, timeFor(2*time.Second))
 	}
 	root := t.rootNetns(p.ns.own)
 	out := []liveSocket{}

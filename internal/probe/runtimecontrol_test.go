@@ -204,8 +204,11 @@ func TestCRIDoesWhatItIsAsked(t *testing.T) {
 		Command: []string{"/bin/sh", "-c", `trap "echo bye; exit 0" TERM; echo hello; echo oops >&2; head -c 40000 /dev/zero | tr "\0" x; echo; while :; do sleep 0.1; done`},
 	})
 	web, pod := topology.ContainerID("ctr", id), topology.ContainerID("ctr", sandbox)
-	e := until(t, p, web, "running", state(topology.StateRunning))
-	if !slices.Contains(e.Controls, "stop") || !slices.Contains(e.Controls, "logs") || slices.Contains(e.Controls, "pause") {
+	// Its process may be seen before the runtime has told of it.
+	e := until(t, p, web, "running, and the runtime's", func(e *probev1.Entity) bool {
+		return e != nil && e.State == topology.StateRunning && slices.Contains(e.Controls, "logs")
+	})
+	if !slices.Contains(e.Controls, "stop") || slices.Contains(e.Controls, "pause") {
 		t.Errorf("offered: %v", e.Controls)
 	}
 	until(t, p, pod, "running", state(topology.StateRunning))

@@ -66,7 +66,7 @@ func TestContainerdTellsNames(t *testing.T) {
 		return b != nil && len(b.procs) == 2
 	})
 	b := p.pic.boxes[ns+"/web-1"]
-	if s := p.roots.measure(b.first.cgroups, b.ref); s.cpuNanos < 0 || s.mem <= 0 || s.pids != 2 {
+	if s := p.roots.measure(b.first.cgroups().paths, b.ref); s.cpuNanos < 0 || s.mem <= 0 || s.pids != 2 {
 		t.Errorf("measured: %+v", s)
 	}
 	// A shell goes through the kernel, which needs nothing of containerd.

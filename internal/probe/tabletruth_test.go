@@ -167,7 +167,7 @@ func (d *dweller) sockets(source string) (list []socket, holder func(*socket) in
 		}
 	}
 	for range ownerTries { // those of another namespace are looked for last
-		p.owners.resolve(list, p.table, func(proc *process) uint64 { return p.owners.cgroupInode(p.roots.v2, proc.cgroups[""]) }, p.budget)
+		p.owners.resolve(list, p.table, timeFor(p.budget))
 	}
 	return list, func(s *socket) int {
 		if proc := p.owners.of(s, p.table); proc != nil {
