@@ -26,8 +26,8 @@ import (
 
 // TestSoak plays what an estate goes through in a long time, for as long as MONITOR_SOAK says (30m is what the goals are stated
 // for; go test needs a -timeout beyond it): MONITOR_SOAK_HOSTS simulated hosts (default 1,000) whose containers are stopped and started, a
-// real probe of this host with processes that come and go, a monitor that is killed and one that is ended and started again, and a page that
-// looks on. The monitor may have 400 MB resident. Memory and open files of the three programs, and the goroutines of the monitor, which alone tells them, are sampled, and must not
+// real probe of this host with processes that come and go, a monitor that is killed and one that is ended and started again, a load test next door
+// (thousands of connections a second for a moment, in the last third) and a page that looks on. The monitor may have 400 MB resident. Memory and open files of the three programs, and the goroutines of the monitor, which alone tells them, are sampled, and must not
 // grow; the real probe must be connected for 99.9 % of the time in which there is a monitor to be connected to, counted from 15 s after
 // the monitor's start.
 func TestSoak(t *testing.T) {
@@ -61,7 +61,7 @@ func TestSoak(t *testing.T) {
 	// one of the last lives through the other two, which are compared.
 	began := time.Now()
 	nextRestart, nextSample := began.Add(length/12), began
-	last := began
+	last, burst, burstOver := began, false, make(chan int, 1)
 	for time.Since(began) < length {
 		select {
 		case <-ctx.Done():
@@ -87,6 +87,10 @@ func TestSoak(t *testing.T) {
 				samples[name] = append(samples[name], p.sample(t, time.Since(began)))
 			}
 		}
+		if !burst && now.Sub(began) > 2*length/3 {
+			burst = true
+			go func() { burstOver <- manyConnections(ctx, 20_000, 15*time.Second) }()
+		}
 		if now.After(nextRestart) && now.Sub(began) < length/3 {
 			nextRestart = now.Add(length / 12)
 			restarts++
@@ -97,6 +101,9 @@ func TestSoak(t *testing.T) {
 			t.Logf("restart %d: all probes back after %v, which took the monitor %.1f s of a processor", restarts, time.Since(s.startedAt).Round(100*time.Millisecond), s.monitor.sample(t, 0).cpu)
 			last = time.Now()
 		}
+	}
+	if made := <-burstOver; made < 10_000 {
+		t.Errorf("the load test made %d connections only", made)
 	}
 	cancel()
 	t.Logf("%d frames and diffs read by the page, %d processes came and went, %d controls, %d restarts of the monitor", <-looked, <-churned, acted, restarts)
@@ -114,6 +121,28 @@ func TestSoak(t *testing.T) {
 	if most := slices.MaxFunc(samples["monitor"], func(a, b sample) int { return cmp.Compare(a.rss, b.rss) }); hosts <= 1000 && most.rss > 400e6 {
 		t.Errorf("the monitor had %.1f MB resident after %v, and may have 400 MB", most.rss/1e6, most.at.Round(time.Second))
 	}
+}
+
+// manyConnections makes n connections on loopback, each for a moment, spread over a time. It gives how many it has made.
+func manyConnections(ctx context.Context, n int, over time.Duration) (made int) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0
+	}
+	defer l.Close()
+	go hangUp(l)
+	d := net.Dialer{Timeout: time.Second}
+	began := time.Now()
+	for i := 0; i < n && ctx.Err() == nil; i++ {
+		if conn, err := d.DialContext(ctx, "tcp", l.Addr().String()); err == nil {
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			_, _ = conn.Read(make([]byte, 1)) // the other side ends it first
+			conn.Close()
+			made++
+		}
+		<-time.After(time.Until(began.Add(time.Duration(i) * over / time.Duration(n))))
+	}
+	return made
 }
 
 // sample is what one program uses at one time.
