@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -90,6 +91,8 @@ type accounts struct {
 	fixed map[string]identity // hash of a secret from the configuration to who it is
 	tries map[string][]int64  // failed logins by address, ms
 	spent map[string]int64    // handed over sessions that were taken, and until when they would be valid, ms
+	// stays are what goes on for as long as somebody may, such as open sockets: they end with the user, token or session.
+	stays map[*stay]struct{}
 	// nobody gives a hash that makes an unknown name take as long as a wrong password. It is made when it is first needed: it takes
 	// long by design, and a monitor that was started again has probes waiting.
 	nobody func() []byte
@@ -111,13 +114,14 @@ type identity struct {
 	role   Role
 	probe  bool
 	token  string // the id of the one by which it came, "" for others
+	epoch  int    // of the user that it is, 0 for others
 	cookie bool   // by a session cookie: changes need the CSRF token
 	csrf   string
 	expMs  int64
 }
 
 func openAccounts(dir string, now func() time.Time) (*accounts, error) {
-	a := &accounts{now: now, fixed: map[string]identity{}, tries: map[string][]int64{}, spent: map[string]int64{}}
+	a := &accounts{now: now, fixed: map[string]identity{}, tries: map[string][]int64{}, spent: map[string]int64{}, stays: map[*stay]struct{}{}}
 	a.data.Users, a.data.Tokens, a.data.Saved = map[string]*user{}, map[string]*token{}, map[string]*Saved{}
 	a.nobody = sync.OnceValue(func() []byte {
 		hash, err := bcrypt.GenerateFromPassword([]byte(secret("")[:32]), bcrypt.DefaultCost)
@@ -255,9 +259,9 @@ func (a *accounts) login(name, password string) (identity, bool) {
 	nobody := a.nobody()
 	a.mu.Lock()
 	u := a.data.Users[name]
-	hash := nobody
+	hash, epoch := nobody, 0
 	if u != nil {
-		hash = []byte(u.Hash)
+		hash, epoch = []byte(u.Hash), u.Epoch
 	}
 	a.mu.Unlock()
 	err := bcrypt.CompareHashAndPassword(hash, []byte(password))
@@ -265,7 +269,7 @@ func (a *accounts) login(name, password string) (identity, bool) {
 		return identity{}, false
 	}
 	role, _ := parseRole(u.Role)
-	return identity{name: u.Name, role: role}, true
+	return identity{name: u.Name, role: role, epoch: epoch}, true
 }
 
 // session is what a cookie holds, signed: nothing is kept, so every replica with the same key knows it.
@@ -281,12 +285,9 @@ type session struct {
 func (a *accounts) seal(id identity) (cookie string, s session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s = session{Name: id.name, Role: id.role.String(), Token: id.token, Until: a.now().Add(sessionLife).UnixMilli(), CSRF: secret("")}
+	s = session{Name: id.name, Role: id.role.String(), Epoch: id.epoch, Token: id.token, Until: a.now().Add(sessionLife).UnixMilli(), CSRF: secret("")}
 	if id.expMs > 0 { // of the session of another monitor, or of the token
 		s.Until = min(s.Until, id.expMs)
-	}
-	if u := a.data.Users[id.name]; u != nil {
-		s.Epoch = u.Epoch
 	}
 	return a.signed("session", s), s
 }
@@ -328,19 +329,79 @@ func (a *accounts) unseal(cookie string) (identity, bool) {
 // the lock.
 func (a *accounts) stands(s session) (identity, bool) {
 	role, err := parseRole(s.Role)
-	if s.Until < a.now().UnixMilli() || err != nil {
+	if err != nil {
 		return identity{}, false
 	}
-	id := identity{name: s.Name, role: role, token: s.Token, cookie: true, csrf: s.CSRF, expMs: s.Until}
+	id := identity{name: s.Name, role: role, epoch: s.Epoch, token: s.Token, cookie: true, csrf: s.CSRF, expMs: s.Until}
+	if s.Token == "" && s.Name != "link" && s.Epoch == 0 { // of a user who is none
+		return identity{}, false
+	}
+	return id, a.still(id)
+}
+
+// still reports whether somebody may still do what they might when they came. The caller holds the lock.
+func (a *accounts) still(id identity) bool {
+	if now := a.now().UnixMilli(); id.expMs > 0 && id.expMs < now {
+		return false
+	}
 	switch {
-	case s.Token != "":
-		t := a.data.Tokens[s.Token]
-		return id, t != nil && t.Kind == "user" && t.Role == s.Role && (t.ExpiresMs == 0 || t.ExpiresMs >= a.now().UnixMilli())
-	case s.Name == "link": // that of a start, which outlives a restart
-		return id, true
-	default:
-		u := a.data.Users[s.Name]
-		return id, u != nil && u.Epoch == s.Epoch && u.Role == s.Role
+	case id.token != "":
+		t := a.data.Tokens[id.token]
+		return t != nil && (t.Kind == "probe") == id.probe && t.Role == id.role.String() && (t.ExpiresMs == 0 || t.ExpiresMs >= a.now().UnixMilli())
+	case id.epoch != 0:
+		u := a.data.Users[id.name]
+		return u != nil && u.Epoch == id.epoch && u.Role == id.role.String()
+	}
+	return true // by the configuration; whoever came by the link of a start, whose session outlives a restart
+}
+
+// stay is something that goes on for as long as somebody may.
+type stay struct {
+	id    identity
+	ended func()
+}
+
+// whileStill calls ended when who it is may no longer go on: the user or token is changed or deleted, or its time is over. It does so once, or
+// never when leave was called before. ended must not wait.
+func (a *accounts) whileStill(id identity, ended func()) (leave func()) {
+	s := &stay{id, ended}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.still(id) {
+		ended()
+		return func() {}
+	}
+	a.stays[s] = struct{}{}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.stays, s)
+	}
+}
+
+// endStays ends what may not go on. The caller holds the lock.
+func (a *accounts) endStays() {
+	for s := range a.stays {
+		if !a.still(s.id) {
+			delete(a.stays, s)
+			s.ended()
+		}
+	}
+}
+
+// run ends what outlives its time.
+func (a *accounts) run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			a.mu.Lock()
+			a.endStays()
+			a.mu.Unlock()
+		}
 	}
 }
 
@@ -377,7 +438,8 @@ func (a *accounts) putUser(name, role, password string) (user, error) {
 		if len(a.data.Users) >= maxUsers {
 			return user{}, fail("too_many", "there are too many users", "")
 		}
-		u = &user{Name: name, CreatedMs: a.now().UnixMilli()}
+		// Not from the beginning again: one of the same name may have been before.
+		u = &user{Name: name, CreatedMs: a.now().UnixMilli(), Epoch: int(a.now().UnixMilli())}
 		a.data.Users[name] = u
 	} else if u.Role == "admin" && role != "admin" && a.admins() == 1 {
 		return user{}, fail("conflict", "this is the last admin", "make another one first")
@@ -387,6 +449,7 @@ func (a *accounts) putUser(name, role, password string) (user, error) {
 	if hash != "" {
 		u.Hash = hash
 	}
+	a.endStays()
 	shown := *u
 	shown.Hash, shown.Epoch = "", 0
 	return shown, a.save()
@@ -412,6 +475,7 @@ func (a *accounts) deleteUser(name string) error {
 		return fail("conflict", "this is the last admin", "make another one first")
 	}
 	delete(a.data.Users, name)
+	a.endStays()
 	return a.save()
 }
 
@@ -469,6 +533,7 @@ func (a *accounts) deleteToken(id string) error {
 		return fail("not_found", "no such token", "")
 	}
 	delete(a.data.Tokens, id)
+	a.endStays()
 	return a.save()
 }
 

@@ -96,7 +96,9 @@ func (m *Monitor) routes(page http.Handler) *router {
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) {
 			id, err := m.allow(r, rt.role)
 			if err == nil {
-				err = rt.run(w, r, id)
+				held, leave := m.staying(r, id)
+				defer leave()
+				err = rt.run(w, held, id)
 			}
 			if err != nil {
 				m.denied(r, id, rt, err)

@@ -30,10 +30,7 @@ func (a *accounts) handOver(id identity) (text string, until int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	until = min(a.now().Add(handoverLife).UnixMilli(), id.expMs)
-	s := session{Name: id.name, Role: id.role.String(), Token: id.token, Until: id.expMs}
-	if u := a.data.Users[id.name]; u != nil {
-		s.Epoch = u.Epoch
-	}
+	s := session{Name: id.name, Role: id.role.String(), Epoch: id.epoch, Token: id.token, Until: id.expMs}
 	return a.signed("handover", handover{s, secret(""), until}), until
 }
 

@@ -54,6 +54,15 @@ func (a *accounts) byToken(name string) (id identity) {
 	return id
 }
 
+// byName is who comes by the password of a user.
+func (a *accounts) byName(name string) identity {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u := a.data.Users[name]
+	role, _ := parseRole(u.Role)
+	return identity{name: name, role: role, epoch: u.Epoch}
+}
+
 // begun logs somebody in, and gives who that is by the cookie.
 func begun(t *testing.T, a *accounts, id identity) identity {
 	t.Helper()
@@ -68,7 +77,7 @@ func begun(t *testing.T, a *accounts, id identity) identity {
 func TestASessionIsHandedOver(t *testing.T) {
 	t.Parallel()
 	one, two, now := twins(t)
-	vera := begun(t, one, identity{name: "vera", role: RoleViewer})
+	vera := begun(t, one, one.byName("vera"))
 	text, _ := one.handOver(vera)
 	*now = now.Add(9 * time.Minute)
 	got, ok := two.takeOver(text)
@@ -101,11 +110,11 @@ func TestWhatIsNoHandOver(t *testing.T) {
 	if _, err := stranger.putUser("vera", "admin", "correct horse"); err != nil {
 		t.Fatal(err)
 	}
-	vera := begun(t, one, identity{name: "vera", role: RoleViewer})
+	vera := begun(t, one, one.byName("vera"))
 	text, _ := one.handOver(vera)
 	cookie, _ := one.seal(vera)
 	body, sig, _ := strings.Cut(text, ".")
-	foreign, _ := stranger.handOver(begun(t, stranger, identity{name: "vera", role: RoleAdmin}))
+	foreign, _ := stranger.handOver(begun(t, stranger, stranger.byName("vera")))
 	for what, s := range map[string]string{
 		"nothing": "", "a dot": ".", "no signature": body, "another body": "e30." + sig, "a cookie": cookie, "one of a monitor with another key": foreign, "one that is too long": text + strings.Repeat("x", 5000),
 	} {

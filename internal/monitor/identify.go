@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"context"
 	"crypto/subtle"
 	"net"
 	"net/http"
@@ -40,7 +41,7 @@ func (m *Monitor) byToken(r *http.Request, secretText string) (identity, error) 
 	id, ok := m.accounts.bearer(strings.TrimSpace(secretText))
 	if !ok {
 		m.accounts.failed(clientAddr(r))
-		return identity{}, fail("unauthenticated", "this token is not known or has expired", "")
+		return identity{}, fail("unauthenticated", "this token is not known or has expired", "an admin makes another: POST /api/v1/tokens, or the page System")
 	}
 	return id, nil
 }
@@ -51,6 +52,17 @@ func clientAddr(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	return host
+}
+
+// staying gives the request a context that ends when who makes it may no longer: whatever it has opened ends with that. leave is for when it has
+// been answered.
+func (m *Monitor) staying(r *http.Request, id identity) (_ *http.Request, leave func()) {
+	ctx, cancel := context.WithCancel(r.Context())
+	stay := m.accounts.whileStill(id, cancel)
+	return r.WithContext(ctx), func() {
+		stay()
+		cancel()
+	}
 }
 
 // allow checks who makes a request, whether the role suffices, and that the request was not made by another site.

@@ -191,6 +191,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	g.Go(func() error { return m.hub.run(gctx) })
 	g.Go(func() error { return m.probes.run(gctx) })
 	g.Go(func() error { return m.terms.run(gctx) })
+	g.Go(func() error { return m.accounts.run(gctx) })
 	g.Go(func() error { return m.keepMinutes(gctx) })
 	g.Go(func() error { return m.scopeAPI.run(gctx) })
 	defer m.transport.CloseIdleConnections()
@@ -219,7 +220,8 @@ func (m *Monitor) Run(ctx context.Context) error {
 	return err
 }
 
-// streamContext gives the context of a WebSocket: it ends with the monitor. The request's own ends with the handler only.
+// streamContext gives the context of a WebSocket: it ends with the monitor. The request's own ends with the handler, and when who made it may no
+// longer.
 func (m *Monitor) streamContext(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(r.Context())
 	m.streams.Add(1)

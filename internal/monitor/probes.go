@@ -95,7 +95,8 @@ func (t *probeTable) metricsInterval() uint32 {
 
 // serveProbe is the endpoint that probes connect to.
 func (m *Monitor) serveProbe(w http.ResponseWriter, r *http.Request) {
-	if err := m.admitProbe(r); err != nil {
+	id, err := m.admitProbe(r)
+	if err != nil {
 		m.writeError(w, err)
 		return
 	}
@@ -107,8 +108,13 @@ func (m *Monitor) serveProbe(w http.ResponseWriter, r *http.Request) {
 	// The stream goes on after the handler: what net/http keeps for a request, and its stack, would be most of what a probe costs.
 	ctx, stop := context.WithCancel(m.stopping)
 	from := r.RemoteAddr
+	leave := m.accounts.whileStill(id, func() {
+		m.log.Info("probe disconnected: its token is not valid any more", "from", from)
+		stop()
+	})
 	m.streams.Go(func() {
 		defer stop()
+		defer leave()
 		defer conn.CloseNow()
 		defer func() {
 			if p := recover(); p != nil { // as net/http does for handlers
@@ -148,21 +154,18 @@ func (s *smallBuffers) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // admitProbe checks the probe's token or certificate. A user's token is no probe's: it can't fill the map.
-func (m *Monitor) admitProbe(r *http.Request) error {
+func (m *Monitor) admitProbe(r *http.Request) (identity, error) {
 	if r.Header.Get("Origin") != "" {
-		return fail("forbidden", "probes connect from no web page", "")
+		return identity{}, fail("forbidden", "probes connect from no web page", "")
 	}
-	if certified(r) {
-		return nil
-	}
-	if m.cfg.Auth == "off" {
-		return nil
+	if certified(r) || m.cfg.Auth == "off" {
+		return identity{probe: true}, nil
 	}
 	id, err := m.identify(r)
 	if err != nil {
-		return err
+		return id, err
 	}
-	return mustBeProbe(id)
+	return id, mustBeProbe(id)
 }
 
 // certified reports whether a request comes with a certificate that counts as a probe's token.

@@ -149,6 +149,8 @@ func (m *Monitor) proxy(w http.ResponseWriter, r *http.Request) {
 	if err == nil && id.role < t.least {
 		err = fail("forbidden", "role "+id.role.String()+" may not do this", "it needs the role "+t.least.String())
 	}
+	r, leave := m.staying(r, id)
+	defer leave()
 	action := "proxy." + t.component
 	object := r.Method + " " + t.path
 	if err != nil {

@@ -69,7 +69,9 @@ func routesUnderTest(t *testing.T) (*Monitor, *router) {
 
 // session logs somebody of a role in, as a browser holds it.
 func (m *Monitor) testSession(role Role) (cookie *http.Cookie, csrf string) {
-	value, s := m.accounts.seal(identity{name: "eve", role: role, cookie: true})
+	id := m.accounts.byName("eve")
+	id.role = role
+	value, s := m.accounts.seal(id)
 	return &http.Cookie{Name: sessionCookie, Value: value}, s.CSRF
 }
 

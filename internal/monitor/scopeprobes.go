@@ -100,12 +100,12 @@ func (m *Monitor) scopeRoutes(mux *router) {
 }
 
 // admitScope checks a Scope probe's token, by the rules for our own.
-func (m *Monitor) admitScope(r *http.Request) error {
+func (m *Monitor) admitScope(r *http.Request) (identity, error) {
 	if r.Header.Get("Origin") != "" {
-		return fail("forbidden", "probes connect from no web page", "")
+		return identity{}, fail("forbidden", "probes connect from no web page", "")
 	}
 	if m.cfg.ScopeProbes == "open" || m.cfg.Auth == "off" || certified(r) {
-		return nil
+		return identity{probe: true}, nil
 	}
 	scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	token, ok := strings.CutPrefix(strings.TrimSpace(rest), "token=")
@@ -113,13 +113,13 @@ func (m *Monitor) admitScope(r *http.Request) error {
 	case strings.EqualFold(scheme, "Bearer"):
 		return m.admitProbe(r)
 	case !strings.EqualFold(scheme, "Scope-Probe") || !ok || token == "":
-		return fail("unauthenticated", "there is no probe's token", "start the probe with --probe.token=<token of kind probe>, or give the monitor's address as http://<token>@host:4040")
+		return identity{}, fail("unauthenticated", "there is no probe's token", "start the probe with --probe.token=<token of kind probe>, or give the monitor's address as http://<token>@host:4040")
 	}
 	id, err := m.byToken(r, token)
 	if err != nil {
-		return err
+		return id, err
 	}
-	return mustBeProbe(id)
+	return id, mustBeProbe(id)
 }
 
 // scopeID is under what name a Scope probe is known here. It can be nobody else's.
@@ -136,7 +136,7 @@ func scopeName(r *http.Request) (string, error) {
 
 // scopeDetails answers a probe's first question; people may ask it as well.
 func (m *Monitor) scopeDetails(w http.ResponseWriter, r *http.Request) error {
-	if err := m.admitScope(r); err != nil {
+	if _, err := m.admitScope(r); err != nil {
 		if _, perr := m.allow(r, RoleViewer); perr != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func (m *Monitor) scopeDetails(w http.ResponseWriter, r *http.Request) error {
 
 // scopeReport takes a report.
 func (m *Monitor) scopeReport(w http.ResponseWriter, r *http.Request) error {
-	if err := m.admitScope(r); err != nil {
+	if _, err := m.admitScope(r); err != nil {
 		return err
 	}
 	report, err := m.scope.read(w, r)
@@ -272,9 +272,12 @@ func unpack(b []byte) ([]byte, error) {
 
 // scopeControl is the socket over which a probe is asked.
 func (m *Monitor) scopeControl(w http.ResponseWriter, r *http.Request) error {
-	if err := m.admitScope(r); err != nil {
+	id, err := m.admitScope(r)
+	if err != nil {
 		return err
 	}
+	r, leave := m.staying(r, id)
+	defer leave()
 	name, err := scopeName(r)
 	if err != nil {
 		return err
@@ -315,11 +318,13 @@ func (m *Monitor) scopeSocket(w http.ResponseWriter, r *http.Request) (conn *web
 
 // scopePipe is the socket of one stream that a probe was asked to open.
 func (m *Monitor) scopePipe(w http.ResponseWriter, r *http.Request) error {
-	link, release, err := m.scopePipeOf(r)
+	id, link, release, err := m.scopePipeOf(r)
 	if err != nil {
 		return err
 	}
 	defer release()
+	r, leave := m.staying(r, id)
+	defer leave()
 	arrival := link.Arrive(r.PathValue("id"))
 	if arrival == nil {
 		return fail("not_found", "no such pipe: it is over", "") // at which the probe closes its end
@@ -336,20 +341,21 @@ func (m *Monitor) scopePipe(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (m *Monitor) scopePipeOf(r *http.Request) (*control.Link, func(), error) {
-	if err := m.admitScope(r); err != nil {
-		return nil, nil, err
+func (m *Monitor) scopePipeOf(r *http.Request) (id identity, link *control.Link, release func(), err error) {
+	if id, err = m.admitScope(r); err != nil {
+		return id, nil, nil, err
 	}
 	name, err := scopeName(r)
 	if err != nil {
-		return nil, nil, err
+		return id, nil, nil, err
 	}
-	return m.scope.link(name)
+	link, release, err = m.scope.link(name)
+	return id, link, release, err
 }
 
 // scopePipeEnd is a probe's word that a stream is over.
 func (m *Monitor) scopePipeEnd(w http.ResponseWriter, r *http.Request) error {
-	link, release, err := m.scopePipeOf(r)
+	_, link, release, err := m.scopePipeOf(r)
 	if err != nil {
 		return err
 	}

@@ -484,7 +484,10 @@ func (m *Monitor) startTerminal(r *http.Request, who identity) (*terminal, error
 	m.terms.mu.Lock()
 	m.terms.byID[t.id] = t
 	m.terms.mu.Unlock()
+	// It outlives its sockets, but not the right to it.
+	leave := m.accounts.whileStill(who, func() { go c.end() })
 	m.terms.wg.Go(func() {
+		defer leave()
 		t.read(m.stopping)
 		m.terms.mu.Lock()
 		delete(m.terms.byID, t.id)
@@ -572,7 +575,7 @@ func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) err
 		m.terms.mu.Lock()
 		t = m.terms.byID[id]
 		m.terms.mu.Unlock()
-		if t == nil || t.who.name != who.name {
+		if t == nil || t.who.name != who.name || who.role < t.who.role {
 			return fail("not_found", "this terminal has ended", "open a new one")
 		}
 	} else {

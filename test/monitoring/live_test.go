@@ -281,6 +281,82 @@ func TestRolesOriginsAndTokens(t *testing.T) {
 	}
 }
 
+// TestWhoMayNoLongerIsCutOff: what somebody has open ends within a moment when their token or user goes, and nobody else's does.
+func TestWhoMayNoLongerIsCutOff(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	var probes struct{ ID, Secret string }
+	r.call("POST", "/api/v1/tokens", adminToken, `{"name":"hosts","kind":"probe"}`).into(t, &probes)
+	stop := runProbe(t, probe.Config{Monitors: []string{r.url}, Token: probes.Secret, Simulate: &probe.Simulation{Hosts: 2, Containers: 1}})
+	defer stop()
+	r.eventually("the containers", func() bool { return r.entities("container") == 2 })
+	var robot struct{ ID, Secret string }
+	r.call("POST", "/api/v1/tokens", adminToken, `{"name":"robot","role":"operator"}`).into(t, &robot)
+	if a := r.call("PUT", "/api/v1/users/ana", adminToken, `{"role":"operator","password":"correct horse"}`); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	cookie, _, _ := strings.Cut(r.call("POST", "/api/v1/login", "", `{"user":"ana","password":"correct horse"}`).header.Get("Set-Cookie"), ";")
+	// open gives what tells that a socket has ended.
+	open := func(path, token string, header ...string) <-chan struct{} {
+		t.Helper()
+		conn, resp, err := r.socket(path, token, header...)
+		if err != nil {
+			t.Fatalf("%s: %v %v", path, resp, err)
+		}
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			for {
+				if _, _, err := conn.Read(t.Context()); err != nil {
+					return
+				}
+			}
+		}()
+		return over
+	}
+	other := open("/api/v1/live", adminToken)
+	byToken := []<-chan struct{}{open("/api/v1/live", robot.Secret), open("/api/v1/live", robot.Secret)}
+	byCookie := []<-chan struct{}{open("/api/v1/live", "", "Cookie", cookie), open("/api/v1/live", "", "Cookie", cookie)}
+	going := func(list []<-chan struct{}) (n int) {
+		for _, over := range list {
+			select {
+			case <-over:
+			default:
+				n++
+			}
+		}
+		return n
+	}
+	if a := r.call("DELETE", "/api/v1/tokens/"+robot.ID, adminToken, ""); a.status != 204 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	r.eventually("what the token has opened ends", func() bool { return going(byToken) == 0 })
+	if n := going(append(byCookie, other)); n != 3 {
+		t.Errorf("%d of three others go on", n)
+	}
+	if _, resp, err := r.socket("/api/v1/live", robot.Secret); err == nil || resp.StatusCode != 401 {
+		t.Error("the token still opens something")
+	}
+	if a := r.call("PUT", "/api/v1/users/ana", adminToken, `{"role":"viewer"}`); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	r.eventually("what the user has opened ends", func() bool { return going(byCookie) == 0 })
+	if going([]<-chan struct{}{other}) != 1 {
+		t.Error("the administrator's socket has ended")
+	}
+	// The probes' token: they are gone at once, and stay away.
+	connected := func() int {
+		var st struct{ Probes map[string]int }
+		r.get("/api/v1/status", &st)
+		return st.Probes["connected"]
+	}
+	r.eventually("two probes", func() bool { return connected() == 2 })
+	if a := r.call("DELETE", "/api/v1/tokens/"+probes.ID, adminToken, ""); a.status != 204 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	r.eventually("the probes are gone", func() bool { return connected() == 0 })
+}
+
 func TestWithoutLoginOnlyLoopbackIsServed(t *testing.T) {
 	t.Parallel()
 	if _, err := monitor.New(monitor.Config{Listen: "0.0.0.0:0", Auth: "off"}, monitor.Deps{}); err == nil {

@@ -2,6 +2,7 @@ package monitoring
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -62,10 +63,10 @@ func (r *rig) probe(cfg probe.Config) (stop func()) {
 	return runProbe(r.t, cfg)
 }
 
-// runProbe runs a probe of any monitors.
+// runProbe runs a probe of any monitors, with the probes' token of the rig if it has none.
 func runProbe(t testing.TB, cfg probe.Config) (stop func()) {
 	t.Helper()
-	cfg.Token = probeToken
+	cfg.Token = cmp.Or(cfg.Token, probeToken)
 	p, err := probe.New(cfg, probe.Deps{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

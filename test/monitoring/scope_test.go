@@ -180,6 +180,18 @@ func TestAnUnmodifiedScopeProbe(t *testing.T) {
 	if _, resp, err := r.socket("/api/v1/exec?id="+url.QueryEscape(id(talker)), viewer); err == nil || resp.StatusCode != 403 {
 		t.Error("a viewer got a shell")
 	}
+	// It ends with the right to it.
+	var passing struct{ ID, Secret string }
+	r.call("POST", "/api/v1/tokens", adminToken, `{"name":"passing","role":"operator"}`).into(t, &passing)
+	shell = r.terminal("/api/v1/exec?id="+url.QueryEscape(id(talker)), passing.Secret)
+	shell.types("echo $((6*7))\n")
+	shell.waits("42")
+	if a := r.call("DELETE", "/api/v1/tokens/"+passing.ID, adminToken, ""); a.status != 204 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	if shell.end() == "nothing" {
+		t.Error("a shell outlives the token by which it was opened")
+	}
 	if a := r.call("GET", "/api/v1/exec?cmd=id&id="+url.QueryEscape(id(talker)), operator, ""); a.status == 200 {
 		t.Errorf("a command of one's own: %d", a.status)
 	}
