@@ -3,11 +3,12 @@ package wire
 import (
 	"net/http"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"google.golang.org/protobuf/proto"
@@ -98,14 +99,14 @@ type Body struct {
 // NewBody is a body. Nobody changes json as long as somebody sends it.
 func NewBody(json []byte) *Body { return &Body{JSON: json} }
 
-// Compress compresses it now, if it pays, so that nobody who asks for it waits for that.
-func (b *Body) Compress() { b.gzip() }
+// Compress compresses it now at this pace, if it pays, so that nobody who asks for it waits for that.
+func (b *Body) Compress(pace *Pace) { b.gzip(pace) }
 
 // gzip is the compressed body, or nil where it doesn't pay.
-func (b *Body) gzip() []byte {
+func (b *Body) gzip(pace *Pace) []byte {
 	b.once.Do(func() {
 		if len(b.JSON) >= gzipFrom {
-			b.zipped = compress(b.JSON)
+			b.zipped = compress(b.JSON, pace)
 		}
 	})
 	return b.zipped
@@ -131,9 +132,9 @@ func (b *Body) Respond(w http.ResponseWriter, r *http.Request) {
 		var zipped []byte
 		switch {
 		case callback == "":
-			zipped = b.gzip()
+			zipped = b.gzip(&Pace{})
 		case len(body) >= gzipFrom:
-			zipped = compress(body)
+			zipped = compress(body, &Pace{})
 		}
 		if zipped != nil {
 			w.Header().Set("Content-Encoding", "gzip")
@@ -146,7 +147,45 @@ func (b *Body) Respond(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	RespondBytes(w, http.StatusOK, media, body)
+	if len(body) < largeBody {
+		RespondBytes(w, http.StatusOK, media, body)
+		return
+	}
+	w.Header().Set("Content-Type", media)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(http.StatusOK)
+	sendLarge(w, body)
+}
+
+// A body from largeBody on is sent in pieces. While several are being sent, all together take no more than a part of one processor, the
+// largeShare-th, or who has become ready meanwhile would wait behind megabytes that are copied. A piece rests largeRest at most: what took longer
+// was a client that reads slowly.
+const (
+	largeBody  = 512 << 10
+	largePiece = 64 << 10
+	largeShare = 4
+	largeRest  = 5 * time.Millisecond
+)
+
+// sendingLarge is how many are being sent.
+var sendingLarge atomic.Int32
+
+func sendLarge(w http.ResponseWriter, body []byte) {
+	sendingLarge.Add(1)
+	defer sendingLarge.Add(-1)
+	pace := Pace{Longest: largeRest, Rest: func() float64 {
+		if n := sendingLarge.Load(); n > 1 {
+			return float64(largeShare*n - 1)
+		}
+		return 0
+	}}
+	pace.Begin()
+	for piece := range slices.Chunk(body, largePiece) {
+		if _, err := w.Write(piece); err != nil {
+			return // the peer is gone; there is no one to tell
+		}
+		pace.Step()
+	}
 }
 
 // jsonpCallback finds the callback without parsing a query that has none.
@@ -182,7 +221,7 @@ var zippers = sync.Pool{New: func() any {
 // as long as the runtime lets a goroutine run, 10 ms.
 const compressPiece = 64 << 10
 
-func compress(body []byte) []byte {
+func compress(body []byte, pace *Pace) []byte {
 	z := zippers.Get().(*gzip.Writer)
 	defer zippers.Put(z)
 	out := sliceWriter(make([]byte, 0, len(body)/8+64))
@@ -190,7 +229,7 @@ func compress(body []byte) []byte {
 	for piece := range slices.Chunk(body, compressPiece) {
 		_, _ = z.Write(piece) // into memory
 		if len(body) > compressPiece {
-			runtime.Gosched()
+			pace.Step()
 		}
 	}
 	_ = z.Close()

@@ -36,6 +36,7 @@ type agent struct {
 	offerable bool // active and whitelisted
 	over      bool // more is used than there is: free resources are computed anew on every change
 	dirty     bool
+	waits     bool // among the patient ones
 	heldBack  bool
 
 	free      resources.Resources // total less what is used; shared volumes always
@@ -319,8 +320,10 @@ func (a *Allocator) unuse(ag *agent, c int32, res resources.Resources) (taken re
 	return resources.Resources{}, res.IsEmpty()
 }
 
+// markDirty has an agent visited in the next cycle.
 func (a *Allocator) markDirty(ag *agent) {
 	if !ag.dirty {
+		a.patient.leave(ag)
 		ag.dirty = true
 		a.dirty = append(a.dirty, ag.slot)
 	}
@@ -328,6 +331,7 @@ func (a *Allocator) markDirty(ag *agent) {
 
 // dropDirty forgets that an agent that goes was to be visited.
 func (a *Allocator) dropDirty(ag *agent) {
+	a.patient.leave(ag)
 	if ag.dirty {
 		ag.dirty = false
 		if i := slices.Index(a.dirty, ag.slot); i >= 0 {

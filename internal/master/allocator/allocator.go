@@ -25,6 +25,9 @@ type Options struct {
 	AllocationInterval time.Duration
 	// MaxOffersPerCycle bounds the offers of one Allocate, 0 for no bound; what is left over is offered in the next.
 	MaxOffersPerCycle int
+	// RefusedPerSecond is on how many agents at least, in a second, what frameworks refused is offered to the next one; on every agent once a
+	// second if there are more. 0: all at once. See patient.
+	RefusedPerSecond int
 }
 
 // DefaultMinAllocatable is Mesos' default of --min_allocatable_resources: cpus:0.01|mem:32.
@@ -79,7 +82,8 @@ type Allocator struct {
 	generation  uint32
 
 	dirty    []int32 // agents to visit
-	held     int     // agents held back for quota
+	patient  patient
+	held     int // agents held back for quota
 	quota    quotaState
 	expiries expiries
 	refusals int // offer filters in force

@@ -47,6 +47,7 @@ type pendingCharge struct {
 // framework, role and agent.
 func (a *Allocator) Allocate(now time.Time, seed uint64) ([]Offer, []InverseOffer) {
 	a.expire(now)
+	a.patient.refill(now, a.refusedPerSecond())
 	if a.paused {
 		return nil, nil
 	}
@@ -54,7 +55,7 @@ func (a *Allocator) Allocate(now time.Time, seed uint64) ([]Offer, []InverseOffe
 	cy.offers, cy.owners, cy.again = nil, cy.owners[:0], cy.again[:0]
 	a.tree.refresh()
 	a.easeQuota()
-	a.collect()
+	a.collect(seed)
 	if len(cy.visits) > 0 {
 		if n := min(cy.expect, len(cy.visits)); n > 0 {
 			cy.offers = make([]Offer, 0, n)
@@ -109,10 +110,11 @@ func (a *Allocator) setHeldBack(ag *agent, held bool) {
 }
 
 // collect lists the agents to visit and empties the sets of dirty agents and fresh clients.
-func (a *Allocator) collect() {
+func (a *Allocator) collect(seed uint64) {
 	cy := &a.cycle
 	cy.visits = cy.visits[:0]
 	anyFresh := !a.fresh.empty()
+	a.admitPatient(anyFresh, seed)
 	if anyFresh {
 		for _, ag := range a.slots {
 			if ag != nil {

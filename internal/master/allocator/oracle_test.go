@@ -22,6 +22,8 @@ type oracle struct {
 	whitelist  map[string]bool
 	counts     map[string]int // how often something was allocated, by node of the tree
 	paused     bool
+	// waits are agents that the real one does not visit in this cycle. It has a budget for those, which is not the oracle's business.
+	waits func(ids.Agent) bool
 }
 
 type oracleAgent struct {
@@ -569,7 +571,7 @@ func (o *oracle) pass(stage int, seed uint64, offers map[ids.Agent]map[oracleCli
 		return 1
 	})
 	for _, ag := range order {
-		if !o.offerable(ag) {
+		if !o.offerable(ag) || o.waits != nil && o.waits(ag.id) {
 			continue
 		}
 		var counted []oracleClient

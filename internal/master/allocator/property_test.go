@@ -49,6 +49,20 @@ func TestIncrementalEqualsFullPass(t *testing.T) {
 		}
 		h.allocate()
 		h.allocate()
+		// Whoever waits is visited within a second.
+		for i := 0; h.a.patient.n > 0 && !h.a.paused; i++ {
+			next, ok := h.a.NextTimer()
+			if !ok || i > 1000 {
+				rt.Fatalf("%d agents wait for ever", h.a.patient.n)
+			}
+			if next.After(h.now) {
+				if next.Sub(h.now) > time.Second {
+					rt.Fatalf("%d agents wait for %v", h.a.patient.n, next.Sub(h.now))
+				}
+				h.now = next
+			}
+			h.allocate()
+		}
 	})
 }
 
@@ -86,8 +100,11 @@ func newHistory(t *rapid.T) *history {
 	if rapid.Bool().Draw(t, "excluded") {
 		opts.FairSharingExcluded = []string{"gpus"}
 	}
+	opts.RefusedPerSecond = rapid.IntRange(0, 2).Draw(t, "budget for what was refused")
 	opts.Domain = regionNamed(rapid.SampledFrom([]string{"", "r1"}).Draw(t, "region"))
-	return &history{t: t, a: New(opts), o: newOracle(opts), now: t0}
+	h := &history{t: t, a: New(opts), o: newOracle(opts), now: t0}
+	h.o.waits = func(id ids.Agent) bool { return h.a.agents[id].waits }
+	return h
 }
 
 func (h *history) draw(list []string, label string) string {

@@ -40,7 +40,11 @@ func (a *Allocator) recoverRole(ag *agent, f *framework, role string, res resour
 	} else {
 		a.setFree(ag, ag.free.Add(plain.NonShared()))
 	}
-	a.markDirty(ag)
+	if refusal == nil {
+		a.markDirty(ag)
+	} else {
+		a.markPatient(ag)
+	}
 	if cl := &a.clients[c]; refusal != nil && cl.fw == f && cl.subscribed && !taken.IsEmpty() {
 		a.refuse(ag, c, plain.OneCopy(), *refusal, now)
 	}

@@ -123,16 +123,24 @@ func (e *expiries) pop(now time.Time) ([]expiry, bool) {
 	return list, true
 }
 
-// NextTimer returns when Allocate should be called next though nothing else happens: the end of a filter, or the zero time
-// ("now") when agents are waiting to be visited. false: no timer.
+// NextTimer returns when Allocate should be called next though nothing else happens: the end of a filter, the time for the next patient agents, or
+// the zero time ("now") when agents are to be visited at once. false: no timer.
 func (a *Allocator) NextTimer() (time.Time, bool) {
 	if len(a.dirty) > 0 && !a.paused {
 		return time.Time{}, true
 	}
-	if len(a.expiries.ticks) == 0 {
-		return time.Time{}, false
+	next, ok := time.Time{}, false
+	if a.patient.n > 0 && !a.paused {
+		if next, ok = a.patient.due(a.refusedPerSecond()), true; next.IsZero() {
+			return next, true
+		}
 	}
-	return time.Unix(0, a.expiries.ticks[0]*int64(tick)), true
+	if len(a.expiries.ticks) > 0 {
+		if end := time.Unix(0, a.expiries.ticks[0]*int64(tick)); !ok || end.Before(next) {
+			next, ok = end, true
+		}
+	}
+	return next, ok
 }
 
 // refuse installs a filter.
@@ -180,7 +188,7 @@ func (a *Allocator) dropSet(ag *agent, i int) {
 		ag.rejected.unset(c)
 	}
 	ag.refused = slices.Delete(ag.refused, i, i+1)
-	a.markDirty(ag)
+	a.markPatient(ag)
 }
 
 // dropRefusalsOn forgets all filters on an agent.
@@ -262,7 +270,7 @@ func (a *Allocator) endRefusal(ag *agent, i int, c int32) {
 		ag.refused = slices.Delete(ag.refused, i, i+1)
 	}
 	ag.rejected.unset(c)
-	a.markDirty(ag)
+	a.markPatient(ag)
 }
 
 // refuses reports whether a filter of the client covers what it would be offered.

@@ -12,6 +12,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/ids"
 	"github.com/orchestrator/orchestrator/internal/master/core"
 	"github.com/orchestrator/orchestrator/internal/resources"
+	"github.com/orchestrator/orchestrator/internal/wire"
 	"github.com/orchestrator/orchestrator/internal/wire/mesosjson"
 )
 
@@ -99,26 +100,26 @@ func (c *stateCache) keepOnly(snap *core.Snapshot) {
 }
 
 // usedBy is what the framework's live tasks and its executors use, by agent.
-func (c *stateCache) usedBy(f *core.FrameworkPage) map[ids.Agent]resources.Resources {
+func (c *stateCache) usedBy(f *core.FrameworkPage, pace *wire.Pace) map[ids.Agent]resources.Resources {
 	p := c.page(f)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.update(c, f)
+	p.update(c, f, pace)
 	return maps.Clone(p.used)
 }
 
 // liveTasks are the runs of the framework's live tasks, in order.
-func (c *stateCache) liveTasks(f *core.FrameworkPage) []*chunk {
+func (c *stateCache) liveTasks(f *core.FrameworkPage, pace *wire.Pace) []*chunk {
 	p := c.page(f)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.update(c, f)
+	p.update(c, f, pace)
 	return p.list
 }
 
 // update brings the cache to this page. What the runs use is added and taken away as they come and go, so that the cost is that
 // of what changed, and of looking at every task's pointer. p.mu is held.
-func (p *pageCache) update(c *stateCache, f *core.FrameworkPage) {
+func (p *pageCache) update(c *stateCache, f *core.FrameworkPage, pace *wire.Pace) {
 	if p.page == f {
 		return
 	}
@@ -150,7 +151,7 @@ func (p *pageCache) update(c *stateCache, f *core.FrameworkPage) {
 		})
 	}
 	end()
-	encode(missing)
+	encode(missing, pace)
 	if p.used == nil {
 		p.used = map[ids.Agent]resources.Resources{}
 	}
@@ -196,13 +197,14 @@ func (p *pageCache) remove(list []agentUse) {
 }
 
 // encode fills chunks, when there are many on half of the processors: the other half is the owner's. Between two it lets go of
-// its processor, or who has become ready behind it would wait for as long as the runtime lets a goroutine run, 10 ms.
-func encode(list []*chunk) {
+// its processor, or who has become ready behind it would wait for as long as the runtime lets a goroutine run, 10 ms; on one processor it keeps
+// the pace.
+func encode(list []*chunk, pace *wire.Pace) {
 	workers := min(runtime.GOMAXPROCS(0)/2, len(list)/64)
 	if workers < 2 {
 		for _, ch := range list {
 			ch.fill()
-			runtime.Gosched()
+			pace.Step()
 		}
 		return
 	}
@@ -270,7 +272,7 @@ func isTerminal(state mesosv1.TaskState) bool {
 func (v *view) taskLists(w *writer, f *core.FrameworkPage) {
 	w.Key("tasks").BeginArray()
 	if v.all() {
-		for _, ch := range v.s.state.liveTasks(f) {
+		for _, ch := range v.s.state.liveTasks(f, v.keep()) {
 			w.Raw(ch.json)
 		}
 	} else if f.Tasks != nil {

@@ -149,7 +149,7 @@ func (s *Server) clusterGauges(g gauges, snap *core.Snapshot) {
 		if f.UnreachableTasks != nil {
 			states[mesosv1.TaskState_TASK_UNREACHABLE] += f.UnreachableTasks.Len()
 		}
-		for _, r := range s.state.usedBy(f) {
+		for _, r := range s.state.usedBy(f, &wire.Pace{}) {
 			add(&used, r)
 		}
 		return true

@@ -36,7 +36,7 @@ func (s *Server) legacyState(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !v.all() {
-		wire.RespondJSON(w, r, v.stateBody(nil))
+		wire.RespondJSON(w, r, v.stateBody(nil, &wire.Pace{}))
 		return
 	}
 	s.state.keepOnly(v.snap)
@@ -46,8 +46,9 @@ func (s *Server) legacyState(w http.ResponseWriter, r *http.Request) {
 }
 
 // stateBody appends the whole state (facts 3.5).
-func (v *view) stateBody(buf []byte) []byte {
+func (v *view) stateBody(buf []byte, pace *wire.Pace) []byte {
 	s, snap := v.s, v.snap
+	v.pace = pace
 	w := &writer{Buf: buf}
 	w.BeginObject()
 	writeVersion(w)
@@ -109,7 +110,7 @@ func (v *view) stateBody(buf []byte) []byte {
 		}
 		w.EndObject()
 		if n++; n%64 == 0 {
-			runtime.Gosched() // as encode does
+			pace.Step() // as encode does
 		}
 		return true
 	})

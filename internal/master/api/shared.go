@@ -11,9 +11,9 @@ import (
 const maxRest = 3
 
 // sharedAnswer is a large answer, made for the version of the snapshot that somebody asks for and shared by all who ask
-// meanwhile. One is made at a time, of the newest version that anybody waits for. After it the maker rests, the longer the more
-// had asked, up to maxRest times its making: however many ask, making answers takes a quarter of one processor, and a
-// single client never waits for a rest. The zero value is ready.
+// meanwhile. One is made at a time, of the newest version that anybody waits for. The maker rests between its pieces, and after the last one
+// for what it owes, the longer the more had asked, up to maxRest times its work: however many ask, making answers takes a quarter of one
+// processor, at no time more, and a single client never waits for a rest. The zero value is ready.
 type sharedAnswer struct {
 	once   sync.Once
 	making chan struct{} // capacity 1, full while one is made
@@ -21,11 +21,14 @@ type sharedAnswer struct {
 	mu     sync.Mutex
 	last   *heldBody
 	newest uint64 // version that build is for
-	build  func(buf []byte) []byte
+	build  buildAnswer
 	asked  int       // since the last was begun
 	rested time.Time // no sooner the next
 	spare  []byte    // of an answer that nobody reads any more
 }
+
+// buildAnswer appends an answer to a buffer, at a pace.
+type buildAnswer func(buf []byte, pace *wire.Pace) []byte
 
 // heldBody is an answer and how many are sending it.
 type heldBody struct {
@@ -39,7 +42,7 @@ type heldBody struct {
 
 // get returns the answer for this version or a later one, made by build when it is not there: it appends to the buffer that it
 // is given. The caller releases what it gets. With zipped the compressed form belongs to the making.
-func (a *sharedAnswer) get(version uint64, zipped bool, build func(buf []byte) []byte) *heldBody {
+func (a *sharedAnswer) get(version uint64, zipped bool, build buildAnswer) *heldBody {
 	a.once.Do(func() { a.making = make(chan struct{}, 1) })
 	if b := a.wanted(version, build); b != nil {
 		return b
@@ -67,14 +70,22 @@ func (a *sharedAnswer) get(version uint64, zipped bool, build func(buf []byte) [
 	if cap(spare) < size {
 		spare = make([]byte, 0, size+size/16)
 	}
-	body := wire.NewBody(build(spare[:0]))
+	rest := func(asked int) int { return min(max(asked-1, 0), maxRest) }
+	pace := &wire.Pace{Rest: func() float64 {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return float64(rest(asked + a.asked)) // who has come meanwhile waits for the next one, and is one of many as well
+	}}
+	pace.Begin()
+	body := wire.NewBody(build(spare[:0], pace))
 	if zipped {
-		body.Compress()
+		body.Compress(pace)
 	}
 	end := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.rested = end.Add(end.Sub(start) * time.Duration(min(max(asked-1, 0), maxRest)))
+	worked := end.Sub(start) - pace.Rested()
+	a.rested = end.Add(worked*time.Duration(rest(asked)) - pace.Rested())
 	if a.last != nil {
 		a.last.old = true
 		a.last.recycle()
@@ -87,7 +98,7 @@ func (a *sharedAnswer) get(version uint64, zipped bool, build func(buf []byte) [
 }
 
 // wanted returns the answer if it is there, and otherwise notes that this version is wanted.
-func (a *sharedAnswer) wanted(version uint64, build func([]byte) []byte) *heldBody {
+func (a *sharedAnswer) wanted(version uint64, build buildAnswer) *heldBody {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if b := a.take(version); b != nil {

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/orchestrator/orchestrator/internal/wire"
 )
 
 // However many ask for an answer, one is made at a time, nobody gets one older than what was asked for, and nobody waits for
@@ -18,7 +20,7 @@ func TestAnswersAreSharedByThoseWhoWait(t *testing.T) {
 		var longest atomic.Int64 // ns
 		ask := func(version uint64) {
 			start := time.Now()
-			body := c.get(version, false, func(buf []byte) []byte {
+			body := c.get(version, false, func(buf []byte, _ *wire.Pace) []byte {
 				if making.Add(1) > 1 {
 					t.Error("two answers are made at once")
 				}
@@ -70,7 +72,7 @@ func TestMakingAnswersTakesAQuarterOfTheTimeOfMany(t *testing.T) {
 		var answers atomic.Int32
 		ask := func() time.Duration {
 			start := time.Now()
-			c.get(version.Add(1), false, func(buf []byte) []byte {
+			c.get(version.Add(1), false, func(buf []byte, _ *wire.Pace) []byte {
 				time.Sleep(100 * time.Millisecond)
 				answers.Add(1)
 				return buf
@@ -101,12 +103,59 @@ func TestMakingAnswersTakesAQuarterOfTheTimeOfMany(t *testing.T) {
 	})
 }
 
+// What is made in pieces rests between them, so that it takes no more than a quarter of a processor at any time, and owes no rest at its end.
+func TestAnswersOfManyAreMadeAtAPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var c sharedAnswer
+		const pieces = 50
+		busiest, made := time.Duration(0), 0
+		piecewise := func(buf []byte, pace *wire.Pace) []byte {
+			made++
+			var ends []time.Time
+			for range pieces {
+				time.Sleep(time.Millisecond) // work
+				ends = append(ends, time.Now())
+				pace.Step()
+			}
+			if made > 1 { // that of many
+				for i := range ends[10:] {
+					busiest = max(busiest, 100*10*time.Millisecond/ends[i+10].Sub(ends[i]))
+				}
+			}
+			return buf
+		}
+		start := time.Now()
+		c.get(1, false, piecewise).release()
+		if took := time.Since(start); took != pieces*time.Millisecond {
+			t.Errorf("one client waited %v", took)
+		}
+		for version := range uint64(4) {
+			start = time.Now()
+			done := 0
+			for range 20 {
+				go func() { c.get(10+version, false, piecewise).release(); done++ }()
+			}
+			time.Sleep(time.Second)
+			if done != 20 {
+				t.Fatalf("%d of 20 have got theirs", done)
+			}
+		}
+		if made != 5 || busiest < 20 || busiest > 30 {
+			t.Errorf("%d were made; at the busiest they took %d %% of a processor", made, busiest)
+		}
+		if wait := time.Until(c.rested); wait > 0 {
+			t.Errorf("%v are owed after all pieces have rested", wait)
+		}
+	})
+}
+
 // A buffer is used again only when nobody sends it any more.
 func TestBuffersOfAnswersInUseAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	var c sharedAnswer
 	get := func(version uint64) *heldBody {
-		return c.get(version, false, func(buf []byte) []byte { return fmt.Appendf(buf, "version %d", version) })
+		return c.get(version, false, func(buf []byte, _ *wire.Pace) []byte { return fmt.Appendf(buf, "version %d", version) })
 	}
 	slow := get(1)
 	get(2).release()

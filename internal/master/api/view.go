@@ -15,6 +15,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/ids"
 	"github.com/orchestrator/orchestrator/internal/master/core"
 	"github.com/orchestrator/orchestrator/internal/resources"
+	"github.com/orchestrator/orchestrator/internal/wire"
 )
 
 // What a principal may see, named as in Mesos' ACLs. The object of the first three is a user, of the last a role.
@@ -37,10 +38,19 @@ type view struct {
 	snap      *core.Snapshot
 	principal string
 	used      map[ids.Agent]resources.Resources // by agent, over all frameworks; made when asked for
+	pace      *wire.Pace                        // of what is made for many
 }
 
 func (s *Server) viewOf(snap *core.Snapshot, principal string) *view {
 	return &view{s: s, snap: snap, principal: principal}
+}
+
+// keep is the pace to keep.
+func (v *view) keep() *wire.Pace {
+	if v.pace == nil {
+		v.pace = &wire.Pace{}
+	}
+	return v.pace
 }
 
 // all reports whether the principal sees everything, which is the case without an authorizer.
@@ -102,7 +112,7 @@ func (v *view) usedOn(agent ids.Agent) resources.Resources {
 	if v.used == nil {
 		v.used = map[ids.Agent]resources.Resources{}
 		v.snap.Frameworks.Scan(func(_ ids.Framework, f *core.FrameworkPage) bool {
-			for a, r := range v.s.state.usedBy(f) {
+			for a, r := range v.s.state.usedBy(f, v.keep()) {
 				v.used[a] = v.used[a].Add(r)
 			}
 			return true
@@ -216,7 +226,7 @@ func (v *view) roles() []*roleView {
 			r := get(role)
 			r.frameworks = append(r.frameworks, id)
 		}
-		for _, used := range v.s.state.usedBy(f) {
+		for _, used := range v.s.state.usedBy(f, v.keep()) {
 			for role, res := range used.Allocations() {
 				r := get(role)
 				r.allocated = r.allocated.Add(res)
