@@ -37,6 +37,13 @@ type monitorSettings struct {
 	ReadyFile      config.Path `flag:"ready_file" default:"" help:"File to write {\"monitor\":URL,\"pid\":N} to when requests are answered."`
 }
 
+// collectAt has the heap collected when so many percent are new. GOGC and GOMEMLIMIT stay the operator's.
+func collectAt(percent int) {
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(percent)
+	}
+}
+
 func newMonitorCommand() *cobra.Command {
 	var in monitorSettings
 	cmd := &cobra.Command{
@@ -54,10 +61,8 @@ The first start prints a link that logs an administrator in. Probes need a token
 			return err
 		}
 		// Nearly all of the heap lives long, and little is allocated beside it: collecting it early costs a few hundredths of a
-		// processor and keeps the process small. GOGC and GOMEMLIMIT stay the operator's.
-		if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-			debug.SetGCPercent(30)
-		}
+		// processor and keeps the process small.
+		collectAt(30)
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 		m, err := monitor.New(monitor.Config{
 			Listen: in.Listen, DataDir: string(in.DataDir), Auth: in.Auth, ViewerLogs: in.ViewerLogs, AllowedOrigins: in.AllowedOrigins,

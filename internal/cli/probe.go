@@ -81,6 +81,8 @@ func newProbeCommand() *cobra.Command {
 		}
 		if in.Simulate > 0 {
 			cfg.Simulate = &probe.Simulation{Hosts: in.Simulate, Containers: in.SimulateContainers, Connections: in.SimulateConnections, Churn: in.SimulateChurn}
+		} else {
+			collectAt(50) // a probe is on every host, and should be small
 		}
 		p, err := probe.New(cfg, probe.Deps{Logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))})
 		if err != nil {

@@ -30,6 +30,7 @@ type counted struct {
 	retrans         uint32
 	key             edgeKey
 	seen            bool
+	server          bool // that end of the connection, as was told when it was new: its listener may go before it
 }
 
 // flow is one edge in the making.
@@ -76,14 +77,14 @@ type world struct {
 type flowTable struct {
 	flows map[edgeKey]*flow
 	known map[tuple]*counted
-	// mostKnown is how many there were at most.
-	mostKnown int
-	last      int64
-	folded    int
-	dropped   int
-	peers     map[peerGroup]map[string]struct{}
-	events    []netEvent
-	nat       []translation
+	// mostKnown and mostFlows are how many there were at most.
+	mostKnown, mostFlows int
+	last                 int64
+	folded               int
+	dropped              int
+	peers                map[peerGroup]map[string]struct{}
+	events               []netEvent
+	nat                  []translation
 }
 
 type peerGroup struct {
@@ -133,7 +134,7 @@ func (t *flowTable) update(at int64, sockets []socket, w *world) ([]edge, []list
 		}
 		c.seen = false
 	}
-	t.known = slim(t.known, &t.mostKnown)
+	t.known, t.flows = slim(t.known, &t.mostKnown), slim(t.flows, &t.mostFlows)
 	edges := make([]edge, 0, len(t.flows))
 	for key, f := range t.flows {
 		if at-f.lastActive > lingerMillis {
@@ -221,6 +222,17 @@ func (ix *index) isServer(s *socket) bool {
 	return s.local.Port() < firstEphemeral && s.remote.Port() >= firstEphemeral
 }
 
+// untold reports whether nothing tells which end of a connection within this host what is left of a socket was: no listener is there any more, and
+// either port may be one that a client was given.
+func (ix *index) untold(t *flowTable, s *socket, w *world) bool {
+	ns, here := t.namespaceOf(s.remote.Addr(), s.netns, w)
+	if !here || s.local.Port() < firstEphemeral || s.remote.Port() < firstEphemeral {
+		return false
+	}
+	_, listens := ix.listener(ns, s.udp, s.remote)
+	return !listens
+}
+
 func (t *flowTable) socket(s *socket, sockets []socket, ix *index, w *world, at int64) {
 	if isListener(s) || !s.remote.IsValid() || s.remote.Port() == 0 || s.remote.Addr().IsUnspecified() {
 		return
@@ -247,7 +259,10 @@ func (t *flowTable) socket(s *socket, sockets []socket, ix *index, w *world, at 
 	if _, ok := ix.told[id]; ok && closing {
 		return // nobody's any more; the event knows whose it was
 	}
-	server := ix.isServer(s)
+	server := was != nil && was.server || was == nil && ix.isServer(s)
+	if closing && !server && ix.untold(t, s, w) {
+		return
+	}
 	if closing && server && w.events {
 		if _, here := t.namespaceOf(s.remote.Addr(), s.netns, w); here {
 			return // the server has closed it first; the event has told of it, and knows the client, of whom nothing is left here
@@ -281,7 +296,7 @@ func (t *flowTable) socket(s *socket, sockets []socket, ix *index, w *world, at 
 		f.txBytes, f.rxBytes = f.txBytes+sent, f.rxBytes+got
 		f.retransmits += s.retrans - min(was.retrans, s.retrans)
 	}
-	was.acked, was.received, was.retrans, was.key, was.seen = s.acked, s.received, s.retrans, f.key, true
+	was.acked, was.received, was.retrans, was.key, was.seen, was.server = s.acked, s.received, s.retrans, f.key, true, server
 	if closing {
 		return
 	}
@@ -396,7 +411,11 @@ func (t *flowTable) event(e *netEvent, sockets []socket, ix *index, w *world, at
 	s := socket{udp: e.udp, local: e.local, remote: e.remote, netns: e.netns, cgroup: e.cgroup}
 	if e.accepted {
 		if _, here := t.namespaceOf(e.remote.Addr(), e.netns, w); here {
-			return // the client's own event tells more
+			// The client's own event tells more; of this end it is kept which one it is.
+			if len(t.known) < maxSockets {
+				t.known[id] = &counted{seen: true, server: true}
+			}
+			return
 		}
 	}
 	own := *w
@@ -427,7 +446,7 @@ func (t *flowTable) event(e *netEvent, sockets []socket, ix *index, w *world, at
 	}
 	f.opened++
 	if len(t.known) < maxSockets {
-		t.known[id] = &counted{key: f.key, seen: true}
+		t.known[id] = &counted{key: f.key, seen: true, server: e.accepted}
 	}
 }
 

@@ -78,17 +78,19 @@ type hub struct {
 	codec *topology.Codec
 	seed  maphash.Seed
 
-	mu        sync.Mutex
-	entities  map[string]*heldEntity
-	edges     map[edgeKey]*heldEdge
-	listeners map[listenerKey]*heldListener
-	templates []*probev1.Template
-	nextRef   uint32
-	seq       uint64
-	log       []logged
-	logSize   int
-	changed   chan struct{} // closed and replaced with every new delta
-	at        int64
+	mu       sync.Mutex
+	entities map[string]*heldEntity
+	edges    map[edgeKey]*heldEdge
+	// mostEdges and mostEntities are how many there were at most.
+	mostEdges, mostEntities int
+	listeners               map[listenerKey]*heldListener
+	templates               []*probev1.Template
+	nextRef                 uint32
+	seq                     uint64
+	log                     []logged
+	logSize                 int
+	changed                 chan struct{} // closed and replaced with every new delta
+	at                      int64
 }
 
 func newHub(codec *topology.Codec) *hub {
@@ -125,6 +127,7 @@ func (h *hub) apply(r *round) error {
 		}
 		held.seen = false
 	}
+	h.edges, h.entities = slim(h.edges, &h.mostEdges), slim(h.entities, &h.mostEntities)
 	for _, l := range r.listeners {
 		h.applyListener(l, d)
 	}

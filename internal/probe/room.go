@@ -18,7 +18,7 @@ func emptied[T any](list []T) []T {
 // slim gives a map in which there is little left anew, because a map's room never shrinks. most is how many it held at most since it was made.
 func slim[K comparable, V any](m map[K]V, most *int) map[K]V {
 	*most = max(*most, len(m))
-	if *most <= idleRoom || len(m) > *most/8 {
+	if *most <= idleRoom || len(m) > *most/4 {
 		return m
 	}
 	*most = len(m)
