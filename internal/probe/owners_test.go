@@ -58,8 +58,11 @@ func TestOwnersAreFoundInAnyNumberOfProcesses(t *testing.T) {
 			return nil
 		})
 		sockets := []socket{
-			{inode: mine, netns: 1, cgroup: 100}, {inode: others, netns: 1, cgroup: 200}, {inode: outside, netns: 1, cgroup: 100},
-			{inode: nobodys, netns: 1, cgroup: 100}, {inode: ofNobody, netns: 1},
+			{inode: mine, netns: 1, cgroup: 100},
+			{inode: others, netns: 1, cgroup: 200},
+			{inode: outside, netns: 1, cgroup: 100},
+			{inode: nobodys, netns: 1, cgroup: 100},
+			{inode: ofNobody, netns: 1},
 		}
 		walked, rounds := 0, 0
 		for quiet := 0; quiet < 3; rounds++ {

@@ -131,7 +131,6 @@ func TestAnswersOfManyAreMadeAtAPace(t *testing.T) {
 			t.Errorf("one client waited %v", took)
 		}
 		for version := range uint64(4) {
-			start = time.Now()
 			done := 0
 			for range 20 {
 				go func() { c.get(10+version, false, piecewise).release(); done++ }()
