@@ -131,13 +131,13 @@ func TestAnswersOfManyAreMadeAtAPace(t *testing.T) {
 			t.Errorf("one client waited %v", took)
 		}
 		for version := range uint64(4) {
-			done := 0
+			var done atomic.Int32
 			for range 20 {
-				go func() { c.get(10+version, false, piecewise).release(); done++ }()
+				go func() { c.get(10+version, false, piecewise).release(); done.Add(1) }()
 			}
 			time.Sleep(time.Second)
-			if done != 20 {
-				t.Fatalf("%d of 20 have got theirs", done)
+			if n := done.Load(); n != 20 {
+				t.Fatalf("%d of 20 have got theirs", n)
 			}
 		}
 		if made != 5 || busiest < 20 || busiest > 30 {
