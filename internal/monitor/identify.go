@@ -41,7 +41,7 @@ func (m *Monitor) byToken(r *http.Request, secretText string) (identity, error) 
 	id, ok := m.accounts.bearer(strings.TrimSpace(secretText))
 	if !ok {
 		m.accounts.failed(clientAddr(r))
-		return identity{}, fail("unauthenticated", "this token is not known or has expired", "an admin makes another: POST /api/v1/tokens, or the page System")
+		return identity{}, fail("unauthenticated", "this token is not known or has expired", "an admin makes another: POST /api/v1/tokens, or the page Access of the console")
 	}
 	return id, nil
 }

@@ -25,6 +25,7 @@ const (
 	ReasonHeadroom         Reason = "what is free is kept back for the quota guarantees of other roles"
 	ReasonTooSmall         Reason = "what is free is less than the minimum worth offering"
 	ReasonRefused          Reason = "the framework declined it and the filter has not ended"
+	ReasonPatient          Reason = "somebody declined it; it goes round, in a second or two at most"
 	ReasonNone             Reason = "it will be offered in turn"
 )
 
@@ -143,7 +144,10 @@ func (a *Allocator) reason(ag *agent, c int32) Reason {
 		stage = 2
 		p = a.propose(ag, c, stage)
 	}
-	if !p.none {
+	switch {
+	case !p.none && ag.waits:
+		return ReasonPatient
+	case !p.none:
 		return ReasonNone
 	}
 	fit, _ := a.fitting(ag, cl)

@@ -125,6 +125,15 @@ func TestWhatIsNeededDoesNotWaitForTheBudget(t *testing.T) {
 	t.Run("a task's end", func(t *testing.T) {
 		t.Parallel()
 		c, offers := starved(t)
+		why := map[Reason]int{}
+		for _, f := range []ids.Framework{"f1", "f2"} {
+			for reason, n := range c.a.Explain(f)[0].Agents {
+				why[reason] += n
+			}
+		}
+		if why[ReasonPatient] == 0 || why[ReasonNone] != 0 {
+			t.Errorf("explained: %v", why)
+		}
 		half := resources.MustParse("cpus:2;mem:2048").Allocate("*")
 		if err := c.a.Recover(offers[0].Framework, offers[0].Agent, half, nil, c.now); err != nil {
 			t.Fatal(err)

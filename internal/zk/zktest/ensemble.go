@@ -3,6 +3,7 @@ package zktest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -152,12 +153,18 @@ func Shared(tb testing.TB) *Ensemble {
 	return shared.Ensemble
 }
 
+// freePorts picks ports that are free, and that stay so while a server is down: none of those that the kernel gives to clients, nor those that agents
+// give to tasks.
 func freePorts(n int) ([]int, error) {
+	const first, last = 12_000, 30_000
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(ports) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first)))
 		if err != nil {
-			return nil, err
+			if tries > 1000 {
+				return nil, fmt.Errorf("no free port between %d and %d: %w", first, last, err)
+			}
+			continue
 		}
 		defer func() { _ = l.Close() }()
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
