@@ -33,8 +33,8 @@ const (
 	killWait = 20 * time.Second
 	// goneWait is how long Docker may be away after the container's first process has ended: nobody else knows how it ended.
 	goneWait = 2 * time.Minute
-	// oomLate is how long after the end Docker may learn that memory was the reason.
-	oomLate = 250 * time.Millisecond
+	// oomLate is how long after the end Docker may learn that memory was the reason: a moment, and longer on a host that is busy.
+	oomLate = 2 * time.Second
 )
 
 // dockerBox is a container of Docker's that the helper stands beside: it starts it, keeps its output, and learns its end
