@@ -247,7 +247,7 @@ const journeys = {
         await page.goto(origin + path);
         await page.locator(ready).first().waitFor();
         if (path === "/containers") {
-          await page.locator(".tr").first().click();
+          await page.locator(".tr", { hasText: "running" }).first().click(); // one that has ended has no figures
           await details(page).locator(".spark").first().waitFor();
         }
         await accessible(page, `${path}, ${theme}`);
