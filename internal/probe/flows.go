@@ -224,7 +224,7 @@ func (ix *index) isServer(s *socket) bool {
 
 // untold reports whether nothing tells which end of a connection within this host what is left of a socket was: no listener is there any more, and
 // either port may be one that a client was given.
-func (ix *index) untold(t *flowTable, s *socket, w *world) bool {
+func (t *flowTable) untold(s *socket, ix *index, w *world) bool {
 	ns, here := t.namespaceOf(s.remote.Addr(), s.netns, w)
 	if !here || s.local.Port() < firstEphemeral || s.remote.Port() < firstEphemeral {
 		return false
@@ -260,7 +260,7 @@ func (t *flowTable) socket(s *socket, sockets []socket, ix *index, w *world, at 
 		return // nobody's any more; the event knows whose it was
 	}
 	server := was != nil && was.server || was == nil && ix.isServer(s)
-	if closing && !server && ix.untold(t, s, w) {
+	if closing && !server && t.untold(s, ix, w) {
 		return
 	}
 	if closing && server && w.events {

@@ -47,7 +47,7 @@ func newOwners(proc string) *owners {
 	return &owners{proc: proc, byIno: map[uint32]*ownedSocket{}, tours: map[region]*tour{}, patience: ownerTries}
 }
 
-// The stages of a search: the processes of the socket's own control group, the others of its network namespace, and everywhere.
+// The stages of a search: the processes of the socket's own control group, those of its network namespace, and everywhere.
 const (
 	ofGroup = iota
 	ofNamespace
@@ -166,30 +166,30 @@ func (o *owners) search(in region, wanted map[uint32]*ownedSocket, table *proces
 		}
 	}
 	slices.SortFunc(list, func(a, b *process) int { return cmp.Compare(a.pid, b.pid) })
-	b := o.tours[in]
-	if b == nil {
-		b = &tour{}
-		o.tours[in] = b
+	done := o.tours[in]
+	if done == nil {
+		done = &tour{}
+		o.tours[in] = done
 	}
-	b.used = true
+	done.used = true
 	for _, own := range wanted {
 		if own.since < 0 {
-			own.since = b.walked
+			own.since = done.walked
 		}
 	}
 	left := maps.Clone(wanted)
-	first, _ := slices.BinarySearchFunc(list, b.at+1, func(p *process, pid int) int { return cmp.Compare(p.pid, pid) })
+	first, _ := slices.BinarySearchFunc(list, done.at+1, func(p *process, pid int) int { return cmp.Compare(p.pid, pid) })
 	for i := range list {
 		if len(left) == 0 || !more() {
 			break
 		}
 		p := list[(first+i)%len(list)]
 		o.walk(p, left)
-		b.at = p.pid
-		b.walked++
+		done.at = p.pid
+		done.walked++
 	}
 	for ino, own := range left {
-		if b.walked-own.since >= len(list) {
+		if done.walked-own.since >= len(list) {
 			nobodys = append(nobodys, ino)
 		}
 	}

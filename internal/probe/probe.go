@@ -64,8 +64,8 @@ type Probe struct {
 	edges    []edge
 	listen   []listenerKey
 	passing  passing
-	sockets  int    // how many there were in the last round
 	places   uint64 // how many of them had a network of their own
+	sockets  int    // how many there were in the last round
 	samples  map[string]cgroupSample
 	users    map[uint32]string
 	kernel   string

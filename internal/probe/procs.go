@@ -194,22 +194,30 @@ func readSmall(path string) ([]byte, error) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
-	b := make([]byte, 0, 1024)
-	for {
-		if len(b) == cap(b) {
-			b = slices.Grow(b, cap(b))
-		}
-		n, err := unix.Read(fd, b[len(b):cap(b)])
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
+	for b := make([]byte, 0, 1024); ; b = slices.Grow(b, cap(b)) {
+		n, err := readInto(fd, b[len(b):cap(b)])
+		if b = b[:len(b)+n]; err != nil {
 			return b, &os.PathError{Op: "read", Path: path, Err: err}
-		case n == 0:
+		}
+		if len(b) < cap(b) {
 			return b, nil
-		default:
-			b = b[:len(b)+n]
 		}
 	}
+}
+
+// readInto reads until the buffer is full or the file ends.
+func readInto(fd int, b []byte) (n int, err error) {
+	for n < len(b) {
+		m, err := unix.Read(fd, b[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || m == 0 {
+			return n, err
+		}
+		n += m
+	}
+	return n, nil
 }
 
 // read fills the table's buffer from a file below /proc; what is longer is cut.
@@ -219,19 +227,9 @@ func (t *processTable) read(dir int, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	n := 0
-	for n < len(t.buf) {
-		m, err := unix.Read(fd, t.buf[n:])
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if m == 0 {
-			break
-		}
-		n += m
+	n, err := readInto(fd, t.buf)
+	if err != nil {
+		return nil, err
 	}
 	return t.buf[:n], nil
 }

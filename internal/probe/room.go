@@ -1,5 +1,7 @@
 package probe
 
+import "maps"
+
 // A probe lives for months, and what happens once (ten thousand connections in a second) must not cost memory for ever: lists and maps that are
 // used again from round to round give back what they have grown to.
 
@@ -23,8 +25,6 @@ func slim[K comparable, V any](m map[K]V, most *int) map[K]V {
 	}
 	*most = len(m)
 	out := make(map[K]V, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
+	maps.Copy(out, m)
 	return out
 }

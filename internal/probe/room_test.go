@@ -13,11 +13,7 @@ import (
 // A probe that has seen ten thousand connections in a second once keeps no room for them, nor the names they came with.
 func TestABurstLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	e, flows := &eventSource{}, newFlowTable()
-	w := &world{
-		hostID: "host;h", rootNS: 1, addrs: map[netip.Addr]uint64{}, nsEntity: func(uint64) string { return "host;h" }, events: true,
-		ownerOf: func(*socket) string { return "host;h" }, byEvent: func(*netEvent) string { return "host;h" }, eventNS: func(*netEvent) uint64 { return 1 },
-	}
+	e, flows, w := &eventSource{}, newFlowTable(), loopWorld(true)
 	const many = 20_000
 	own := newOwners(t.TempDir())
 	table := &processTable{byPid: map[int]*process{}}

@@ -344,7 +344,7 @@ func TestWhoMayNoLongerIsCutOff(t *testing.T) {
 	if going([]<-chan struct{}{other}) != 1 {
 		t.Error("the administrator's socket has ended")
 	}
-	// The probes' token: they are gone at once, and stay away.
+	// The probes' token.
 	connected := func() int {
 		var st struct{ Probes map[string]int }
 		r.get("/api/v1/status", &st)

@@ -423,9 +423,12 @@ func (p *program) sample(t testing.TB, at time.Duration) sample {
 	defer f.Close()
 	for in := bufio.NewScanner(f); in.Scan(); {
 		key, v, _ := strings.Cut(in.Text(), ":")
-		if key == "VmRSS" || key == "RssAnon" {
-			n, _ := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 64)
-			*map[string]*float64{"VmRSS": &s.rss, "RssAnon": &s.anon}[key] = n * 1024
+		kb, _ := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 64)
+		switch key {
+		case "VmRSS":
+			s.rss = kb * 1024
+		case "RssAnon":
+			s.anon = kb * 1024
 		}
 	}
 	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

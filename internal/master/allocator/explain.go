@@ -25,7 +25,7 @@ const (
 	ReasonHeadroom         Reason = "what is free is kept back for the quota guarantees of other roles"
 	ReasonTooSmall         Reason = "what is free is less than the minimum worth offering"
 	ReasonRefused          Reason = "the framework declined it and the filter has not ended"
-	ReasonPatient          Reason = "somebody declined it; it goes round, in a second or two at most"
+	ReasonPatient          Reason = "somebody declined it, and it is offered to the next one within a second or two"
 	ReasonNone             Reason = "it will be offered in turn"
 )
 

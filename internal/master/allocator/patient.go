@@ -83,13 +83,9 @@ func (p *patient) due(perSecond int64) time.Time {
 // random, or frameworks and agents that take turns in step would meet the same ones for ever.
 func (a *Allocator) admitPatient(all bool, seed uint64) {
 	p := &a.patient
-	for admitted := 0; p.n > 0 && (all || admitted < patientAtOnce && p.budget >= token); {
+	for admitted := 0; len(p.round)+len(p.next) > 0 && (all || admitted < patientAtOnce && p.budget >= token); {
 		last := len(p.round) - 1
 		if last < 0 {
-			if len(p.next) == 0 { // a defect, which must not stop the master
-				p.n = 0
-				break
-			}
 			p.round, p.next = p.next, p.round
 			for i := range p.round {
 				seed = mix(seed)
@@ -108,8 +104,5 @@ func (a *Allocator) admitPatient(all bool, seed uint64) {
 			admitted++
 			p.budget -= token
 		}
-	}
-	if p.n == 0 {
-		p.round, p.next = p.round[:0], p.next[:0]
 	}
 }

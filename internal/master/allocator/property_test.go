@@ -49,7 +49,7 @@ func TestIncrementalEqualsFullPass(t *testing.T) {
 		}
 		h.allocate()
 		h.allocate()
-		// Whoever waits is visited within a second.
+		// Nobody waits for ever, nor a second for the next to be admitted.
 		for i := 0; h.a.patient.n > 0 && !h.a.paused; i++ {
 			next, ok := h.a.NextTimer()
 			if !ok || i > 1000 {

@@ -272,7 +272,7 @@ func isTerminal(state mesosv1.TaskState) bool {
 func (v *view) taskLists(w *writer, f *core.FrameworkPage) {
 	w.Key("tasks").BeginArray()
 	if v.all() {
-		for _, ch := range v.s.state.liveTasks(f, v.keep()) {
+		for _, ch := range v.s.state.liveTasks(f, v.pace) {
 			w.Raw(ch.json)
 		}
 	} else if f.Tasks != nil {

@@ -36,7 +36,7 @@ func (s *Server) legacyState(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !v.all() {
-		wire.RespondJSON(w, r, v.stateBody(nil, &wire.Pace{}))
+		wire.RespondJSON(w, r, v.stateBody(nil, v.pace))
 		return
 	}
 	s.state.keepOnly(v.snap)

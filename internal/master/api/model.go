@@ -386,7 +386,7 @@ func offeredOn(a *core.AgentPage) resources.Resources {
 
 // frameworkSummary writes the fields that /state-summary has, inside an open object.
 func (v *view) frameworkSummary(w *writer, f *core.FrameworkPage) (used, offered resources.Resources) {
-	for _, r := range v.s.state.usedBy(f, v.keep()) {
+	for _, r := range v.s.state.usedBy(f, v.pace) {
 		used = used.Add(r)
 	}
 	for _, o := range f.Offers {

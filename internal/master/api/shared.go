@@ -13,7 +13,8 @@ const maxRest = 3
 // sharedAnswer is a large answer, made for the version of the snapshot that somebody asks for and shared by all who ask
 // meanwhile. One is made at a time, of the newest version that anybody waits for. The maker rests between its pieces, and after the last one
 // for what it owes, the longer the more had asked, up to maxRest times its work: however many ask, making answers takes a quarter of one
-// processor, at no time more, and a single client never waits for a rest. The zero value is ready.
+// processor, and a single client never waits for a rest. Only what is encoded on several processors at once (see encode) has all of its rest
+// afterwards. The zero value is ready.
 type sharedAnswer struct {
 	once   sync.Once
 	making chan struct{} // capacity 1, full while one is made

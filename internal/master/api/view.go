@@ -38,19 +38,11 @@ type view struct {
 	snap      *core.Snapshot
 	principal string
 	used      map[ids.Agent]resources.Resources // by agent, over all frameworks; made when asked for
-	pace      *wire.Pace                        // of what is made for many
+	pace      *wire.Pace                        // at which it is written; another than the zero one where it is for many
 }
 
 func (s *Server) viewOf(snap *core.Snapshot, principal string) *view {
-	return &view{s: s, snap: snap, principal: principal}
-}
-
-// keep is the pace to keep.
-func (v *view) keep() *wire.Pace {
-	if v.pace == nil {
-		v.pace = &wire.Pace{}
-	}
-	return v.pace
+	return &view{s: s, snap: snap, principal: principal, pace: &wire.Pace{}}
 }
 
 // all reports whether the principal sees everything, which is the case without an authorizer.
@@ -112,7 +104,7 @@ func (v *view) usedOn(agent ids.Agent) resources.Resources {
 	if v.used == nil {
 		v.used = map[ids.Agent]resources.Resources{}
 		v.snap.Frameworks.Scan(func(_ ids.Framework, f *core.FrameworkPage) bool {
-			for a, r := range v.s.state.usedBy(f, v.keep()) {
+			for a, r := range v.s.state.usedBy(f, v.pace) {
 				v.used[a] = v.used[a].Add(r)
 			}
 			return true
@@ -226,7 +218,7 @@ func (v *view) roles() []*roleView {
 			r := get(role)
 			r.frameworks = append(r.frameworks, id)
 		}
-		for _, used := range v.s.state.usedBy(f, v.keep()) {
+		for _, used := range v.s.state.usedBy(f, v.pace) {
 			for role, res := range used.Allocations() {
 				r := get(role)
 				r.allocated = r.allocated.Add(res)
