@@ -1,6 +1,8 @@
 package monitoring
 
 import (
+	"bufio"
+	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
@@ -8,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/orchestrator/orchestrator/internal/probe"
@@ -15,15 +18,42 @@ import (
 	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
-func (r *rig) kubeProbe(config string, change func(*probe.Config)) func() {
+func (r *rig) kubeProbe(h *emptyHost, config string, change func(*probe.Config)) func() {
 	cfg := probe.Config{
-		Hostname: pluginHost, PluginsDir: "off", DockerSocket: "off", NetSource: "none", Conntrack: "off", CPULimit: 400, MaxProcesses: 1,
-		Kubernetes: probe.KubernetesOn, KubeConfig: config,
+		Hostname: pluginHost, PluginsDir: "off", DockerSocket: "off", RuntimeSockets: []string{}, NetSource: "none", Conntrack: "off", CPULimit: 400, MaxProcesses: 1,
+		Kubernetes: probe.KubernetesOn, KubeConfig: config, ProcRoot: h.proc,
 	}
 	if change != nil {
 		change(&cfg)
 	}
 	return r.probe(cfg)
+}
+
+// emptyHost is a PID namespace with one process in it: all that a probe sees that reads its /proc. The pods of what else runs on this machine, a kubelet or
+// another test, are none of its business.
+type emptyHost struct {
+	proc string
+	pid  int    // of the process, here
+	end  func() // kills it
+}
+
+func newEmptyHost(t *testing.T) *emptyHost {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "mount -t proc proc /proc && echo mounted && exec sleep 600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		realpart.Missing(t, "no PID namespace can be made: %v", err)
+	}
+	end := func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
+	t.Cleanup(end)
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	return &emptyHost{fmt.Sprintf("/proc/%d/root/proc", cmd.Process.Pid), cmd.Process.Pid, end}
 }
 
 type kubeDoc struct {
@@ -107,7 +137,7 @@ func TestKubernetesIsShownAsItIs(t *testing.T) {
 	t.Parallel()
 	kubePlan(t, "estate").Run(t, func(t *testing.T, s *kubetest.Session) {
 		r := newRig(t, nil)
-		r.kubeProbe(s.Kubeconfig(t.TempDir(), "probe"), nil)
+		r.kubeProbe(newEmptyHost(t), s.Kubeconfig(t.TempDir(), "probe"), nil)
 		r.eventually("all of the cluster", func() bool {
 			return strings.HasPrefix(r.collector("kubernetes"), "ok: ") && r.entities("pod") == shopPodCount
 		})
@@ -246,18 +276,13 @@ func (r *rig) checkShop(pod func(string) string) {
 	}
 }
 
-// cgroup makes a control group as the kubelet does and runs a process in it.
-func kubeletCgroup(t *testing.T, parts ...string) {
+// kubelet makes a control group as the kubelet does and moves the host's process into it.
+func (h *emptyHost) kubelet(t *testing.T, parts ...string) {
 	t.Helper()
 	root := "/sys/fs/cgroup"
 	if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil {
 		root = filepath.Join(root, "unified")
 	}
-	cmd := exec.Command("sleep", "600")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	dir := root
 	for _, p := range parts {
 		dir = filepath.Join(dir, p)
@@ -268,15 +293,14 @@ func kubeletCgroup(t *testing.T, parts ...string) {
 		if err == nil {
 			at := dir
 			t.Cleanup(func() {
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
+				h.end()
 				if err := os.Remove(at); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(h.pid)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -286,11 +310,11 @@ func TestContainersAreJoinedWithKubernetesPods(t *testing.T) {
 	t.Parallel()
 	kubePlan(t, "join").Run(t, func(t *testing.T, s *kubetest.Session) {
 		id := strings.Repeat("ab", 32)
-		r := newRig(t, nil)
-		r.kubeProbe(s.Kubeconfig(t.TempDir(), "probe"), nil)
+		r, host := newRig(t, nil), newEmptyHost(t)
+		r.kubeProbe(host, s.Kubeconfig(t.TempDir(), "probe"), nil)
 		r.eventually("the pods", func() bool { return r.entities("pod") == shopPodCount })
 		uid := s.UID(podsPath, "web-abc-1")
-		kubeletCgroup(t, "kubepods-"+strings.ReplaceAll(s.Version, ".", "-"), "pod"+uid, id)
+		host.kubelet(t, "kubepods-"+strings.ReplaceAll(s.Version, ".", "-"), "pod"+uid, id)
 		container := "container;" + pluginHost + ";" + id[:12]
 		r.eventually("the container below its pod", func() bool {
 			d := r.kubeDoc("pod;" + uid)
@@ -319,9 +343,9 @@ func TestOneProbeOfAKubernetesClusterWatches(t *testing.T) {
 	plan := kubePlan(t, "lease")
 	plan.Accounts = []string{"first", "second"}
 	plan.Run(t, func(t *testing.T, s *kubetest.Session) {
-		r, dir := newRig(t, nil), t.TempDir()
+		r, host, dir := newRig(t, nil), newEmptyHost(t), t.TempDir()
 		start := func(name string) func() {
-			return r.kubeProbe(s.Kubeconfig(dir, name), func(c *probe.Config) { c.Kubernetes, c.ID, c.Hostname = probe.KubernetesLease, name, name })
+			return r.kubeProbe(host, s.Kubeconfig(dir, name), func(c *probe.Config) { c.Kubernetes, c.ID, c.Hostname = probe.KubernetesLease, name, name })
 		}
 		says := func(name string) (state string) {
 			var out struct {
