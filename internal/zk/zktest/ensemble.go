@@ -3,8 +3,6 @@ package zktest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orchestrator/orchestrator/internal/heldport"
 	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/zk"
 )
@@ -27,6 +26,9 @@ const (
 	// What Debian's manifest forgets; TLS needs it.
 	nettyJars = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:/usr/share/java/netty-transport-native-unix-common.jar"
 )
+
+// patience is how long a server or a client may take that only a broken build does not get ready: the tests share the machine with others.
+const patience = 3 * time.Minute
 
 // SuperPassword is the password of the digest user "super", whom ACLs do not bind.
 const SuperPassword = "super-secret"
@@ -49,6 +51,7 @@ type Options struct {
 // Ensemble is a set of servers that form a quorum.
 type Ensemble struct {
 	Nodes []*Node
+	ports *heldport.Held // also while a server is down
 }
 
 // Node is one server.
@@ -126,9 +129,7 @@ func (t Tests) Run() int {
 	shared.dir = dir
 	defer func() {
 		if shared.Ensemble != nil {
-			for _, n := range shared.Nodes {
-				n.Kill()
-			}
+			shared.kill()
 		}
 		_ = os.RemoveAll(dir)
 	}()
@@ -153,25 +154,6 @@ func Shared(tb testing.TB) *Ensemble {
 	return shared.Ensemble
 }
 
-// freePorts picks ports that are free, and that stay so while a server is down: none of those that the kernel gives to clients, nor those that agents
-// give to tasks.
-func freePorts(n int) ([]int, error) {
-	const first, last = 12_000, 30_000
-	var ports []int
-	for tries := 0; len(ports) < n; tries++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first)))
-		if err != nil {
-			if tries > 1000 {
-				return nil, fmt.Errorf("no free port between %d and %d: %w", first, last, err)
-			}
-			continue
-		}
-		defer func() { _ = l.Close() }()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
-}
-
 func launch(dir string, opts Options) (*Ensemble, error) {
 	if opts.Servers == 0 {
 		opts.Servers = 1
@@ -182,14 +164,14 @@ func launch(dir string, opts Options) (*Ensemble, error) {
 	if opts.FirstID == 0 {
 		opts.FirstID = 1
 	}
-	ports, err := freePorts(4 * opts.Servers)
+	held, err := heldport.Hold(4 * opts.Servers)
 	if err != nil {
 		return nil, err
 	}
-	e := &Ensemble{}
+	e := &Ensemble{ports: held}
 	var members strings.Builder
 	for i := range opts.Servers {
-		addr := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", ports[4*i+j]) }
+		addr := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", held.Ports[4*i+j]) }
 		n := &Node{ID: opts.FirstID + i, Client: addr(0), Quorum: addr(1), Election: addr(2), Dir: filepath.Join(dir, fmt.Sprint(opts.FirstID+i)), opts: opts}
 		if opts.Secure {
 			n.Secure = addr(3)
@@ -206,17 +188,18 @@ func launch(dir string, opts Options) (*Ensemble, error) {
 			return e, err
 		}
 	}
-	return e, e.await(60 * time.Second)
+	return e, e.await()
 }
 
 // Join starts one more server that knows the ensemble and asks it to be let in (it follows without a vote until reconfig names it).
 func (e *Ensemble) Join(tb testing.TB, id int) *Node {
 	tb.Helper()
-	ports, err := freePorts(3)
+	held, err := heldport.Hold(3)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	addr := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", ports[j]) }
+	tb.Cleanup(held.Close)
+	addr := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", held.Ports[j]) }
 	n := &Node{ID: id, Client: addr(0), Quorum: addr(1), Election: addr(2), Dir: filepath.Join(tb.TempDir(), fmt.Sprint(id)), opts: e.Nodes[0].opts}
 	n.members = e.Nodes[0].members + n.Member() + "\n"
 	if err := n.writeConfig(); err != nil {
@@ -226,7 +209,7 @@ func (e *Ensemble) Join(tb testing.TB, id int) *Node {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(n.Kill)
-	if err := n.await(30 * time.Second); err != nil {
+	if err := n.await(); err != nil {
 		tb.Fatal(err)
 	}
 	return n
@@ -358,7 +341,7 @@ func (n *Node) CPU() time.Duration {
 
 // Mode is what the server says it is: leader, follower, observer, standalone, or "" when it does not serve.
 func (n *Node) Mode() string {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	out, err := zk.FourLetter(ctx, nil, n.Client, "srvr")
 	if err != nil {
@@ -372,13 +355,13 @@ func (n *Node) Mode() string {
 // Await waits until the server serves clients.
 func (n *Node) Await(tb testing.TB) {
 	tb.Helper()
-	if err := n.await(60 * time.Second); err != nil {
+	if err := n.await(); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-func (n *Node) await(d time.Duration) error {
-	deadline := time.Now().Add(d)
+func (n *Node) await() error {
+	deadline := time.Now().Add(patience)
 	for n.Mode() == "" {
 		n.mu.Lock()
 		exited := n.exited
@@ -389,7 +372,7 @@ func (n *Node) await(d time.Duration) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("zookeeper server %d does not serve after %v: %s", n.ID, d, n.logTail())
+			return fmt.Errorf("zookeeper server %d does not serve after %v: %s", n.ID, patience, n.logTail())
 		}
 	}
 	return nil
@@ -400,9 +383,9 @@ func (n *Node) logTail() string {
 	return string(b[max(0, len(b)-2000):])
 }
 
-func (e *Ensemble) await(d time.Duration) error {
+func (e *Ensemble) await() error {
 	for _, n := range e.Nodes {
-		if err := n.await(d); err != nil {
+		if err := n.await(); err != nil {
 			return err
 		}
 	}
@@ -413,12 +396,13 @@ func (e *Ensemble) kill() {
 	for _, n := range e.Nodes {
 		n.Kill()
 	}
+	e.ports.Close()
 }
 
 // Leader is the node that leads now; it waits for one.
 func (e *Ensemble) Leader(tb testing.TB) *Node {
 	tb.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		for _, n := range e.Nodes {
 			if m := n.Mode(); m == "leader" || m == "standalone" {
@@ -451,7 +435,7 @@ func (e *Ensemble) Client(tb testing.TB, cfg zk.Config) *zk.Client {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(c.Close)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := c.WaitConnected(ctx); err != nil {
 		tb.Fatal(err)
@@ -475,9 +459,11 @@ func (e *Ensemble) Base(tb testing.TB) string {
 	return path
 }
 
-// Eventually waits until cond holds, and fails the test when it does not within d.
+// Eventually waits until cond holds. It fails the test when it does not within four times d: d is what a machine that has nothing else to do
+// would need at most.
 func Eventually(tb testing.TB, d time.Duration, what string, cond func() bool) {
 	tb.Helper()
+	d *= 4
 	deadline := time.Now().Add(d)
 	for !cond() {
 		if time.Now().After(deadline) {
