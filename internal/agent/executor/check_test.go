@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/orchestrator/orchestrator/internal/agent/execlink/message"
+	"github.com/orchestrator/orchestrator/internal/heldport"
 )
 
 func port(t testing.TB, addr string) uint16 {
@@ -64,11 +65,7 @@ func TestProbes(t *testing.T) {
 			c.Close()
 		}
 	}()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
+	closed := uint16(heldport.Port(t))
 	pp, sp := port(t, plain.Listener.Addr().String()), port(t, secure.Listener.Addr().String())
 	for name, c := range map[string]struct {
 		check message.Check
@@ -83,9 +80,9 @@ func TestProbes(t *testing.T) {
 		"http to s":  {message.Check{Type: "HTTP", Port: sp, Path: "/ok"}, 400, false},
 		"hang":       {message.Check{Type: "HTTP", Port: pp, Path: "/hang", Timeout: 50 * time.Millisecond}, 0, false},
 		"noise":      {message.Check{Type: "HTTP", Port: port(t, noise.Addr().String())}, 0, false},
-		"nobody":     {message.Check{Type: "HTTP", Port: port(t, closed.Addr().String())}, 0, false},
+		"nobody":     {message.Check{Type: "HTTP", Port: closed}, 0, false},
 		"tcp":        {message.Check{Type: "TCP", Port: pp}, 0, true},
-		"tcp closed": {message.Check{Type: "TCP", Port: port(t, closed.Addr().String())}, 0, false},
+		"tcp closed": {message.Check{Type: "TCP", Port: closed}, 0, false},
 		"no command": {message.Check{Type: "COMMAND"}, 0, false},
 		"unknown":    {message.Check{Type: "GRPC"}, 0, false},
 	} {

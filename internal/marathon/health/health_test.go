@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/orchestrator/orchestrator/internal/heldport"
 	"github.com/orchestrator/orchestrator/internal/marathon/core"
 	"github.com/orchestrator/orchestrator/internal/marathon/spec"
 )
@@ -40,7 +41,7 @@ func (r *rig) next(t *testing.T) core.Event {
 	select {
 	case e := <-r.events:
 		return e
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("no result came")
 		return nil
 	}
@@ -70,7 +71,7 @@ func TestStatuses(t *testing.T) {
 		alive  bool
 	}{{200, true}, {204, true}, {302, true}, {399, true}, {400, false}, {404, false}, {500, false}, {503, false}} {
 		id := fmt.Sprintf("i%d", i)
-		r.p.Health(core.Probe{Instance: id, Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", Path: fmt.Sprintf("/%d", tc.status), TimeoutSeconds: 5}, Host: host, Port: port})
+		r.p.Health(core.Probe{Instance: id, Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", Path: fmt.Sprintf("/%d", tc.status), TimeoutSeconds: 60}, Host: host, Port: port})
 		got := r.next(t).(core.HealthResult)
 		r.p.Remove(id)
 		if got.Instance != id || got.Alive != tc.alive || !tc.alive && got.Cause == "" {
@@ -81,13 +82,13 @@ func TestStatuses(t *testing.T) {
 
 func TestTCPAndRefused(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", heldport.Address(t)) // nobody else listens there when it has ended
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	r := newRig(t)
-	r.p.Health(core.Probe{Instance: "a", Task: "t", Check: spec.HealthCheck{Protocol: "TCP", TimeoutSeconds: 5}, Host: "127.0.0.1", Port: port})
+	r.p.Health(core.Probe{Instance: "a", Task: "t", Check: spec.HealthCheck{Protocol: "TCP", TimeoutSeconds: 60}, Host: "127.0.0.1", Port: port})
 	if e := r.next(t).(core.HealthResult); !e.Alive {
 		t.Errorf("open port: %+v", e)
 	}
@@ -113,9 +114,9 @@ func TestHangingEndpoint(t *testing.T) {
 	good, goodPort := serve(t, func(http.ResponseWriter, *http.Request) {})
 	r := newRig(t)
 	for i := range 50 {
-		r.p.Health(core.Probe{Instance: fmt.Sprintf("hang%d", i), Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", TimeoutSeconds: 1}, Host: host, Port: port})
+		r.p.Health(core.Probe{Instance: fmt.Sprintf("hang%d", i), Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", TimeoutSeconds: 5}, Host: host, Port: port})
 	}
-	r.p.Health(core.Probe{Instance: "good", Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", TimeoutSeconds: 1}, Host: good, Port: goodPort})
+	r.p.Health(core.Probe{Instance: "good", Task: "t", Check: spec.HealthCheck{Protocol: "HTTP", TimeoutSeconds: 60}, Host: good, Port: goodPort})
 	if e := r.next(t).(core.HealthResult); e.Instance != "good" || !e.Alive {
 		t.Errorf("first result %+v", e)
 	}
