@@ -82,7 +82,7 @@ func load(o order) (io.Closer, error) {
 		}
 		return null, nil
 	case "stream": // N MB to somebody
-		c, err := net.DialTimeout(o.Network, o.Addr, 5*time.Second)
+		c, err := net.DialTimeout(o.Network, o.Addr, patience)
 		if err != nil {
 			return nil, err
 		}
@@ -178,7 +178,7 @@ func (d *dweller) confine() (dirs map[string]string) {
 		}
 		dirs[controller] = dir
 		d.t.Cleanup(func() {
-			for range 200 {
+			for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 				if err := os.Remove(dir); err == nil || os.IsNotExist(err) {
 					break
 				}
@@ -381,42 +381,68 @@ func TestFiguresAgreeWithTheKernel(t *testing.T) {
 func TestHostFiguresAgreeWithTheKernel(t *testing.T) {
 	t.Parallel()
 	p := newTestProbe(t, nil)
-	idle := func() float64 {
+	// What the kernel has not used of the processors, in seconds. What waits for a disk is idle to it in one file and not in the other.
+	unused := func() float64 {
+		stat, err := os.ReadFile("/proc/stat")
+		if err != nil {
+			t.Fatal(err)
+		}
 		b, err := os.ReadFile("/proc/uptime")
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, _ := strconv.ParseFloat(strings.Fields(string(b))[1], 64)
-		return v
+		idle, _ := strconv.ParseFloat(strings.Fields(string(b))[1], 64)
+		waits, _ := strconv.ParseFloat(strings.Fields(string(stat))[5], 64)
+		return idle + waits/100
 	}
-	uptime := func() float64 {
+	// In a time within that which the probe measures, and in one around it: how long they are, and how much of the processors was used.
+	type moment struct{ at, unused float64 }
+	now := func() moment {
 		var ts unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 			t.Fatal(err)
 		}
-		return float64(ts.Nano()) / 1e9
+		return moment{float64(ts.Nano()) / 1e9, unused()}
 	}
+	var cores float64
+	used := func(from, to moment) float64 { return (to.at-from.at)*cores - (to.unused - from.unused) }
 	at := time.Now().UnixMilli()
+	before := now()
 	p.host.measure(at)
-	i0, u0 := idle(), uptime()
+	from := now()
 	end := time.Now().Add(2 * time.Second)
 	for time.Now().Before(end) { // a load, as much as this machine has to give
 	}
+	to := now()
 	m := p.host.measure(at + 2000)
-	i1, u1 := idle(), uptime()
-	cores := float64(p.host.cores)
-	busy := 100 * (1 - (i1-i0)/((u1-u0)*cores))
-	// What waits for a disk is idle to the one and not to the other; both are rounded to ticks.
-	if d := math.Abs(m[topology.MetricCPU] - busy); d > 5 {
-		t.Errorf("CPU: the probe says %.1f %%, idle time %.1f %%", m[topology.MetricCPU], busy)
+	after := now()
+	cores = float64(p.host.cores)
+	least, most := 100*used(from, to)/((after.at-before.at)*cores), 100*used(before, after)/((to.at-from.at)*cores)
+	// All of them are rounded to ticks.
+	if got := m[topology.MetricCPU]; got < least-5 || got > most+5 {
+		t.Errorf("CPU: the probe says %.1f %%, the kernel between %.1f and %.1f %%", got, least, most)
 	}
 	var si unix.Sysinfo_t
 	if err := unix.Sysinfo(&si); err != nil {
 		t.Fatal(err)
 	}
 	within(t, "memory of the host", m[topology.MetricMem]/(m[topology.MetricMemUsed]/100), float64(si.Totalram)*float64(si.Unit), 2)
-	if m[topology.MetricLoad1] < 0 || math.Abs(m[topology.MetricLoad1]-float64(si.Loads[0])/65536) > 2 {
-		t.Errorf("load: the probe says %v, the kernel %v", m[topology.MetricLoad1], float64(si.Loads[0])/65536)
+	// It changes every five seconds, on a busy machine by more than one.
+	load := func() float64 {
+		if err := unix.Sysinfo(&si); err != nil {
+			t.Fatal(err)
+		}
+		return float64(si.Loads[0]) / 65536
+	}
+	for range 200 {
+		was := load()
+		m = p.host.measure(time.Now().UnixMilli())
+		if is := load(); is == was {
+			if got := m[topology.MetricLoad1]; math.Abs(got-is) > 0.02 {
+				t.Errorf("load: the probe says %v, the kernel %v", got, is)
+			}
+			break
+		}
 	}
 	if m[topology.MetricFds] < 10 {
 		t.Errorf("%v files are open on this host", m[topology.MetricFds])
@@ -511,7 +537,7 @@ func TestHostTrafficAgreesWithTheKernel(t *testing.T) {
 	host.do(order{Op: "stream", Network: "tcp4", Addr: "127.0.0.1:8000", N: 16}) // leaves nobody's host
 	// What is still in the peer's queue comes without being waited for.
 	now := host.count()
-	for range 400 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if again := host.count(); again == now && now.NetRx-was.NetRx >= 32<<20 {
 			break
 		}
@@ -530,8 +556,6 @@ func TestHostTrafficAgreesWithTheKernel(t *testing.T) {
 func TestHostProcessesAndFilesAgreeWithTheKernel(t *testing.T) {
 	needRoot(t)
 	p := newTestProbe(t, nil)
-	d := settle(t, "crowd")
-	d.confine()
 	listed := func() map[int]bool {
 		t.Helper()
 		dir, err := os.Open("/proc")
@@ -560,6 +584,7 @@ func TestHostProcessesAndFilesAgreeWithTheKernel(t *testing.T) {
 		v, _ := strconv.ParseFloat(strings.Fields(string(b))[0], 64)
 		return v
 	}
+	deadline := time.Now().Add(patience)
 	// As it is sent to monitors, for the whole host.
 	measured := func() map[string]float64 {
 		t.Helper()
@@ -569,9 +594,16 @@ func TestHostProcessesAndFilesAgreeWithTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		after := listed()
-		files := handles()
-		got := p.host.measure(time.Now().UnixMilli())
-		later := handles()
+		// Others open and close files meanwhile: where the kernel says nearly the same before and after, that is what the probe has read.
+		var got map[string]float64
+		var files float64
+		for still := false; !still; {
+			files = handles()
+			got = p.host.measure(time.Now().UnixMilli())
+			if still = math.Abs(handles()-files) <= files/100; !still && time.Now().After(deadline) {
+				t.Fatal("the number of open files never stands still")
+			}
+		}
 		got[topology.MetricPids] = float64(len(p.table.byPid))
 		// Those that were there all the time are known, however many others come and go meanwhile, and none that had gone before.
 		for pid := range before {
@@ -590,24 +622,31 @@ func TestHostProcessesAndFilesAgreeWithTheKernel(t *testing.T) {
 			}
 		}
 		t.Logf("processes of the host: %.0f, of which %d came and went; %d before, %d after", got[topology.MetricPids], unseen, len(before), len(after))
-		between(t, "open files of the host", got[topology.MetricFds], min(files, later), max(files, later), 2)
+		within(t, "open files of the host", got[topology.MetricFds], files, 2)
 		return got
 	}
-	was := measured()
-	d.do(order{Op: "sleepers", N: 200})
-	d.do(order{Op: "open", N: 10_000})
-	now := measured()
-	crowd := 0
-	for _, proc := range p.table.byPid {
-		if proc.ppid == d.pid {
-			crowd++
+	// A neighbour that opens or closes thousands at this very moment does not do so each time.
+	for try := range 5 {
+		was := measured()
+		d := settle(t, fmt.Sprint("crowd ", try))
+		d.confine()
+		d.do(order{Op: "sleepers", N: 200})
+		d.do(order{Op: "open", N: 10_000})
+		now := measured()
+		crowd := 0
+		for _, proc := range p.table.byPid {
+			if proc.ppid == d.pid {
+				crowd++
+			}
 		}
+		if crowd != 200 {
+			t.Errorf("%d of 200 processes are known", crowd)
+		}
+		more := now[topology.MetricFds] - was[topology.MetricFds]
+		if more >= 9_000 && more <= 13_000 {
+			return
+		}
+		t.Logf("%.0f more open files, of which 10,000 are known", more)
 	}
-	if crowd != 200 {
-		t.Errorf("%d of 200 processes are known", crowd)
-	}
-	// Others come and go meanwhile: not by the thousand.
-	if more := now[topology.MetricFds] - was[topology.MetricFds]; more < 9_000 || more > 13_000 {
-		t.Errorf("%.0f more open files, of which 10,000 are known", more)
-	}
+	t.Error("the open files are not among those of the host")
 }

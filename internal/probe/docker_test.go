@@ -67,7 +67,7 @@ func TestDocker(t *testing.T) {
 	node := topology.ContainerID("dockerhost", id)
 	state := func(want string) *probev1.Entity {
 		t.Helper()
-		for range 400 {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			lookNow(p)
 			if e := p.hub.entity(node); e != nil && e.State == want && (want != "running" || attr(e, "image") != "") {
 				return e
@@ -133,7 +133,7 @@ func TestDocker(t *testing.T) {
 	}
 	state("running")
 	docker("rm", "-f", "talker")
-	for range 400 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		lookNow(p)
 		if p.hub.entity(node) == nil {
 			return

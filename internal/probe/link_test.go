@@ -3,11 +3,11 @@ package probe
 import (
 	"errors"
 	"log/slog"
-	"net"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/orchestrator/orchestrator/internal/heldport"
 	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
@@ -15,12 +15,7 @@ import (
 // made before; one that does not answer, or has been away for long, is left alone longer.
 func TestARefusedConnectionIsTriedAgainSoon(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener.Close()
-	u, err := monitorURL(listener.Addr().String())
+	u, err := monitorURL(heldport.Address(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -224,7 +224,7 @@ func TestCRIDoesWhatItIsAsked(t *testing.T) {
 		return texts(t, out)
 	}
 	var all []string
-	for range 400 { // until it has said all that it says at first
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); { // until it has said all that it says at first
 		if all = read(nil); len(all) == 3 {
 			break
 		}

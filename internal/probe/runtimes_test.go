@@ -33,7 +33,7 @@ func watchRuntime(t *testing.T, socket string) *Probe {
 // until looks again and again until the entity is as wanted.
 func until(t *testing.T, p *Probe, id, what string, ok func(*probev1.Entity) bool) *probev1.Entity {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		lookNow(p)
 		if e := p.hub.entity(id); ok(e) {
 			return e
@@ -75,7 +75,7 @@ func TestContainerdTellsNames(t *testing.T) {
 	}
 	// containerd is restarted: what is known stays, and is followed again.
 	r.Stop()
-	for range 1200 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if s := p.others[0].state.Load().state; s != "ok" {
 			break
 		}
@@ -111,7 +111,7 @@ func TestRuntimesThatDoNotTell(t *testing.T) {
 	} {
 		p := watchRuntime(t, socket)
 		w := p.others[0]
-		for range 400 {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			if w.state.Load().message != "not looked yet" {
 				break
 			}

@@ -65,7 +65,7 @@ func pair(network, addr, what string) (io.Closer, error) {
 		return nil, err
 	}
 	defer l.Close()
-	d := net.Dialer{Control: small.Control, Timeout: 5 * time.Second}
+	d := net.Dialer{Control: small.Control, Timeout: patience}
 	c, err := d.Dial(network, l.Addr().String())
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func inState(c *net.TCPConn, want uint8) error {
 		return err
 	}
 	return control(raw, func(fd int) error {
-		for range 5000 {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 			if err != nil || info.State == want {
 				return err
@@ -173,7 +173,7 @@ func deferred(network, addr string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := net.DialTimeout(network, l.Addr().String(), 5*time.Second)
+	c, err := net.DialTimeout(network, l.Addr().String(), patience)
 	return closers{l, c}, err
 }
 

@@ -30,6 +30,9 @@ import (
 // Pause is the image that the runtime keeps a pod's namespaces with.
 const Pause = "test.invalid/pause:1"
 
+// patience is how long what must happen may take: only a broken build needs as long, however busy the machine is.
+const patience = 3 * time.Minute
+
 // Runtime is one containerd.
 type Runtime struct {
 	Socket string
@@ -85,7 +88,7 @@ func (r *Runtime) Run() {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		if c, err := net.Dial("unix", r.Socket); err == nil {
 			c.Close()
 			if exec.Command("ctr", "-a", r.Socket, "version").Run() == nil {
@@ -215,7 +218,11 @@ func (r *Runtime) close() {
 	for _, top := range append(hierarchies, "/sys/fs/cgroup"+r.Cgroup) {
 		removeGroups(top)
 	}
-	if err := os.RemoveAll(r.dir); err != nil {
+	err := os.RemoveAll(r.dir)
+	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); err = os.RemoveAll(r.dir) {
+		time.Sleep(10 * time.Millisecond) // a supervisor that ends writes its last words
+	}
+	if err != nil {
 		r.t.Errorf("what containerd left: %v", err)
 	}
 }
@@ -228,10 +235,9 @@ func removeGroups(dir string) {
 			removeGroups(filepath.Join(dir, e.Name()))
 		}
 	}
-	for range 100 { // the kernel takes a moment to empty it
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) { // the kernel takes a moment to empty it
 		if err := os.Remove(dir); err == nil || os.IsNotExist(err) {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
