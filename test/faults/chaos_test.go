@@ -71,7 +71,7 @@ func runSeed(t *testing.T, seed uint64) {
 	for range 8 {
 		x.fault()
 	}
-	if !c.eventually("every task ends", 90*time.Second, x.f.open) {
+	if !c.eventually("every task ends", x.f.open) {
 		return
 	}
 	cancel()
@@ -237,10 +237,10 @@ func (x *chaos) check() {
 
 // clean ends the framework and the agent, and looks for what is left.
 func (x *chaos) clean() {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	x.eventually("the framework ends", 30*time.Second, func() error { return x.f.teardown(ctx) })
-	x.eventually("nothing is used at the master", 30*time.Second, func() error {
+	x.eventually("the framework ends", func() error { return x.f.teardown(ctx) })
+	x.eventually("nothing is used at the master", func() error {
 		var state struct {
 			Slaves []struct {
 				ID   string
@@ -258,7 +258,7 @@ func (x *chaos) clean() {
 		}
 		return nil
 	})
-	x.eventually("no executor is left at the agent", 30*time.Second, func() error {
+	x.eventually("no executor is left at the agent", func() error {
 		var state struct {
 			Frameworks []struct{ Executors []struct{ ID string } }
 		}
@@ -273,12 +273,12 @@ func (x *chaos) clean() {
 		return nil
 	})
 	x.agent.signal(syscall.SIGUSR1)
-	if err := x.agent.ends(30 * time.Second); err != nil {
+	if err := x.agent.ends(); err != nil {
 		x.t.Error(err)
 	}
-	x.eventually("nothing is left", 10*time.Second, x.left)
+	x.eventually("nothing is left", x.left)
 	x.master.signal(syscall.SIGTERM)
-	if err := x.master.ends(30 * time.Second); err != nil {
+	if err := x.master.ends(); err != nil {
 		x.t.Error(err)
 	}
 }

@@ -3,8 +3,6 @@ package faults
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +15,7 @@ import (
 	"time"
 
 	"github.com/orchestrator/orchestrator/internal/agent/cgroup/cgrouptest"
+	"github.com/orchestrator/orchestrator/internal/heldport"
 )
 
 // program builds the binary once.
@@ -51,21 +50,6 @@ type daemon struct {
 	cmd *exec.Cmd
 }
 
-// ports that no other program gets by chance, as those of the system's own range would be.
-func freePort(t *testing.T) int {
-	t.Helper()
-	for range 1000 {
-		port := 20000 + rand.IntN(10000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	bin, err := program()
@@ -81,7 +65,7 @@ func newCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.sweep) // after the daemons' own
-	mp, ap := freePort(t), freePort(t)
+	mp, ap := heldport.Port(t), heldport.Port(t)
 	c.group = fmt.Sprintf("orchestrator-chaos-%d-%d", os.Getpid(), ap)
 	c.master = c.daemon(bin, mp, "master", "--ip=127.0.0.1", "--hostname=localhost", fmt.Sprintf("--port=%d", mp), "--work_dir="+c.dir+"/master")
 	c.agent = c.daemon(bin, ap, "agent", "--ip=127.0.0.1", "--hostname=localhost", fmt.Sprintf("--port=%d", ap), "--work_dir="+c.dir+"/agent",
@@ -93,7 +77,7 @@ func newCluster(t *testing.T) *cluster {
 // registered waits until the agent is known to the master.
 func (c *cluster) registered() {
 	c.t.Helper()
-	c.eventually("the agent registers", 30*time.Second, func() error {
+	c.eventually("the agent registers", func() error {
 		var m map[string]float64
 		if err := c.agent.get("/metrics/snapshot", &m); err != nil {
 			return err
@@ -157,14 +141,14 @@ func (d *daemon) kill() {
 }
 
 // ends waits for the process to exit by itself.
-func (d *daemon) ends(within time.Duration) error {
+func (d *daemon) ends() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	done := make(chan struct{})
 	go func() { _ = d.cmd.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(within):
+	case <-time.After(patience):
 		_ = d.cmd.Process.Kill()
 		<-done
 		d.cmd = nil
@@ -175,7 +159,7 @@ func (d *daemon) ends(within time.Duration) error {
 }
 
 func (d *daemon) get(path string, into any) error {
-	client := http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: time.Minute}
 	resp, err := client.Get("http://" + d.address + path)
 	if err != nil {
 		return err
@@ -187,10 +171,13 @@ func (d *daemon) get(path string, into any) error {
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
+// patience is how long what must happen may take: only a broken build needs as long, however busy the machine is.
+const patience = 3 * time.Minute
+
 // eventually waits until f has no complaint.
-func (c *cluster) eventually(what string, within time.Duration, f func() error) bool {
+func (c *cluster) eventually(what string, f func() error) bool {
 	c.t.Helper()
-	for deadline := time.Now().Add(within); ; {
+	for deadline := time.Now().Add(patience); ; {
 		err := f()
 		if err == nil {
 			return true
@@ -274,7 +261,7 @@ func parentOf(pid int) (parent int, started string) {
 
 // sweep ends what a failed test has left running, so that it spoils no other.
 func (c *cluster) sweep() {
-	for range 100 {
+	for range 1000 {
 		helpers, tops := c.containers()
 		if len(helpers)+len(tops) == 0 {
 			break

@@ -223,7 +223,7 @@ func (x *customExecutor) update(t *runningTask, state mesosv1.TaskState) {
 func (x *customExecutor) send(u *executorv1.Call_Update) {
 	c := x.call(executorv1.Call_UPDATE)
 	c.Update = u
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := x.client.Call(ctx, c); err != nil {
 		fmt.Fprintln(os.Stderr, "update:", err)

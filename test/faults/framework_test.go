@@ -135,7 +135,7 @@ func (f *framework) info() *mesosv1.FrameworkInfo {
 
 // live is one life of the framework's process.
 func (f *framework) live(ctx context.Context) error {
-	client, err := wire.NewClient(wire.ClientConfig{Masters: []string{f.c.master.address}, Path: "/api/v1/scheduler", ContentType: f.ct, CallTimeout: 5 * time.Second})
+	client, err := wire.NewClient(wire.ClientConfig{Masters: []string{f.c.master.address}, Path: "/api/v1/scheduler", ContentType: f.ct, CallTimeout: 30 * time.Second})
 	if err != nil {
 		return err
 	}
@@ -207,8 +207,8 @@ func (f *framework) tick(ctx context.Context, client *wire.Client) {
 		c := &schedulerv1.Call{Type: schedulerv1.Call_RECONCILE.Enum(), Reconcile: &schedulerv1.Call_Reconcile{}}
 		var kills []*task
 		for _, t := range f.tasks {
-			// What was sent on a connection that broke may arrive a moment later; before that nobody can ask for it.
-			if t.end != nil || t.launched.IsZero() || time.Since(t.launched) < 2*time.Second {
+			// What was sent on a connection that broke may arrive a moment later, on a busy machine a long one; before that nobody can ask for it.
+			if t.end != nil || t.launched.IsZero() || time.Since(t.launched) < 5*time.Second {
 				continue
 			}
 			c.Reconcile.Tasks = append(c.Reconcile.Tasks, &schedulerv1.Call_Reconcile_Task{

@@ -137,7 +137,7 @@ func (h *healthy) goesOn(t *testing.T) {
 	h.mu.Lock()
 	from := h.done
 	h.mu.Unlock()
-	h.c.eventually("the healthy framework goes on", 30*time.Second, func() error {
+	h.c.eventually("the healthy framework goes on", func() error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if len(h.bad) > 0 {
@@ -223,9 +223,11 @@ func lyingExecutor(t *testing.T, c *cluster) {
 		return fmt.Sprintf(`"type":"UPDATE","update":{"status":{"task_id":{"value":%q},"state":%q,"source":"SOURCE_EXECUTOR","uuid":%q%s}}`, task, state, uuid, more)
 	}
 	const good = "AAECAwQFBgcICQoLDA0ODw=="
-	c.eventually("the executors are launched", 20*time.Second, func() error {
-		if got, text := call(s.id, "liar", status("mine", "TASK_RUNNING", good, "")); got != 403 {
-			return fmt.Errorf("an update before SUBSCRIBE answers %d %s", got, text)
+	c.eventually("the executors are launched", func() error {
+		for executor, task := range map[string]string{"liar": "mine", "honest": "theirs"} {
+			if got, text := call(s.id, executor, status(task, "TASK_RUNNING", good, "")); got != 403 {
+				return fmt.Errorf("an update of %s before SUBSCRIBE answers %d %s", executor, got, text)
+			}
 		}
 		return nil
 	})
@@ -313,7 +315,7 @@ func greedyTasks(t *testing.T, c *cluster) {
 	if forks.GetState() != mesosv1.TaskState_TASK_RUNNING && forks.GetState() != failed {
 		t.Errorf("a task that forks: %v", forks)
 	}
-	c.eventually("the limit of processes holds", 20*time.Second, func() error {
+	c.eventually("the limit of processes holds", func() error {
 		if groups, _ := filepath.Glob("/sys/fs/cgroup/pids/" + c.group + "/*/pids.max"); len(groups) > 0 {
 			for _, g := range groups {
 				if b, _ := os.ReadFile(g); strings.TrimSpace(string(b)) != "64" {
@@ -408,7 +410,7 @@ func deaf(t *testing.T, c *cluster) {
 		tasks = append(tasks, fmt.Sprintf(`{"task_id":{"value":"%d%s"}}`, i, strings.Repeat("x", 200)))
 	}
 	ask := `"type":"RECONCILE","reconcile":{"tasks":[` + strings.Join(tasks, ",") + `]}`
-	c.eventually("it is cut off", 30*time.Second, func() error {
+	c.eventually("it is cut off", func() error {
 		if got, text := s.call(ask); got != 403 {
 			return fmt.Errorf("a call answers %d %s", got, text)
 		}

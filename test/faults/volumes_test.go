@@ -55,7 +55,7 @@ func (s *session) task(o *mesosv1.Offer, id, cmd string, volume *mesosv1.Resourc
 // diskOf waits for an offer with a disk that is as wanted.
 func (s *session) diskOf(what string, fits func(*mesosv1.Resource) bool) (*mesosv1.Offer, *mesosv1.Resource) {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		o := s.offer()
 		for _, r := range o.GetResources() {
 			if r.GetName() == "disk" && fits(r) && room(o) {
@@ -63,7 +63,7 @@ func (s *session) diskOf(what string, fits func(*mesosv1.Resource) bool) (*mesos
 			}
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("no offer within 30 s with %s; the last one: %v", what, o)
+			s.t.Fatalf("no offer with %s; the last one: %v", what, o)
 		}
 		s.expect("DECLINE", 202, fmt.Sprintf(`"type":"DECLINE","decline":{"offer_ids":[{"value":%q}],"filters":{"refuse_seconds":0.0}}`, o.GetId().GetValue()))
 	}
@@ -144,7 +144,7 @@ func TestVolumesThroughMasterAndAgent(t *testing.T) {
 	v := volume(r, "p", 100)
 	s.accept(o, create(v), launch(s.task(o, "first", "echo kept > data/f; sleep 1000", v)))
 	s.await("first", mesosv1.TaskState_TASK_RUNNING)
-	c.eventually("the task has written", 30*time.Second, func() error {
+	c.eventually("the task has written", func() error {
 		_, err := os.Stat(c.dir + "/agent/volumes/roles/db/p/f")
 		return err
 	})
@@ -177,7 +177,7 @@ func TestVolumesThroughMasterAndAgent(t *testing.T) {
 		t.Errorf("growing a volume that nobody uses: %d %s", code, text)
 	}
 	s.diskOf("the volume grown by an operator", size("p", 100))
-	c.eventually("the agent has grown it", 30*time.Second, func() error { // the master tells of it before
+	c.eventually("the agent has grown it", func() error { // the master tells of it before
 		resp, err := http.Get("http://" + c.agent.address + "/state")
 		if err != nil {
 			return err
@@ -257,7 +257,7 @@ func TestVolumesThroughMasterAndAgent(t *testing.T) {
 	s.await("writes")
 	o, r = s.diskOf("the shared volume after its end", size("s", 10))
 	s.accept(o, fmt.Sprintf(`{"type":"DESTROY","destroy":{"volumes":[%s]}}`, s.json(r)))
-	c.eventually("the volume's directory is gone", 30*time.Second, func() error {
+	c.eventually("the volume's directory is gone", func() error {
 		if _, err := os.Stat(c.dir + "/agent/volumes/roles/db/s"); err == nil {
 			return fmt.Errorf("it is there")
 		}
