@@ -16,6 +16,7 @@ import (
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	v1 "github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
+	"github.com/orchestrator/orchestrator/internal/heldport"
 )
 
 // fakeMaster is a Mesos master with agents of its own, for tests of this package: it offers what is free, starts tasks at
@@ -37,6 +38,7 @@ type fakeMaster struct {
 	serve    func(task *mesosv1.TaskInfo) http.Handler // nil: nothing is served
 	cpus     float64
 	agent    net.Addr // that serves statistics
+	ports    []int    // of the agent: nobody else listens on them
 }
 
 type fakeTask struct {
@@ -49,7 +51,12 @@ const fakeAgent = "fake-agent-1"
 
 func newFakeMaster(t *testing.T) *fakeMaster {
 	t.Helper()
-	f := &fakeMaster{t: t, tasks: map[string]*fakeTask{}, offers: map[string]bool{}, launched: map[string]int{}, calls: map[v1.Call_Type]int{}, cpus: 10000}
+	held, err := heldport.Hold(50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(held.Close)
+	f := &fakeMaster{t: t, ports: held.Ports, tasks: map[string]*fakeTask{}, offers: map[string]bool{}, launched: map[string]int{}, calls: map[v1.Call_Type]int{}, cpus: 10000}
 	f.server = httptest.NewServer(http.HandlerFunc(f.handle))
 	t.Cleanup(func() {
 		f.drop()
@@ -163,10 +170,9 @@ func (f *fakeMaster) offer() {
 			}
 		}
 	}
-	// Below the ports that the system gives to outgoing connections, so that what a task is given is free.
 	var ranges []*mesosv1.Value_Range
-	for p := uint64(20000); p < 28000; p++ {
-		if !used[p] {
+	for _, port := range f.ports {
+		if p := uint64(port); !used[p] {
 			ranges = append(ranges, &mesosv1.Value_Range{Begin: proto.Uint64(p), End: proto.Uint64(p)})
 		}
 	}
@@ -291,7 +297,7 @@ func (f *fakeMaster) fail(id string) {
 // eventually waits until the condition holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -77,7 +77,7 @@ func start(t *testing.T, cfg Config, deps Deps) *instance {
 	t.Cleanup(stop)
 	select {
 	case <-m.Ready():
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("never ready")
 	}
 	return &instance{t, m, "http://" + m.Address(), stop}
@@ -282,7 +282,7 @@ func TestEventStream(t *testing.T) {
 				if k == until {
 					return out
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Fatalf("no %s after %v", until, out)
 			}
 		}
