@@ -205,7 +205,7 @@ func (s *site) end() {
 	go func() { _ = s.cmd.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(60 * time.Second):
+	case <-time.After(3 * time.Minute):
 		s.t.Error("the agent does not leave")
 		_ = s.cmd.Process.Kill()
 		<-done
@@ -236,7 +236,7 @@ func (s *site) processes() []string {
 // eventually waits until f has no complaint.
 func (s *site) eventually(what string, f func() error) {
 	s.t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		err := f()
 		if err == nil {

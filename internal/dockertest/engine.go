@@ -21,6 +21,9 @@ import (
 	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
+// patience is how long what must happen may take: only a broken build needs as long, however busy the machine is.
+const patience = 4 * time.Minute
+
 // Options say how an Engine runs.
 type Options struct {
 	// Bridge gives it the default bridge, with iptables, in its own network namespace.
@@ -102,7 +105,7 @@ func (e *Engine) Run() {
 
 func (e *Engine) waitFor(what string, f func() bool) {
 	e.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			b, _ := os.ReadFile(e.log.Name())
 			e.t.Fatalf("%s did not come up: %s", what, b[max(0, len(b)-2000):])
@@ -115,7 +118,7 @@ func (e *Engine) answers() bool {
 		return (&net.Dialer{}).DialContext(ctx, "unix", e.Socket)
 	}}
 	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr, Timeout: 2 * time.Second}).Get("http://docker/_ping")
+	resp, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Get("http://docker/_ping")
 	if err != nil {
 		return false
 	}
@@ -322,7 +325,7 @@ func (e *Engine) close() {
 		e.end(syscall.SIGTERM)
 	}
 	// What an Engine that was killed left behind.
-	for range 50 {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		ps := e.Processes()
 		if len(ps) == 0 {
 			break
@@ -348,17 +351,15 @@ func (e *Engine) close() {
 	if e.log != nil {
 		e.log.Close()
 	}
-	for range 50 {
-		if os.RemoveAll(e.dir) == nil {
-			break
-		}
+	for deadline := time.Now().Add(30 * time.Second); os.RemoveAll(e.dir) != nil && time.Now().Before(deadline); {
 		time.Sleep(20 * time.Millisecond)
 	}
-	for _, g := range append(e.Cgroups(), "/sys/fs/cgroup"+e.CgroupParent) {
-		_ = os.Remove(g)
-	}
 	tops, _ := filepath.Glob("/sys/fs/cgroup/*" + e.CgroupParent)
-	for _, g := range tops {
-		_ = os.Remove(g)
+	for _, g := range append(e.Cgroups(), append(tops, "/sys/fs/cgroup"+e.CgroupParent)...) {
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) { // the kernel takes a moment to empty it
+			if err := os.Remove(g); err == nil || os.IsNotExist(err) {
+				break
+			}
+		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long processes may take to leave a group, which the kernel does after their end.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // Remove removes a control group with all below it from every hierarchy, and fails the test when there are processes in it.
 func Remove(t testing.TB, name string) {

@@ -162,7 +162,7 @@ func TestEngineAnswersBadly(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), errDestroyed.Error()) {
 				t.Errorf("%v", err)
 			}
-		case <-time.After(60 * time.Second):
+		case <-time.After(patience):
 			t.Error("the launch is not given up")
 		}
 	}

@@ -144,7 +144,7 @@ func TestChecks(t *testing.T) {
 	defer d.end()
 	seconds := func(v float64) *float64 { return &v }
 	health := func(c *mesosv1.HealthCheck) *mesosv1.HealthCheck {
-		c.DelaySeconds, c.IntervalSeconds, c.TimeoutSeconds, c.GracePeriodSeconds, c.ConsecutiveFailures = seconds(0), seconds(0.1), seconds(5), seconds(30), ptr(uint32(2))
+		c.DelaySeconds, c.IntervalSeconds, c.TimeoutSeconds, c.GracePeriodSeconds, c.ConsecutiveFailures = seconds(0), seconds(0.1), seconds(20), seconds(300), ptr(uint32(2))
 		return c
 	}
 	server := shell("mkdir /www; echo hello > /www/index.html; httpd -p 8080 -h /www; while true; do sleep 1; done")

@@ -228,7 +228,7 @@ func checkVictims(t *testing.T, h *host, d *daemon, ks []containerizer.Config, s
 		if p == running && len(marked(d.mark(k.ID))) == 0 {
 			select {
 			case <-ct.ended: // just now
-			case <-time.After(5 * time.Second):
+			case <-time.After(patience(15 * time.Second)):
 				t.Errorf("seed %d: %s runs, but has no process", seed, k.ID)
 			}
 		}

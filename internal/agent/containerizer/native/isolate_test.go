@@ -290,7 +290,7 @@ func TestWithoutRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "-test.run", "^(TestPlainContainer|TestCommandTask|TestNothingEscapesDestroy|TestAgentRestart|TestTaskGroup.*|TestHelperKilled|TestChecks|TestKillEscalates|TestSession.*|TestLaunchFailuresReleaseEverything|TestDestroyWhileLaunching|TestKillAtAnyMoment|TestIsolationIsTold)$", "-test.timeout", "100s", "-test.v")
+	cmd := exec.Command(bin, "-test.run", "^(TestPlainContainer|TestCommandTask|TestNothingEscapesDestroy|TestAgentRestart|TestTaskGroup.*|TestHelperKilled|TestChecks|TestKillEscalates|TestSession.*|TestLaunchFailuresReleaseEverything|TestDestroyWhileLaunching|TestKillAtAnyMoment|TestIsolationIsTold)$", "-test.timeout", "10m", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + tmp, "HOME=" + tmp, helperEnv + "=" + helperPath}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

@@ -376,10 +376,11 @@ func TestChecks(t *testing.T) {
 	t.Parallel()
 	d := newHost(t).start(nil)
 	defer d.end()
+	// The grace is over when it was healthy once: the task may begin as late as it likes.
 	health := func(cmd string, failures uint32) *mesosv1.HealthCheck {
 		return &mesosv1.HealthCheck{
 			Type: mesosv1.HealthCheck_COMMAND.Enum(), Command: shell(cmd), DelaySeconds: ptr(0.0),
-			IntervalSeconds: ptr(0.02), GracePeriodSeconds: ptr(0.0), ConsecutiveFailures: &failures,
+			IntervalSeconds: ptr(0.02), GracePeriodSeconds: ptr(300.0), ConsecutiveFailures: &failures,
 		}
 	}
 	healthy := func(v bool) func(*mesosv1.TaskStatus) bool {
@@ -432,7 +433,7 @@ func TestKillEscalates(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(d.sandbox("hard"), "stdout"))
 		return strings.Contains(string(b), "ready")
 	})
-	d.kill("hard", 200*time.Millisecond)
+	d.kill("hard", 2*time.Second) // time enough to say no
 	u := d.untilState("hard", mesosv1.TaskState_TASK_KILLED)
 	if u.GetMessage() != "Command terminated with signal Killed" {
 		t.Errorf("message %q", u.GetMessage())

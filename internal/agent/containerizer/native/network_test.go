@@ -167,12 +167,12 @@ func ports(begin, end uint64) *mesosv1.Resource {
 const listen = `exec perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(LocalPort=>%d,Listen=>5,ReuseAddr=>1) or die; while($c=$s->accept){print $c "hello\n"; close $c}'`
 
 func hello(address string) string {
-	c, err := net.DialTimeout("tcp", address, time.Second)
+	c, err := net.DialTimeout("tcp", address, 10*time.Second)
 	if err != nil {
 		return err.Error()
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	b := make([]byte, 16)
 	n, _ := c.Read(b)
 	return string(b[:n])
@@ -383,7 +383,7 @@ cat | sed -n 's/.*"prevResult":\({.*}\),"type".*/\1/p' | grep . || echo '{"cniVe
 `, fault))
 	n.add(t, "f.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"faulty","plugins":[{"type":"bridge","bridge":"tbr0","isGateway":true,"ipMasq":true,
 		"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.7.0/24"}},{"type":"faulty"}]}`, n.ipam))
-	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = patience(3 * time.Second) }))
+	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = patience(2 * time.Second) }))
 	defer d.end()
 	say := func(what string) {
 		if err := os.WriteFile(fault, []byte(what), 0o644); err != nil {
@@ -464,7 +464,7 @@ func TestBridgeIsCutShort(t *testing.T) {
 	n.fake(t, "slowbridge", fmt.Sprintf("PATH=%s:$PATH exec %s/bridge\n", bin, pluginsDir))
 	n.add(t, "slow.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"slow","plugins":[{"type":"slowbridge","bridge":"tbr0","isGateway":true,"ipMasq":true,
 		"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.7.0/24"}}]}`, n.ipam))
-	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = patience(3 * time.Second) }))
+	d := h.start(nil, n.config(h, func(c *network.Config) { c.Timeout = patience(2 * time.Second) }))
 	defer d.end()
 	launch := func(id ids.Container) {
 		cfg := d.plain(id, "exec sleep 1000")
@@ -550,7 +550,7 @@ func TestKillAtAnyMomentWithNetworks(t *testing.T) {
 		if runs && (joined == nil || len(joined.Addresses()) != 1) {
 			select {
 			case <-ct.ended:
-			case <-time.After(5 * time.Second):
+			case <-time.After(patience(15 * time.Second)):
 				t.Errorf("seed %d: %s runs and has no address", seed, k.ID)
 			}
 		}

@@ -120,7 +120,7 @@ func TestEnd(t *testing.T) {
 			if len(f.Processes) < 2 || len(f.Shims) != 1 || len(f.Groups) != len(dirs) {
 				t.Errorf("found %+v", f)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 			defer cancel()
 			var h Host
 			did, err := h.End(ctx, id, name == "systemd")
