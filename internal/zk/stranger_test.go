@@ -301,7 +301,7 @@ func TestSharedSuiteWithGoZookeeper(t *testing.T) {
 	for _, who := range []string{"ours", "go-zookeeper"} {
 		t.Run(who, func(t *testing.T) {
 			base := e.Base(t)
-			conn, _, err := gozk.Connect(e.Servers(), 5*time.Second, gozk.WithLogger(quiet{}))
+			conn, _, err := gozk.Connect(e.Servers(), 20*time.Second, gozk.WithLogger(quiet{}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -61,7 +61,7 @@ func ready(t testing.TB, e *Engine) {
 	t.Helper()
 	select {
 	case <-e.Ready():
-	case <-time.After(60 * time.Second):
+	case <-time.After(4 * time.Minute):
 		t.Fatalf("the engine is not ready: %+v", e.Status())
 	}
 }
@@ -75,7 +75,7 @@ func equal(t testing.TB, a, b *zktest.Ensemble, s Scope) {
 func equalBut(t testing.TB, a, b *zktest.Ensemble, s Scope, but string) {
 	t.Helper()
 	var diffs []tree.Difference
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		va, err := Side{Quorum: quorum(a)}.Read(context.Background(), "/")
 		if err != nil {

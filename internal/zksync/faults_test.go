@@ -84,7 +84,7 @@ func (r *rig) settle(name string, updates int, began time.Time) {
 	}
 	var diffs []tree.Difference
 	var nodes int
-	deadline := time.Now().Add(90 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		zktest.Eventually(r, 2*time.Minute, name+": the engine has written all that it knows of", func() bool {
 			st := r.e.Status()

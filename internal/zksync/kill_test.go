@@ -201,7 +201,7 @@ func killed(t *testing.T, cmd *exec.Cmd) {
 	go func() { done <- cmd.Wait() }()
 	select {
 	case <-done:
-	case <-time.After(time.Minute):
+	case <-time.After(4 * time.Minute):
 		_ = cmd.Process.Kill()
 		<-done
 		t.Fatal("the engine did not come to where it is to be killed")

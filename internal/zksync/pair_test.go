@@ -26,7 +26,7 @@ func startPair(t *testing.T, a, b *zktest.Ensemble, homes map[string]Home, polic
 	go func() { done <- p.Run(ctx) }()
 	stop := sync.OnceValue(func() error { cancel(); return <-done })
 	t.Cleanup(func() { _ = stop() })
-	wait, end := context.WithTimeout(t.Context(), 60*time.Second)
+	wait, end := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer end()
 	if err := p.Ready(wait); err != nil {
 		t.Fatal(err, p.Forward.Status(), p.Back.Status())
@@ -97,7 +97,7 @@ func TestPairFlips(t *testing.T) {
 		if s.home == HomeTarget {
 			to = HomeSource
 		}
-		fctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		fctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		if err := p.Flip(fctx, root, to); err != nil {
 			t.Fatal(err)
 		}
@@ -390,7 +390,7 @@ func TestPairElection(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	wait, stop := context.WithTimeout(ctx, time.Minute)
+	wait, stop := context.WithTimeout(ctx, 4*time.Minute)
 	defer stop()
 	if err := p.Ready(wait); err != nil {
 		t.Fatal(err)

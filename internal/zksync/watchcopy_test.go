@@ -123,7 +123,7 @@ func observe(tb testing.TB, e *zktest.Ensemble, under string, id int64) *sightin
 	tb.Cleanup(func() { cancel(); <-done })
 	select {
 	case <-s.live:
-	case <-time.After(time.Minute):
+	case <-time.After(4 * time.Minute):
 		tb.Fatal("the observer is not let in")
 	}
 	return s

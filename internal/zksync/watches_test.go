@@ -98,7 +98,7 @@ func sameForClients(t *testing.T, a, b *zktest.Ensemble, acls bool) {
 	defer ca.Close()
 	defer cb.Close()
 	var proof Proof
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		var err error
 		proof, err = Compare(t.Context(), Side{Client: ca}, Side{Client: cb}, Scope{}, "", 0)

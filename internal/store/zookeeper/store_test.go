@@ -110,7 +110,7 @@ func TestCutOffLeaderIsFenced(t *testing.T) {
 	e := zktest.Shared(t)
 	path := e.Base(t) + "/registry"
 	p := zktest.NewProxy(t, e.Nodes[0].Client)
-	old := open(t, zookeeper.Config{Servers: []string{p.Addr()}, Path: path, SessionTimeout: time.Second})
+	old := open(t, zookeeper.Config{Servers: []string{p.Addr()}, Path: path, SessionTimeout: 5 * time.Second})
 	w, err := old.Claim(t.Context(), 7)
 	if err != nil {
 		t.Fatal(err)
