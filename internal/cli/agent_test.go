@@ -18,7 +18,7 @@ import (
 // poll waits until f has no complaint.
 func pollAgent(t *testing.T, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := f()
 		if err == nil {

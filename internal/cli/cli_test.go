@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/orchestrator/orchestrator/internal/heldport"
 )
 
 // result is what a command line gave.
@@ -125,7 +127,7 @@ func TestCommands(t *testing.T) {
 	select {
 	case r := <-done:
 		r.wantErr(t, 1, "killed")
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("execute did not end with its task")
 	}
 	// The master accepts the end of a framework (202) before it has come.
@@ -167,7 +169,7 @@ func TestExecute(t *testing.T) {
 	select {
 	case r := <-killed:
 		r.wantErr(t, 1, "killed")
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("execute did not end with its task")
 	}
 
@@ -342,8 +344,7 @@ func TestNotACluster(t *testing.T) {
 	address := strings.TrimPrefix(other.URL, "http://")
 	orchestrate("node", "ls", "--master", address).wantErr(t, 1, "is no master")
 	orchestrate("app", "ls", "--marathon", address).wantErr(t, 1, "no Marathon may be there")
-	other.Close()
-	r := orchestrate("execute", "--command", "true", "--master", address)
+	r := orchestrate("execute", "--command", "true", "--master", heldport.Address(t))
 	r.wantErr(t, 1, "is one running there?")
 	if n := strings.Count(r.stderr, "is one running there?"); n != 1 {
 		t.Errorf("it is asked %d times whether a master runs there:\n%s", n, r.stderr)
@@ -403,7 +404,7 @@ func TestExitCodes(t *testing.T) {
 // poll waits until the condition holds.
 func poll(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); {
+	for deadline := time.Now().Add(2 * time.Minute); !condition(); {
 		if time.Now().After(deadline) {
 			t.Fatal(fmt.Errorf("waited for %s in vain", what))
 		}

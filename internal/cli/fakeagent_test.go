@@ -119,7 +119,7 @@ func startFakeAgent(t *testing.T, masterAddress string) *fakeAgent {
 	}}})
 	select {
 	case <-registered:
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the agent was not registered")
 	}
 	return a

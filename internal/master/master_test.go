@@ -52,7 +52,7 @@ func start(t *testing.T, cfg Config) (m *Master, stop func()) {
 	case <-m.Ready():
 	case err := <-done:
 		t.Fatalf("master ended early: %v", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("master is not ready")
 	}
 	return m, stop
@@ -129,7 +129,7 @@ func TestTaskOverTheWireToAFakeAgent(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer client.Close()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			var fid *mesosv1.FrameworkID
 			var seen []string
@@ -180,7 +180,7 @@ func TestTaskOverTheWireToAFakeAgent(t *testing.T) {
 				if got != "t1 0123456789abcdef" {
 					t.Errorf("agent got acknowledgement %q", got)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Error("the acknowledgement did not reach the agent")
 			}
 			if want := "SUBSCRIBED HEARTBEAT"; !strings.HasPrefix(strings.Join(seen, " "), want) {

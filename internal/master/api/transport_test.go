@@ -147,7 +147,7 @@ func listen(t *testing.T, s *testServer) string {
 // stream opens an event stream and returns its headers and a function that reads the next record.
 func stream(t *testing.T, url, body string, headers ...string) (*http.Response, func() string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(body))
 	if err != nil {
@@ -184,7 +184,7 @@ func stream(t *testing.T, url, body string, headers ...string) (*http.Response, 
 // wait polls until the condition holds.
 func wait(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited for %s in vain", what)
@@ -253,7 +253,7 @@ func TestResetEndsStreams(t *testing.T) {
 	resp, next := stream(t, url+"/api/v1/scheduler", subscribe)
 	id := core.StreamID(resp.Header.Get("Mesos-Stream-Id"))
 	// The answer's head is on its way before the stream is entered; one that is entered later finds no owner.
-	for end := time.Now().Add(20 * time.Second); s.schedulerStream(id) == nil && time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); s.schedulerStream(id) == nil && time.Now().Before(end); {
 		runtime.Gosched()
 	}
 	s.Apply(&core.Session{Framework: "m-0000", Stream: id})
