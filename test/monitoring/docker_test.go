@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -49,7 +48,7 @@ func TestAContainerThatFloodsAndAnEngineThatDies(t *testing.T) {
 	asleep, awake := follow(), follow()
 	read := func(conn *websocket.Conn) (bytes int, lines int, dropped int) {
 		t.Helper()
-		ctx, stop := context.WithTimeout(t.Context(), 90*time.Second)
+		ctx, stop := context.WithTimeout(t.Context(), patience)
 		defer stop()
 		_, data, err := conn.Read(ctx)
 		if err != nil {

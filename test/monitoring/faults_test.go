@@ -53,14 +53,14 @@ func (x *impostor) send(f *probev1.Frame) {
 
 // raw sends bytes; that the monitor has already hung up is no failure of the test.
 func (x *impostor) raw(data []byte) {
-	ctx, stop := context.WithTimeout(x.r.t.Context(), 20*time.Second)
+	ctx, stop := context.WithTimeout(x.r.t.Context(), patience)
 	defer stop()
 	_ = x.conn.Write(ctx, websocket.MessageBinary, data)
 }
 
 // read takes the next frame, or nil when the monitor has hung up.
 func (x *impostor) read() *probev1.Frame {
-	ctx, stop := context.WithTimeout(x.r.t.Context(), 30*time.Second)
+	ctx, stop := context.WithTimeout(x.r.t.Context(), patience)
 	defer stop()
 	_, data, err := x.conn.Read(ctx)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/orchestrator/orchestrator/internal/probe"
 	"github.com/orchestrator/orchestrator/internal/probe/kubetest"
@@ -294,7 +295,11 @@ func (h *emptyHost) kubelet(t *testing.T, parts ...string) {
 			at := dir
 			t.Cleanup(func() {
 				h.end()
-				if err := os.Remove(at); err != nil {
+				err := os.Remove(at)
+				for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); err = os.Remove(at) {
+					time.Sleep(time.Millisecond) // the kernel takes a moment to empty it
+				}
+				if err != nil {
 					t.Error(err)
 				}
 			})

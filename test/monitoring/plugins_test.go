@@ -487,13 +487,13 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 			fmt.Fprint(w, `{"x":[`+strings.Repeat("{},", 300_000)+"{}]}")
 		}},
 		"deep": {"not the JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("[", 1_000_000)) }},
-		"hanging": {"no whole report within 500ms", func(_ http.ResponseWriter, r *http.Request) {
+		"hanging": {"no whole report within 3s", func(_ http.ResponseWriter, r *http.Request) {
 			select {
 			case <-hang:
 			case <-r.Context().Done():
 			}
 		}},
-		"dribbling": {"no whole report within 500ms", func(w http.ResponseWriter, r *http.Request) {
+		"dribbling": {"no whole report within 3s", func(w http.ResponseWriter, r *http.Request) {
 			for {
 				_, _ = w.Write([]byte(" "))
 				_ = http.NewResponseController(w).Flush()
@@ -545,7 +545,7 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 	}
 	strange(t, filepath.Join(dir, "twice"), "fine", nil)
 
-	r.pluginProbe(dir, func(c *probe.Config) { c.PluginsTimeout = 500 * time.Millisecond })
+	r.pluginProbe(dir, func(c *probe.Config) { c.PluginsTimeout = 3 * time.Second })
 	id := "host;" + pluginHost
 	state := func(id string) string {
 		p := r.plugin(id)
@@ -570,21 +570,21 @@ func TestHostilePluginsHarmNobody(t *testing.T) {
 			t.Errorf("%s: %s", at, got)
 		}
 	}
-	// The one that behaves is as if it were alone, and so is the host.
-	r.eventually("the plugin that behaves", func() bool {
-		n, _ := r.nodeDoc(id)
-		return n.value("fine.mood") != "" && r.plugin("fine").State == "ok"
-	})
-	n, _ := r.nodeDoc(id)
-	brought := 0
-	for _, m := range n.Metadata {
-		if strings.HasPrefix(m.ID, "greedy.") {
-			brought++
+	// The one that behaves is as if it were alone, and so is the host. A report may be too late, too, on a busy machine: then the next one counts.
+	var n nodeDoc
+	r.eventually("the plugin that behaves, and some of the greedy one's", func() bool {
+		n, _ = r.nodeDoc(id)
+		brought := 0
+		for _, m := range n.Metadata {
+			if strings.HasPrefix(m.ID, "greedy.") {
+				brought++
+			}
 		}
-	}
-	if brought == 0 || brought > 100 {
-		t.Errorf("%d attributes of the greedy one", brought)
-	}
+		if brought > 100 {
+			t.Fatalf("%d attributes of the greedy one", brought)
+		}
+		return brought > 0 && n.value("fine.mood") != "" && r.plugin("fine").State == "ok"
+	})
 	if n.value("cpus") == "" {
 		t.Error("the host's own attributes are gone")
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/orchestrator/orchestrator/internal/heldport"
 	"github.com/orchestrator/orchestrator/internal/monitor"
 	"github.com/orchestrator/orchestrator/internal/probe"
 )
@@ -71,12 +72,7 @@ func (r *rig) ids() string {
 func TestReplicasAreEachComplete(t *testing.T) {
 	t.Parallel()
 	a := newRig(t, func(c *monitor.Config) { c.ReplicaID = "a" })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := heldport.Address(t)
 	b, end := endingRig(t, address, "b")
 	both(t, a, b, "", probe.Config{Simulate: &probe.Simulation{Hosts: 20, Containers: 5}})
 	for _, r := range []*rig{a, b} {

@@ -26,6 +26,9 @@ const (
 	probeToken = "omt_probe-of-the-tests"
 )
 
+// patience is how long what must happen may take: only a broken build needs as long, however busy the machine is.
+const patience = 4 * time.Minute
+
 // rig is a running monitor.
 type rig struct {
 	t   testing.TB
@@ -142,7 +145,7 @@ func (r *rig) token(role string) string {
 // eventually waits for a condition with a deadline that only a broken build reaches.
 func (r *rig) eventually(what string, cond func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(90 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !cond() {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("waited for: %s", what)
@@ -206,7 +209,7 @@ type message struct {
 // read takes the next message, compressed or not.
 func (r *rig) read(conn *websocket.Conn) message {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	kind, data, err := conn.Read(ctx)
 	if err != nil {

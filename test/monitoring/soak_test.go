@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/orchestrator/orchestrator/internal/heldport"
 	"github.com/orchestrator/orchestrator/internal/realpart"
 )
 
@@ -224,13 +225,8 @@ func newSoak(t testing.TB) *soak {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.address = l.Addr().String()
+	s.address = heldport.Address(t)
 	s.url = "http://" + s.address
-	l.Close()
 	return s
 }
 
