@@ -86,7 +86,7 @@ func (c *cluster) start(bin string) error {
 	meet := "zk://" + c.zk + "/mesos"
 	for i, ip := range masterIPs {
 		name := fmt.Sprintf("master%d", i)
-		p, err := c.launch(bin, name, "master", "--zk", meet, "--zk_session_timeout", "2secs", "--work_dir", filepath.Join(c.dir, name+".d"),
+		p, err := c.launch(bin, name, "master", "--zk", meet, "--zk_session_timeout", "6secs", "--work_dir", filepath.Join(c.dir, name+".d"),
 			"--ip", ip, "--port", "0", "--hostname_lookup=false")
 		if err != nil {
 			return err
@@ -99,12 +99,12 @@ func (c *cluster) start(bin string) error {
 	if err != nil {
 		return err
 	}
-	c.marathon, err = c.launch(bin, "marathon", "marathon", "--master", meet, "--zk", "zk://"+c.zk+"/marathon", "--zk_session_timeout", "2000",
+	c.marathon, err = c.launch(bin, "marathon", "marathon", "--master", meet, "--zk", "zk://"+c.zk+"/marathon", "--zk_session_timeout", "6000",
 		"--http_address", marathonIP, "--http_port", "0")
 	if err != nil {
 		return err
 	}
-	return until(60*time.Second, "the services are registered and the agent is there", func() bool {
+	return until("the services are registered and the agent is there", func() bool {
 		var s state
 		return fetch(c.leader().url+"/state", &s) == nil && len(s.Slaves) == 1 && len(s.Frameworks) == 1
 	})
@@ -112,12 +112,10 @@ func (c *cluster) start(bin string) error {
 
 func (c *cluster) startZooKeeper() error {
 	const jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar"
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	var err error
+	if c.zk, err = heldAddress(); err != nil {
 		return err
 	}
-	c.zk = l.Addr().String()
-	_ = l.Close()
 	_, port, _ := net.SplitHostPort(c.zk)
 	data, cfg := filepath.Join(c.dir, "zookeeper"), filepath.Join(c.dir, "zoo.cfg")
 	if err := os.WriteFile(cfg, fmt.Appendf(nil, "tickTime=500\ndataDir=%s\nclientPort=%s\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n", data, port), 0o600); err != nil {
@@ -127,7 +125,7 @@ func (c *cluster) startZooKeeper() error {
 	if err != nil {
 		return fmt.Errorf("ZooKeeper (test/deps.sh installs it): %w", err)
 	}
-	return p.until(60*time.Second, "ZooKeeper is there", func() bool {
+	return p.until("ZooKeeper is there", func() bool {
 		conn, err := net.Dial("tcp", c.zk)
 		if err == nil {
 			_ = conn.Close()
@@ -144,7 +142,7 @@ func (c *cluster) launch(bin, name string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, p.until(60*time.Second, name+" is ready", func() bool {
+	return p, p.until(name+" is ready", func() bool {
 		var r struct {
 			Master, Marathon, Monitor string
 			Agents                    []string
@@ -184,13 +182,13 @@ func (c *cluster) stop() error {
 		if resp, err := client.Do(req); err == nil {
 			resp.Body.Close()
 		}
-		errs = append(errs, until(30*time.Second, "no service is left", func() bool {
+		errs = append(errs, until("no service is left", func() bool {
 			var d []any
 			return fetch(c.marathon.url+"/v2/deployments", &d) == nil && len(d) == 0
 		}))
 	}
 	if c.agent != nil {
-		errs = append(errs, until(30*time.Second, "no task runs", func() bool {
+		errs = append(errs, until("no task runs", func() bool {
 			var s state
 			if fetch(c.leader().url+"/state", &s) != nil {
 				return false
@@ -245,15 +243,15 @@ func (p *process) end() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
 }
 
-func (p *process) until(limit time.Duration, what string, cond func() bool) error {
+func (p *process) until(what string, cond func() bool) error {
 	ended := false
-	err := until(limit, what, func() bool {
+	err := until(what, func() bool {
 		select {
 		case <-p.done:
 			ended = true
@@ -286,8 +284,8 @@ type task struct {
 }
 
 var (
-	client  = &http.Client{Timeout: 10 * time.Second}
-	staying = &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client  = &http.Client{Timeout: time.Minute}
+	staying = &http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 )
 
 // fetch reads JSON.
@@ -320,7 +318,7 @@ func runApp(t *testing.T, id, definition string) {
 			resp.Body.Close()
 		}
 	})
-	await(t, 60*time.Second, id+" runs", func() bool {
+	await(t, id+" runs", func() bool {
 		var a struct {
 			App struct{ Instances, TasksRunning int }
 		}
@@ -335,24 +333,27 @@ func tail(b []byte) []byte {
 	return b
 }
 
+// patience is how long what must happen may take: only a broken build needs as long, however busy the machine is.
+const patience = 3 * time.Minute
+
 // until polls until the condition holds.
-func until(limit time.Duration, what string, cond func() bool) error {
-	deadline := time.After(limit)
+func until(what string, cond func() bool) error {
+	deadline := time.After(patience)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {
 		select {
 		case <-deadline:
-			return fmt.Errorf("not within %v: %s", limit, what)
+			return fmt.Errorf("not within %v: %s", patience, what)
 		case <-tick.C:
 		}
 	}
 	return nil
 }
 
-func await(t *testing.T, limit time.Duration, what string, cond func() bool) {
+func await(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	if err := until(limit, what, cond); err != nil {
+	if err := until(what, cond); err != nil {
 		t.Fatal(err)
 	}
 }

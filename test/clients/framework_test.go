@@ -95,7 +95,7 @@ func (f *framework) events(like func(event) bool) (out []event) {
 func (f *framework) expect(n int, what string, like func(event) bool) []event {
 	f.t.Helper()
 	var got []event
-	if err := f.until(60*time.Second, fmt.Sprintf("%d × %s", n, what), func() bool { got = f.events(like); return len(got) >= n }); err != nil {
+	if err := f.until(fmt.Sprintf("%d × %s", n, what), func() bool { got = f.events(like); return len(got) >= n }); err != nil {
 		f.t.Fatal(err)
 	}
 	return got
@@ -143,9 +143,9 @@ func TestNodeFrameworkSurvives(t *testing.T) {
 	f.expect(1, "TASK_FINISHED", updated("TASK_FINISHED"))
 	running := f.expect(2, "TASK_RUNNING", func(e event) bool { return updated("TASK_RUNNING")(e) && strings.Contains(e.Task, "sleeper") })
 	var tasks []string
-	await(t, 30*time.Second, "two tasks run", func() bool { tasks, _ = f.tasks(); return len(tasks) == 2 })
+	await(t, "two tasks run", func() bool { tasks, _ = f.tasks(); return len(tasks) == 2 })
 	// What an offer says of its agent's address has reached the tasks.
-	await(t, 30*time.Second, "the tasks know where they are", func() bool {
+	await(t, "the tasks know where they are", func() bool {
 		files, _ := filepath.Glob(filepath.Join(house.dir, "agent.d/slaves/*/frameworks", first.Framework, "executors/*/runs/latest/where"))
 		for _, file := range files {
 			if b, _ := os.ReadFile(file); strings.TrimSpace(string(b)) != agentIP {
@@ -161,7 +161,7 @@ func TestNodeFrameworkSurvives(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer keeper.Close()
-	await(t, 30*time.Second, "ZooKeeper has its id and its tasks", func() bool {
+	await(t, "ZooKeeper has its id and its tasks", func() bool {
 		at := "/dcos-service-" + name
 		id, _, err := keeper.Get(at + "/framework-id")
 		for _, x := range tasks {
@@ -173,7 +173,7 @@ func TestNodeFrameworkSurvives(t *testing.T) {
 	})
 
 	f.kill()
-	await(t, 30*time.Second, "the master has noticed", func() bool { _, active := f.tasks(); return !active })
+	await(t, "the master has noticed", func() bool { _, active := f.tasks(); return !active })
 	f = startFramework(t, name, leader.url)
 	again := f.expect(1, "subscribed", subscribed)[0]
 	if again.Framework != first.Framework || again.Stream == first.Stream {
@@ -187,7 +187,7 @@ func TestNodeFrameworkSurvives(t *testing.T) {
 
 	// The leader is halted until another leads: when it goes on, it has lost its office and sends its frameworks to the other.
 	_ = leader.cmd.Process.Signal(syscall.SIGSTOP)
-	err = until(60*time.Second, "the follower leads", func() bool {
+	err = until("the follower leads", func() bool {
 		var s state
 		return follower.leads(&s) && len(s.Slaves) == 1
 	})
@@ -199,7 +199,7 @@ func TestNodeFrameworkSurvives(t *testing.T) {
 	if moved.Framework != first.Framework {
 		t.Errorf("the framework is %s with the new leader, it was %s", moved.Framework, first.Framework)
 	}
-	await(t, 60*time.Second, "the new leader knows the framework and its tasks", func() bool {
+	await(t, "the new leader knows the framework and its tasks", func() bool {
 		// On a busy machine this client sometimes starts a task once more after it has come back.
 		now, active := f.tasks()
 		return active && !slices.ContainsFunc(tasks, func(id string) bool { return !slices.Contains(now, id) })
@@ -210,7 +210,7 @@ func TestNodeFrameworkSurvives(t *testing.T) {
 
 	f.say("kill " + running[0].Task + " " + running[0].Agent)
 	f.expect(1, "TASK_KILLED", func(e event) bool { return updated("TASK_KILLED")(e) && e.Task == running[0].Task })
-	await(t, 30*time.Second, "the other task is left", func() bool {
+	await(t, "the other task is left", func() bool {
 		now, _ := f.tasks()
 		for _, id := range tasks {
 			if killed := id == running[0].Task; slices.Contains(now, id) == killed {
@@ -221,7 +221,7 @@ func TestNodeFrameworkSurvives(t *testing.T) {
 	})
 	f.say("teardown")
 	f.expect(1, "sent_teardown", func(e event) bool { return e.Event == "sent_teardown" })
-	await(t, 30*time.Second, "the framework is gone", func() bool {
+	await(t, "the framework is gone", func() bool {
 		now, active := f.tasks()
 		return len(now) == 0 && !active
 	})

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,16 @@ func startMesosDNS(t *testing.T) (dnsAddress, httpAddress string) {
 	if out, err := exec.Command("go", "build", "-o", program, "github.com/mesosphere/mesos-dns").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	dnsPort, httpPort := freePort(t), freePort(t)
+	var ports [2]int
+	for i := range ports {
+		address, err := heldAddress()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(address)
+		ports[i], _ = strconv.Atoi(port)
+	}
+	dnsPort, httpPort := ports[0], ports[1]
 	config, err := json.Marshal(map[string]any{
 		"zk": "zk://" + house.zk + "/mesos", "refreshSeconds": 1, "ttl": 60, "domain": "mesos", "port": dnsPort, "listener": "127.0.0.1",
 		"httpport": httpPort, "HTTPListener": "127.0.0.1", "externalon": false, "resolvers": []string{}, "IPSources": []string{"netinfo", "mesos", "host"},
@@ -47,7 +57,7 @@ func startMesosDNS(t *testing.T) (dnsAddress, httpAddress string) {
 		}
 	})
 	dnsAddress, httpAddress = fmt.Sprintf("127.0.0.1:%d", dnsPort), fmt.Sprintf("http://127.0.0.1:%d", httpPort)
-	if err := p.until(60*time.Second, "mesos-dns knows the leader", func() bool {
+	if err := p.until("mesos-dns knows the leader", func() bool {
 		return slices.Equal(lookup(dnsAddress, "leader.mesos.", dns.TypeA), []string{host(house.leader().url)})
 	}); err != nil {
 		t.Fatal(err)
@@ -59,7 +69,7 @@ func startMesosDNS(t *testing.T) (dnsAddress, httpAddress string) {
 func lookup(server, name string, kind uint16) (out []string) {
 	m := new(dns.Msg)
 	m.SetQuestion(name, kind)
-	in, _, err := (&dns.Client{Net: "tcp", Timeout: 5 * time.Second}).Exchange(m, server)
+	in, _, err := (&dns.Client{Net: "tcp", Timeout: 20 * time.Second}).Exchange(m, server)
 	if err != nil {
 		return nil
 	}
@@ -85,14 +95,14 @@ func TestMesosDNSKnowsServices(t *testing.T) {
 	a := func(name string, want ...string) {
 		t.Helper()
 		var got []string
-		if err := until(30*time.Second, name, func() bool { got = lookup(server, name, dns.TypeA); return slices.Equal(got, want) }); err != nil {
+		if err := until(name, func() bool { got = lookup(server, name, dns.TypeA); return slices.Equal(got, want) }); err != nil {
 			t.Errorf("A %s: %v, not %v", name, got, want)
 		}
 	}
 	srv := func(name string, want []string) {
 		t.Helper()
 		var got []string
-		if err := until(30*time.Second, name, func() bool {
+		if err := until(name, func() bool {
 			got = nil
 			for _, x := range lookup(server, name, dns.TypeSRV) {
 				target, port, _ := strings.Cut(x, ":")
@@ -165,14 +175,4 @@ func ports(t *testing.T, id string) (first, second, both []string) {
 func host(url string) string {
 	h, _, _ := net.SplitHostPort(strings.TrimPrefix(url, "http://"))
 	return h
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

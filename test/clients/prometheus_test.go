@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // target is what Prometheus says of one that it scrapes.
@@ -33,7 +32,10 @@ func startPrometheus(t *testing.T, config string) (address string) {
 	if out, err := exec.Command("promtool", "check", "config", file).CombinedOutput(); err != nil {
 		t.Fatalf("%v (test/deps.sh installs prometheus)\n%s", err, out)
 	}
-	address = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	address, err := heldAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
 	p, err := house.spawn("prometheus", exec.Command("prometheus", "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +46,7 @@ func startPrometheus(t *testing.T, config string) (address string) {
 			t.Logf("prometheus said:\n%s", tail(b))
 		}
 	})
-	if err := p.until(60*time.Second, "prometheus is ready", func() bool {
+	if err := p.until("prometheus is ready", func() bool {
 		resp, err := client.Get("http://" + address + "/-/ready")
 		if err == nil {
 			resp.Body.Close()
@@ -111,7 +113,7 @@ scrape_configs:
 	}
 	slices.Sort(want)
 	var got []string
-	if err := until(60*time.Second, "targets", func() bool {
+	if err := until("targets", func() bool {
 		got = nil
 		for _, x := range targets(prometheus, "services") {
 			got = append(got, strings.Join([]string{x.Labels["instance"], x.Labels["task"], x.Labels["app"], x.Labels["team"], x.Labels["kind"], x.Health}, " "))
@@ -131,8 +133,8 @@ scrape_configs:
 		}
 		return fmt.Sprint(r.Data.Result[0].Value[1])
 	}
-	await(t, 30*time.Second, "what the instances serve is known", func() bool { return value(`sum(answer_to_everything{app="/shop/metrics"})`) == "84" })
-	await(t, 30*time.Second, "the components are scraped", func() bool { return value(`sum(up{job=~"own.*"})`) == "4" })
+	await(t, "what the instances serve is known", func() bool { return value(`sum(answer_to_everything{app="/shop/metrics"})`) == "84" })
+	await(t, "the components are scraped", func() bool { return value(`sum(up{job=~"own.*"})`) == "4" })
 
 	// A scaling is followed.
 	req, _ := http.NewRequest(http.MethodPut, house.marathon.url+"/v2/apps//shop/metrics", strings.NewReader(`{"instances": 1}`))
@@ -141,7 +143,7 @@ scrape_configs:
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	await(t, 60*time.Second, "one target is left", func() bool { return len(targets(prometheus, "services")) == 1 })
+	await(t, "one target is left", func() bool { return len(targets(prometheus, "services")) == 1 })
 }
 
 // TestMetricsPassPromtool: Prometheus' own parser and linter accept what every component serves.

@@ -33,7 +33,7 @@ func TestGoMarathon(t *testing.T) {
 		t.Fatalf("ping: %v %v", ok, err)
 	}
 	var info *marathon.Info
-	await(t, 30*time.Second, "the framework is subscribed", func() bool {
+	await(t, "the framework is subscribed", func() bool {
 		info, err = client.Info()
 		return err == nil && info.FrameworkID != ""
 	})
@@ -53,10 +53,10 @@ func TestGoMarathon(t *testing.T) {
 	app.Name("/shop/web").CPU(0.1).Memory(32).Count(2).Command("sleep 1000").AddEnv("A", "1").AddLabel("tier", "web")
 	_, err = client.CreateApplication(app)
 	must("create", err)
-	must("wait for the app", client.WaitOnApplication("/shop/web", 60*time.Second))
-	await(t, 30*time.Second, "the app is ok", func() bool { ok, err := client.ApplicationOK("/shop/web"); return err == nil && ok })
+	must("wait for the app", client.WaitOnApplication("/shop/web", patience))
+	await(t, "the app is ok", func() bool { ok, err := client.ApplicationOK("/shop/web"); return err == nil && ok })
 	sawUpdate, sawSuccess := false, false
-	for limit := time.After(30 * time.Second); !sawUpdate || !sawSuccess; {
+	for limit := time.After(patience); !sawUpdate || !sawSuccess; {
 		select {
 		case e := <-events:
 			switch e.Event.(type) {
@@ -98,7 +98,7 @@ func TestGoMarathon(t *testing.T) {
 	}
 	dep, err := client.ScaleApplicationInstances("/shop/web", 4, false)
 	must("scale", err)
-	must("wait for the scaling", client.WaitOnDeployment(dep.DeploymentID, 60*time.Second))
+	must("wait for the scaling", client.WaitOnDeployment(dep.DeploymentID, patience))
 	first, err := client.ApplicationVersions("/shop/web")
 	must("versions", err)
 	got.AddEnv("A", "2")
@@ -106,16 +106,16 @@ func TestGoMarathon(t *testing.T) {
 	got.Version, got.VersionInfo = "", nil
 	dep, err = client.UpdateApplication(got, false)
 	must("update", err)
-	must("wait for the update", client.WaitOnDeployment(dep.DeploymentID, 60*time.Second))
+	must("wait for the update", client.WaitOnDeployment(dep.DeploymentID, patience))
 	dep, err = client.SetApplicationVersion("/shop/web", &marathon.ApplicationVersion{Version: first.Versions[len(first.Versions)-1]})
 	must("go back", err)
-	must("wait for going back", client.WaitOnDeployment(dep.DeploymentID, 60*time.Second))
+	must("wait for going back", client.WaitOnDeployment(dep.DeploymentID, patience))
 	if got, err = client.Application("/shop/web"); err != nil || (*got.Env)["A"] != "1" {
 		t.Errorf("after going back: %+v %v", got, err)
 	}
 	dep, err = client.RestartApplication("/shop/web", false)
 	must("restart", err)
-	must("wait for the restart", client.WaitOnDeployment(dep.DeploymentID, 60*time.Second))
+	must("wait for the restart", client.WaitOnDeployment(dep.DeploymentID, patience))
 
 	tasks, err := client.Tasks("/shop/web")
 	must("tasks", err)
@@ -139,7 +139,7 @@ func TestGoMarathon(t *testing.T) {
 	one.Name("/team/one").CPU(0.1).Memory(32).Count(1).Command("sleep 1000")
 	group.App(one)
 	must("create the group", client.CreateGroup(group))
-	must("wait for the group", client.WaitOnGroup("/team", 60*time.Second))
+	must("wait for the group", client.WaitOnGroup("/team", patience))
 	if ok, err := client.HasGroup("/team"); err != nil || !ok {
 		t.Errorf("has group: %v %v", ok, err)
 	}
@@ -176,7 +176,7 @@ func TestGoMarathon(t *testing.T) {
 	must("delete", err)
 	_, err = client.DeleteGroup("/team", true)
 	must("delete the group", err)
-	await(t, 60*time.Second, "nothing runs", func() bool {
+	await(t, "nothing runs", func() bool {
 		d, err := client.Deployments()
 		a, aerr := client.AllTasks(&marathon.AllTasksOpts{})
 		return err == nil && aerr == nil && len(d) == 0 && len(a.Tasks) == 0

@@ -26,12 +26,10 @@ func startZooKeeper(t *testing.T) (address string) {
 		}
 		t.Skip("needs Debian's zookeeper package (test/deps.sh installs it)")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := heldAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address = l.Addr().String()
-	_ = l.Close()
 	_, port, _ := net.SplitHostPort(address)
 	dir := t.TempDir()
 	cfg := filepath.Join(dir, "zoo.cfg")
@@ -43,7 +41,7 @@ func startZooKeeper(t *testing.T) (address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	await(t, 60*time.Second, "ZooKeeper is there", func() bool {
+	await(t, "ZooKeeper is there", func() bool {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()
@@ -59,8 +57,14 @@ type member struct {
 	kill func()
 }
 
+// startMember starts one at an address that stays its own while it is down.
 func startMember(t *testing.T, master, zk string) *member {
-	return startMemberAt(t, master, zk, "http://127.0.0.1:0")
+	t.Helper()
+	address, err := heldAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startMemberAt(t, master, zk, "http://"+address)
 }
 
 func startMemberAt(t *testing.T, master, zk, url string) *member {
@@ -72,7 +76,7 @@ func startMemberAt(t *testing.T, master, zk, url string) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Getenv("ORCHESTRATOR_BIN"), "marathon", "--master", strings.TrimPrefix(master, "http://"), "--zk", "zk://"+zk+"/services", "--zk_session_timeout", "2000",
+	cmd := exec.Command(os.Getenv("ORCHESTRATOR_BIN"), "marathon", "--master", strings.TrimPrefix(master, "http://"), "--zk", "zk://"+zk+"/services", "--zk_session_timeout", "6000",
 		"--framework_name", "members", "--http_address", "127.0.0.1", "--http_port", port, "--ready-file", ready)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -87,7 +91,7 @@ func startMemberAt(t *testing.T, master, zk, url string) *member {
 		_ = log.Close()
 	})
 	var r struct{ Marathon string }
-	await(t, 60*time.Second, "the member is ready", func() bool {
+	await(t, "the member is ready", func() bool {
 		b, err := os.ReadFile(ready)
 		return err == nil && json.Unmarshal(b, &r) == nil && r.Marathon != ""
 	})
@@ -115,7 +119,7 @@ func TestGoMarathonWithSeveralMembers(t *testing.T) {
 	if _, err = client.CreateApplication(app); err != nil {
 		t.Fatal(err)
 	}
-	if err := client.WaitOnApplication("/ha", 60*time.Second); err != nil {
+	if err := client.WaitOnApplication("/ha", patience); err != nil {
 		t.Fatal(err)
 	}
 	ids := func() (out []string) {
@@ -132,7 +136,7 @@ func TestGoMarathonWithSeveralMembers(t *testing.T) {
 		return out
 	}
 	var before []string
-	await(t, 60*time.Second, "3 tasks run", func() bool { before = ids(); return len(before) == 3 })
+	await(t, "3 tasks run", func() bool { before = ids(); return len(before) == 3 })
 	for n := 4; n <= 5; n++ {
 		dep, err := client.ScaleApplicationInstances("/ha", n, true)
 		if err != nil {
@@ -148,12 +152,12 @@ func TestGoMarathonWithSeveralMembers(t *testing.T) {
 		}
 		members[at].kill()
 		// Calls fail until the other has been elected, as with Marathon.
-		await(t, 90*time.Second, "the other member leads", func() bool { l, err := client.Leader(); return err == nil && l != leader })
-		await(t, 60*time.Second, "the deployment has ended", func() bool {
+		await(t, "the other member leads", func() bool { l, err := client.Leader(); return err == nil && l != leader })
+		await(t, "the deployment has ended", func() bool {
 			d, err := client.Deployments()
 			return err == nil && !slices.ContainsFunc(d, func(d *marathon.Deployment) bool { return d.ID == dep.DeploymentID })
 		})
-		await(t, 60*time.Second, fmt.Sprintf("%d tasks run", n), func() bool { return len(ids()) == n })
+		await(t, fmt.Sprintf("%d tasks run", n), func() bool { return len(ids()) == n })
 		after := ids()
 		for _, id := range before {
 			if !slices.Contains(after, id) {
@@ -167,7 +171,7 @@ func TestGoMarathonWithSeveralMembers(t *testing.T) {
 	if _, err := client.DeleteApplication("/ha", true); err != nil {
 		t.Fatal(err)
 	}
-	await(t, 60*time.Second, "nothing runs", func() bool {
+	await(t, "nothing runs", func() bool {
 		var s struct {
 			Frameworks []struct {
 				Name  string

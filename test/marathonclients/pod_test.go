@@ -3,7 +3,6 @@ package marathonclients
 import (
 	"fmt"
 	"testing"
-	"time"
 )
 
 // podStatus is what is looked at of a pod's status.
@@ -29,7 +28,7 @@ func TestPods(t *testing.T) {
 	pod := func(version, n int) string {
 		return fmt.Sprintf(`{"id":"/team/pair","scaling":{"kind":"fixed","instances":%d},"environment":{"V":"%d"},"containers":[
 			{"name":"web","exec":{"command":{"shell":"exec python3 -m http.server --bind 127.0.0.1 $ENDPOINT_HTTP"}},"resources":{"cpus":0.1,"mem":32},
-			 "endpoints":[{"name":"http","hostPort":0}],"healthCheck":{"tcp":{"endpoint":"http"},"intervalSeconds":2,"timeoutSeconds":1,"gracePeriodSeconds":30,"delaySeconds":0}},
+			 "endpoints":[{"name":"http","hostPort":0}],"healthCheck":{"tcp":{"endpoint":"http"},"intervalSeconds":2,"timeoutSeconds":10,"gracePeriodSeconds":300,"delaySeconds":0}},
 			{"name":"side","exec":{"command":{"shell":"exec sleep 1000"}},"resources":{"cpus":0.1,"mem":32}}]}`, n, version)
 	}
 	if s := call(t, "POST", c.Marathon+"/v2/pods", pod(1, 2), nil); s != 201 {
@@ -53,7 +52,7 @@ func TestPods(t *testing.T) {
 			return true
 		}
 	}
-	await(t, 90*time.Second, "2 are stable", stable(2))
+	await(t, "2 are stable", stable(2))
 	first := last.Instances[0].ID
 	for _, k := range last.Instances[0].Containers {
 		if k.Name == "web" && (len(k.Endpoints) != 1 || k.Endpoints[0].AllocatedHostPort == 0) {
@@ -63,11 +62,11 @@ func TestPods(t *testing.T) {
 	if s := call(t, "PUT", c.Marathon+"/v2/pods/team/pair", pod(1, 3), nil); s != 200 {
 		t.Fatalf("scale: %d", s)
 	}
-	await(t, 90*time.Second, "3 are stable", stable(3))
+	await(t, "3 are stable", stable(3))
 	if s := call(t, "PUT", c.Marathon+"/v2/pods/team/pair", pod(2, 3), nil); s != 200 {
 		t.Fatalf("update: %d", s)
 	}
-	await(t, 90*time.Second, "3 of the new version are stable", stable(3))
+	await(t, "3 of the new version are stable", stable(3))
 	for _, i := range last.Instances {
 		if i.ID == first {
 			t.Error("an instance of the old version is left")
@@ -82,7 +81,7 @@ func TestPods(t *testing.T) {
 	if s := call(t, "DELETE", c.Marathon+"/v2/pods/team/pair::instances/"+victim+"?wipe=true", "", nil); s != 200 {
 		t.Fatalf("kill: %d", s)
 	}
-	await(t, 90*time.Second, "another took its place", func() bool {
+	await(t, "another took its place", func() bool {
 		if !stable(3)() {
 			return false
 		}
@@ -96,7 +95,7 @@ func TestPods(t *testing.T) {
 	if s := call(t, "DELETE", c.Marathon+"/v2/pods/team/pair", "", nil); s != 202 {
 		t.Fatalf("delete: %d", s)
 	}
-	await(t, 60*time.Second, "it is gone", func() bool {
+	await(t, "it is gone", func() bool {
 		var deployments []any
 		call(t, "GET", c.Marathon+"/v2/deployments", "", &deployments)
 		return len(deployments) == 0 && call(t, "GET", c.Marathon+"/v2/pods/team/pair::status", "", nil) == 404

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	server := &http.Server{Addr: os.Getenv("HOST") + ":" + os.Getenv("PORT"), ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{Addr: os.Getenv("HOST") + ":" + os.Getenv("PORT"), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/health" && strings.HasPrefix(version, "bad") {
 			http.Error(w, "sick", http.StatusInternalServerError)
 			return
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	})}
 	go func() {
 		<-ctx.Done()
-		time.Sleep(1500 * time.Millisecond) // proxies need a moment to see that this instance goes
+		time.Sleep(3 * time.Second) // proxies need a moment to see that this instance goes
 		_ = server.Shutdown(context.Background())
 	}()
 	if err := server.ListenAndServe(); err != http.ErrServerClosed {
@@ -76,7 +76,7 @@ type proxyClient struct {
 
 // run sends requests to what the text form of /v2/tasks lists, reading the list again before each round, until stop closes.
 func (p *proxyClient) run(stop <-chan struct{}) {
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	for n := 0; ; n++ {
 		select {
 		case <-stop:
@@ -136,9 +136,9 @@ func webApp(t *testing.T, version string, instances int, labels string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf(`{"id":"/web","cmd":"exec %s","cpus":0.1,"mem":32,"instances":%d,"env":{"SERVE":%q},"labels":%s,"taskKillGracePeriodSeconds":10,
+	return fmt.Sprintf(`{"id":"/web","cmd":"exec %s","cpus":0.1,"mem":32,"instances":%d,"env":{"SERVE":%q},"labels":%s,"taskKillGracePeriodSeconds":30,
 		"upgradeStrategy":{"minimumHealthCapacity":0.8,"maximumOverCapacity":0.5},
-		"healthChecks":[{"path":"/health","intervalSeconds":1,"timeoutSeconds":5,"gracePeriodSeconds":20,"maxConsecutiveFailures":2}]}`, self, instances, version, labels)
+		"healthChecks":[{"path":"/health","intervalSeconds":1,"timeoutSeconds":20,"gracePeriodSeconds":120,"maxConsecutiveFailures":2}]}`, self, instances, version, labels)
 }
 
 type appState struct {
@@ -165,7 +165,7 @@ func TestNoRequestFails(t *testing.T) {
 	if s := call(t, "POST", c.Marathon+"/v2/apps", webApp(t, "v1", 10, "{}"), nil); s != 201 {
 		t.Fatalf("create: %d", s)
 	}
-	await(t, 120*time.Second, "10 healthy", settled("v1", 10))
+	await(t, "10 healthy", settled("v1", 10))
 	var first appState
 	call(t, "GET", c.Marathon+"/v2/apps/web", "", &first)
 	p := &proxyClient{marathon: c.Marathon, versions: map[string]int{}}
@@ -180,7 +180,7 @@ func TestNoRequestFails(t *testing.T) {
 		if s := call(t, "PUT", c.Marathon+"/v2/apps/web", body, nil); s != 200 {
 			t.Fatalf("PUT %s: %d", body, s)
 		}
-		await(t, 180*time.Second, fmt.Sprintf("%d of %s healthy", n, version), settled(version, n))
+		await(t, fmt.Sprintf("%d of %s healthy", n, version), settled(version, n))
 	}
 	step(webApp(t, "v2", 10, "{}"), "v2", 10)
 	step(fmt.Sprintf(`{"version":%q}`, first.App.Version), "v1", 10)
@@ -201,20 +201,20 @@ func TestNoRequestFails(t *testing.T) {
 func TestBadCanaryGoesBack(t *testing.T) {
 	c := startCluster(t, all)
 	call(t, "POST", c.Marathon+"/v2/apps", webApp(t, "good", 5, "{}"), nil)
-	await(t, 120*time.Second, "5 healthy", func() bool {
+	await(t, "5 healthy", func() bool {
 		var a appState
 		call(t, "GET", c.Marathon+"/v2/apps/web", "", &a)
 		return a.App.TasksHealthy == 5 && len(a.App.Deployments) == 0
 	})
 	var before struct{ Tasks []struct{ ID string } }
 	call(t, "GET", c.Marathon+"/v2/apps/web/tasks", "", &before)
-	canary := strings.Replace(webApp(t, "bad", 5, `{"ORCHESTRATOR_STRATEGY":"canary","ORCHESTRATOR_CANARY_MAX_FAILURES":"0"}`), `"gracePeriodSeconds":20`, `"gracePeriodSeconds":1`, 1)
+	canary := strings.Replace(webApp(t, "bad", 5, `{"ORCHESTRATOR_STRATEGY":"canary","ORCHESTRATOR_CANARY_MAX_FAILURES":"0"}`), `"gracePeriodSeconds":120`, `"gracePeriodSeconds":1`, 1)
 	// All five must stay healthy, so no old one may go before its successor is good.
 	canary = strings.Replace(canary, `"minimumHealthCapacity":0.8`, `"minimumHealthCapacity":1`, 1)
 	if s := call(t, "PUT", c.Marathon+"/v2/apps/web", canary, nil); s != 200 {
 		t.Fatalf("PUT: %d", s)
 	}
-	await(t, 120*time.Second, "the good version is back", func() bool {
+	await(t, "the good version is back", func() bool {
 		var a appState
 		call(t, "GET", c.Marathon+"/v2/apps/web", "", &a)
 		return a.App.Env["SERVE"] == "good" && a.App.TasksHealthy == 5 && a.App.TasksRunning == 5 && len(a.App.Deployments) == 0
@@ -244,7 +244,7 @@ func TestCrashInEachPhase(t *testing.T) {
 		call(t, "GET", c.Marathon+"/v2/apps/job", "", &a)
 		return a
 	}
-	await(t, 60*time.Second, "12 run", func() bool { a := state(); return a.App.TasksRunning == 12 && len(a.App.Deployments) == 0 })
+	await(t, "12 run", func() bool { a := state(); return a.App.TasksRunning == 12 && len(a.App.Deployments) == 0 })
 	for n, pause := range []time.Duration{0, 60 * time.Millisecond, 200 * time.Millisecond} {
 		if s := call(t, "PUT", c.Marathon+"/v2/apps/job", `{"cmd":"`+line(n+1)+`"}`, nil); s != 200 {
 			t.Fatalf("PUT: %d", s)
@@ -252,7 +252,7 @@ func TestCrashInEachPhase(t *testing.T) {
 		time.Sleep(pause)
 		c.kill()
 		c = startIn(t, bin, dir, all)
-		await(t, 120*time.Second, fmt.Sprintf("the update goes on after the crash %v into it", pause), func() bool {
+		await(t, fmt.Sprintf("the update goes on after the crash %v into it", pause), func() bool {
 			a := state()
 			return a.App.TasksRunning == 12 && len(a.App.Deployments) == 0
 		})
@@ -271,12 +271,12 @@ func TestCrashInEachPhase(t *testing.T) {
 		if len(seen) != 12 {
 			t.Errorf("%d tasks", len(seen))
 		}
-		await(t, 30*time.Second, "12 processes, no more", func() bool {
+		await(t, "12 processes, no more", func() bool {
 			return processes(line(n+1)) == 12 && processes(line(n)) == 0
 		})
 	}
 	call(t, "DELETE", c.Marathon+"/v2/apps/job", "", nil)
-	await(t, 60*time.Second, "all processes have ended", func() bool { return processes(line(3)) == 0 })
+	await(t, "all processes have ended", func() bool { return processes(line(3)) == 0 })
 }
 
 // processes counts this machine's processes with a command line.
@@ -322,25 +322,25 @@ func TestVolumesStayAndGo(t *testing.T) {
 	if s := call(t, "POST", c.Marathon+"/v2/apps", fmt.Sprintf(app, "touch data/mark; sleep 1000"), nil); s != 201 {
 		t.Fatalf("create: %d", s)
 	}
-	await(t, 60*time.Second, "2 run", settled(2))
+	await(t, "2 run", settled(2))
 	before := volumes()
 	if len(before) != 2 {
 		t.Fatalf("volumes %v", before)
 	}
 	// The new version only runs where the old one's mark is.
 	call(t, "PUT", c.Marathon+"/v2/apps/prod/db", `{"cmd":"test -e data/mark && sleep 2000"}`, nil)
-	await(t, 60*time.Second, "2 of the new version run", settled(2))
+	await(t, "2 of the new version run", settled(2))
 	call(t, "PUT", c.Marathon+"/v2/apps/prod/db", `{"instances":1}`, nil)
-	await(t, 60*time.Second, "1 runs", settled(1))
+	await(t, "1 runs", settled(1))
 	call(t, "PUT", c.Marathon+"/v2/apps/prod/db", `{"instances":2}`, nil)
-	await(t, 60*time.Second, "2 run again", settled(2))
+	await(t, "2 run again", settled(2))
 	for v := range volumes() {
 		if !before[v] {
 			t.Errorf("volume %s is new", v)
 		}
 	}
 	call(t, "DELETE", c.Marathon+"/v2/apps/prod/db", "", nil)
-	await(t, 60*time.Second, "nothing is reserved", func() bool {
+	await(t, "nothing is reserved", func() bool {
 		var s struct {
 			Slaves []struct {
 				Reserved map[string]any `json:"reserved_resources"`

@@ -51,7 +51,7 @@ func run(m *testing.M) (code int) {
 		fmt.Println(err)
 		return 1
 	}
-	up := exec.Command(bin, "up", "--data-dir", filepath.Join(dir, "data"), "--master-port", "0", "--agent-port", agentPort, "--marathon-port", "0",
+	up := exec.Command(bin, "up", "--data-dir", filepath.Join(dir, "data"), "--master-port", "0", "--agent-port", agentPort, "--marathon-port", "0", "--monitor-port", "0",
 		"--resources", "cpus:8;mem:8192;disk:10000;ports:[31000-32000]", "--ready-file", ready)
 	up.Stdout, up.Stderr = log, log
 	if err := up.Start(); err != nil {
@@ -67,7 +67,7 @@ func run(m *testing.M) (code int) {
 		_ = up.Wait()
 	}()
 	var addresses struct{ Master string }
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		if b, err := os.ReadFile(ready); err == nil && json.Unmarshal(b, &addresses) == nil {
 			break
@@ -120,7 +120,7 @@ func teardown(bin string) error {
 	var containers []struct {
 		ID string `json:"container_id"`
 	}
-	for deadline := time.Now().Add(60 * time.Second); ; {
+	for deadline := time.Now().Add(3 * time.Minute); ; {
 		resp, err := http.Get("http://127.0.0.1:" + agentPort + "/containers")
 		if err != nil {
 			return err
@@ -146,7 +146,7 @@ func output(t *testing.T, name string, args ...string) (string, error) {
 	var buf bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &buf, &buf
 	cmd.Env = append(os.Environ(), "TERM=xterm")
-	timer := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(10*time.Minute, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	err := cmd.Run()
 	return buf.String(), err
@@ -186,7 +186,7 @@ func TestShellRunsACommandWithTheCommandExecutor(t *testing.T) {
 
 func TestShellRunsACommandWithATerminal(t *testing.T) {
 	// script(1) gives msh the terminal that it wants. msh attaches once the task runs: the command must live as long.
-	command := fmt.Sprintf("%s -silent -master %s -tty -interactive -- sh -c 'sleep 2; test -t 0 && test -t 1 && tty && echo in a $TERM terminal'",
+	command := fmt.Sprintf("%s -silent -master %s -tty -interactive -- sh -c 'sleep 5; test -t 0 && test -t 1 && tty && echo in a $TERM terminal'",
 		filepath.Join(programs, "msh"), cluster.Host)
 	out, err := output(t, "script", "-qec", command, "/dev/null")
 	if err != nil || !strings.Contains(out, "/dev/pts/") || !strings.Contains(out, "in a xterm terminal") {

@@ -118,12 +118,12 @@ func real(nodes detailed.NodeSummaries) detailed.NodeSummaries {
 	return out
 }
 
-// until asks again and again, for a minute at most.
+// until asks again and again, for three minutes at most: only a broken build needs as long.
 func (m *monitor) until(t *testing.T, what string, ask func() bool) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(time.Minute)
+	late := time.After(3 * time.Minute)
 	for !ask() {
 		select {
 		case <-late:

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -104,8 +103,12 @@ func outline(t *testing.T, topology any) string {
 
 // TestWhatScopesProbesSendIsReadAlike: the estate's two probes send, and readers get what Scope's app would have told them.
 func TestWhatScopesProbesSendIsReadAlike(t *testing.T) {
-	m := &monitor{url: "http://" + freeAddress(t)}
-	run(t, binary(t), "monitor", "--listen", strings.TrimPrefix(m.url, "http://"), "--auth", "off", "--scope-api", "--scope-probes", "open")
+	address, err := heldAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &monitor{url: "http://" + address}
+	run(t, binary(t), "monitor", "--listen", address, "--auth", "off", "--scope-api", "--scope-probes", "open")
 	m.until(t, "the monitor answers", func() bool {
 		answer, err := http.Get(m.url + "/healthz")
 		if err == nil {
@@ -163,15 +166,4 @@ func TestWhatScopesProbesSendIsReadAlike(t *testing.T) {
 	if compared < 50 {
 		t.Errorf("only %d answers were compared", compared)
 	}
-}
-
-// freeAddress is one that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

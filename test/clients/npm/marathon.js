@@ -17,11 +17,11 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 // until polls for a truth, with a deadline.
 async function until(what, truth) {
-    for (const end = Date.now() + 60000; Date.now() < end; await sleep(50)) {
+    for (const end = Date.now() + 180000; Date.now() < end; await sleep(50)) {
         const got = await truth();
         if (got) return got;
     }
-    throw new Error("not within a minute: " + what + "; events: " + JSON.stringify(seen.map((e) => [e.name, e.data.taskStatus, e.data.id])));
+    throw new Error("not within three minutes: " + what + "; events: " + JSON.stringify(seen.map((e) => [e.name, e.data.taskStatus, e.data.id])));
 }
 
 const heard = (name, like) => until(name, () => seen.find((e) => e.name === name && like(e.data)));
