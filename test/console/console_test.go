@@ -57,7 +57,7 @@ func need(t *testing.T, chromium bool) {
 
 func run(t *testing.T, env []string, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = web
@@ -203,7 +203,7 @@ func start(t testing.TB, args ...string) *daemon {
 		go func() { _ = d.cmd.Wait(); close(done) }()
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			_ = d.cmd.Process.Kill()
 			<-done
 			t.Errorf("%s did not end\n%s", args[0], d.log)
@@ -214,7 +214,7 @@ func start(t testing.TB, args ...string) *daemon {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !ok(); {
+	for deadline := time.Now().Add(3 * time.Minute); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -15,7 +15,7 @@ export async function open({ width = 1440, height = 900, ...more } = {}) {
     executablePath: "/usr/bin/chromium", headless: true, args: flags, viewport: { width, height }, colorScheme: "dark", reducedMotion: "reduce", ...more,
   });
   const page = context.pages()[0] ?? (await context.newPage());
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(120_000);
   const problems = [];
   page.on("pageerror", (e) => problems.push(`${e.message}\n${e.stack ?? ""}`));
   const strangers = [];
