@@ -22,7 +22,7 @@ deps:
 
 test-go: leftovers
 	$(GO) vet ./...
-	$(LEFTOVERS) -host $(GO) test -exec $(LEFTOVERS) -count=1 -race -timeout 20m ./...
+	$(LEFTOVERS) -host $(GO) test -exec $(LEFTOVERS) -count=1 -race -timeout 40m ./...
 
 # Runs a command, and fails with a list when it leaves something behind: here each test binary, and all of them.
 LEFTOVERS := $(CURDIR)/$(BIN)/leftovers
@@ -33,7 +33,7 @@ leftovers:
 test-clients: build leftovers
 	@for d in test/*/go.mod; do [ -e "$$d" ] || continue; \
 		echo "== $$(dirname $$d)"; \
-		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(LEFTOVERS) -host $(GO) test -exec $(LEFTOVERS) -count=1 -timeout 15m ./...) || exit 1; done
+		(cd "$$(dirname $$d)" && ORCHESTRATOR_BIN=$(CURDIR)/$(BIN)/orchestrator $(LEFTOVERS) -host $(GO) test -exec $(LEFTOVERS) -count=1 -timeout 30m ./...) || exit 1; done
 
 # The console's files, which are committed where Go embeds them. Needs Node 20 or later; a test compares.
 console:

@@ -52,9 +52,9 @@ func (c *cluster) stop(s os.Signal) {
 
 func (c *cluster) until(what string, f func() bool) {
 	c.t.Helper()
-	for deadline := time.Now().Add(90 * time.Second); !f(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(4 * time.Minute); !f(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			c.t.Fatalf("not within 90 s: %s", what)
+			c.t.Fatalf("not within 4 minutes: %s", what)
 		}
 	}
 }
@@ -62,7 +62,7 @@ func (c *cluster) until(what string, f func() bool) {
 // run runs the command line and gives its output and exit code.
 func (c *cluster) run(args ...string) (string, int) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.binary, args...)
 	cmd.Env = append(os.Environ(), "ORCHESTRATOR_MASTER="+strings.TrimPrefix(c.Master, "http://"))
@@ -109,7 +109,7 @@ func TestUp(t *testing.T) {
 	}
 	app := `{"id":"/web","cmd":"mkdir /www; echo hello > /www/index.html; httpd -f -p 8080 -h /www","cpus":0.1,"mem":32,"instances":1,
 		"container":{"type":"DOCKER","docker":{"image":"box:1","network":"BRIDGE","portMappings":[{"containerPort":8080,"hostPort":0,"protocol":"tcp"}]}},
-		"healthChecks":[{"protocol":"MESOS_HTTP","path":"/","portIndex":0,"gracePeriodSeconds":30,"intervalSeconds":1,"timeoutSeconds":5}]}`
+		"healthChecks":[{"protocol":"MESOS_HTTP","path":"/","portIndex":0,"gracePeriodSeconds":300,"intervalSeconds":1,"timeoutSeconds":20}]}`
 	resp, err := http.Post(c.Marathon+"/v2/apps", "application/json", strings.NewReader(app))
 	if err != nil {
 		t.Fatal(err)

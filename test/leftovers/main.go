@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long what was told to end may take for it when the command has ended.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func main() {
 	host := flag.Bool("host", false, "look at the whole host too: control groups, network interfaces, packet filter, loop devices, shared memory; only tells of what is left there")

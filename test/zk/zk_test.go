@@ -71,7 +71,7 @@ func run(t *testing.T, stdin string, args ...string) result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
+	late := time.AfterFunc(6*time.Minute, func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
 	err = cmd.Wait()
 	var exit *exec.ExitError
@@ -201,7 +201,7 @@ func TestBadInput(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	nobody := []string{"--server", "127.0.0.1:1", "--timeout", "300ms"}
+	nobody := []string{"--server", "127.0.0.1:1", "--timeout", "2s"}
 	there := []string{"--server", server}
 	for _, c := range []struct {
 		at   []string
@@ -291,7 +291,7 @@ func engine(t *testing.T, args ...string) (address string, stop func() int) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-exited:
-		case <-time.After(time.Minute):
+		case <-time.After(3 * time.Minute):
 			_ = cmd.Process.Kill()
 			<-exited
 		}
