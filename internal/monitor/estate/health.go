@@ -87,7 +87,9 @@ func (s *Estate) judge(e *Entity) bool {
 	}
 	was := e.Health
 	e.Health, e.Reasons = health, next
-	if was != HealthUnknown && was != health && health != HealthUnknown {
+	// A probe that is not heard is news of its host. Told of each thing on it as well, one host would push everything else out of the timeline.
+	unheard := e.Kind != topology.KindHost && (health == HealthStale || was == HealthStale && health == HealthOK)
+	if was != HealthUnknown && was != health && health != HealthUnknown && !unheard {
 		text := ""
 		if len(next) > 0 {
 			text = next[0].Text

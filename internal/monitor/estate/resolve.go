@@ -180,6 +180,7 @@ func (s *Estate) leaveEdge(h *half) {
 		return
 	}
 	b.gone = true
+	b.Src.failing -= b.Fail
 	delete(s.edges, b.key())
 	s.touchEdge(b)
 	for _, e := range []*Entity{b.Src, b.Dst} {
