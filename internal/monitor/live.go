@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,8 +49,23 @@ type sub struct {
 	once []byte // a replayed picture to send
 }
 
+// mustBeSocket refuses a request that opens no WebSocket. Any page can make a browser send a plain GET without an Origin, so nothing may be begun for one.
+func mustBeSocket(r *http.Request) error {
+	for name, want := range map[string]string{"Connection": "upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"} {
+		if !slices.ContainsFunc(r.Header.Values(name), func(list string) bool {
+			return slices.ContainsFunc(strings.Split(list, ","), func(v string) bool { return strings.EqualFold(strings.TrimSpace(v), want) })
+		}) {
+			return fail("bad_request", "this is a WebSocket, and the request opens none", "")
+		}
+	}
+	return nil
+}
+
 // accept opens a WebSocket for a page.
 func (m *Monitor) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+	if err := mustBeSocket(r); err != nil {
+		return nil, err
+	}
 	if m.sockets.Add(1) > maxSockets {
 		m.sockets.Add(-1)
 		return nil, &apiError{Code: "too_many", Message: "too many connections are open", retry: 10}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -280,9 +279,6 @@ func (s *scopeReads) follow(w http.ResponseWriter, r *http.Request, _ identity) 
 	follower, err := s.api.Follow(r.PathValue("topology"), q)
 	if err != nil {
 		return scopeError(err)
-	}
-	if !slices.ContainsFunc(r.Header.Values("Upgrade"), func(v string) bool { return strings.EqualFold(v, "websocket") }) {
-		return fail("bad_request", "this is a WebSocket", "")
 	}
 	conn, err := s.m.accept(w, r)
 	if conn == nil {

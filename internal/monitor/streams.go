@@ -570,6 +570,9 @@ func (t *terminal) leave(taken chan struct{}) {
 }
 
 func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) error {
+	if err := mustBeSocket(r); err != nil {
+		return err
+	}
 	var t *terminal
 	if id := r.URL.Query().Get("session"); id != "" {
 		m.terms.mu.Lock()
