@@ -158,12 +158,7 @@ func (c *liveConn) handle(data []byte) {
 	c.poke()
 }
 
-func (c *liveConn) poke() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
+func (c *liveConn) poke() { wake(c.wake) }
 
 func (c *liveConn) subscribe(msg liveMessage) error {
 	c.mu.Lock()

@@ -373,7 +373,6 @@ func (m *Monitor) tail(ctx context.Context, probe string, req request, i int, ea
 const (
 	detachedFor  = 60 * time.Second
 	idleFor      = 15 * time.Minute
-	missedBytes  = 64 << 10
 	maxTerminals = 500
 )
 
@@ -385,11 +384,9 @@ type terminal struct {
 	cmd   []string
 	bytes int64
 	from  string
+	out   *termOutput
 
 	mu       sync.Mutex
-	missed   []byte // frames that no socket has had: stream byte, 4 bytes of length, data
-	socket   chan []byte
-	taken    chan struct{} // closed when another socket takes over
 	detached time.Time
 	active   time.Time
 	exit     json.RawMessage
@@ -423,7 +420,7 @@ func (t *terminals) run(ctx context.Context) error {
 			t.mu.Lock()
 			for _, x := range t.byID {
 				x.mu.Lock()
-				end := x.socket == nil && now.Sub(x.detached) > detachedFor || now.Sub(x.active) > idleFor
+				end := x.out.alone() && now.Sub(x.detached) > detachedFor || now.Sub(x.active) > idleFor
 				x.mu.Unlock()
 				if end {
 					x.call.end()
@@ -480,7 +477,7 @@ func (m *Monitor) startTerminal(r *http.Request, who identity) (*terminal, error
 	}
 	m.record(r, who, verb+".start", id, "ok", strings.Join(argv, " "), 0)
 	now := time.Now()
-	t := &terminal{id: secret("x-")[:24], who: who, node: id, call: c, cmd: argv, from: clientAddr(r), over: make(chan struct{}), active: now, detached: now}
+	t := &terminal{id: secret("x-")[:24], who: who, node: id, call: c, cmd: argv, from: clientAddr(r), out: newTermOutput(), over: make(chan struct{}), active: now, detached: now}
 	m.terms.mu.Lock()
 	m.terms.byID[t.id] = t
 	m.terms.mu.Unlock()
@@ -497,7 +494,7 @@ func (m *Monitor) startTerminal(r *http.Request, who identity) (*terminal, error
 	return t, nil
 }
 
-// read passes output to the socket, or keeps the newest of it while there is none.
+// read passes what comes on to whatever socket there is or will be.
 func (t *terminal) read(ctx context.Context) {
 	defer close(t.over)
 	for {
@@ -505,25 +502,11 @@ func (t *terminal) read(ctx context.Context) {
 		if err != nil {
 			break
 		}
-		frame := append([]byte{byte(stream)}, data...)
 		t.mu.Lock()
 		t.active = time.Now()
 		t.bytes += int64(len(data))
-		socket, taken := t.socket, t.taken
-		if socket == nil {
-			t.keep(frame)
-		}
 		t.mu.Unlock()
-		if socket != nil {
-			select {
-			case socket <- frame:
-			case <-taken:
-				t.mu.Lock()
-				t.keep(frame)
-				t.mu.Unlock()
-			case <-ctx.Done():
-			}
-		}
+		t.out.put(ctx, byte(stream), data)
 	}
 	wctx, stop := context.WithTimeout(ctx, 10*time.Second)
 	defer stop()
@@ -531,42 +514,20 @@ func (t *terminal) read(ctx context.Context) {
 	t.call.end()
 }
 
-func (t *terminal) keep(frame []byte) {
-	t.missed = append(t.missed, frame[1:]...)
-	if n := len(t.missed) - missedBytes; n > 0 {
-		t.missed = append([]byte(nil), t.missed[n:]...)
-	}
-}
-
 // take makes a socket the terminal's own; one that has it gives way.
-func (t *terminal) take() (socket chan []byte, taken chan struct{}, missed []byte) {
+func (t *terminal) take() *outlet {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.taken != nil {
-		close(t.taken)
-	}
-	t.socket, t.taken = make(chan []byte, 16), make(chan struct{})
-	missed, t.missed = t.missed, nil
 	t.active = time.Now()
-	return t.socket, t.taken, missed
+	t.mu.Unlock()
+	return t.out.take()
 }
 
-func (t *terminal) leave(taken chan struct{}) {
+func (t *terminal) leave(to *outlet) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.taken != taken {
-		return
+	if t.out.leave(to) {
+		t.detached = time.Now()
 	}
-	for drained := false; !drained; {
-		select {
-		case frame := <-t.socket:
-			t.keep(frame)
-		default:
-			drained = true
-		}
-	}
-	close(taken)
-	t.socket, t.taken, t.detached = nil, nil, time.Now()
 }
 
 func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) error {
@@ -596,8 +557,8 @@ func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) err
 	conn.SetReadLimit(1 << 20)
 	ctx, stop := m.streamContext(r)
 	defer stop()
-	socket, taken, missed := t.take()
-	defer t.leave(taken)
+	to := t.take()
+	defer t.leave(to)
 	cmd := t.cmd
 	if cmd == nil {
 		cmd = []string{}
@@ -606,8 +567,19 @@ func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) err
 	if conn.Write(ctx, websocket.MessageText, hello) != nil {
 		return nil
 	}
-	if len(missed) > 0 && conn.Write(ctx, websocket.MessageBinary, append([]byte{pipe.Stdout}, missed...)) != nil {
-		return nil
+	send := func() error {
+		for {
+			frame := t.out.next(to)
+			if frame == nil {
+				return nil
+			}
+			wctx, wstop := context.WithTimeout(ctx, writeTimeout)
+			err := conn.Write(wctx, websocket.MessageBinary, frame)
+			wstop()
+			if err != nil {
+				return err
+			}
+		}
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -622,11 +594,11 @@ func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) err
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-taken:
+		case <-to.lost:
 			_ = conn.Close(websocket.StatusGoingAway, "the terminal was opened elsewhere")
 			return nil
-		case frame := <-socket:
-			if conn.Write(ctx, websocket.MessageBinary, frame) != nil {
+		case <-to.more:
+			if send() != nil {
 				return nil
 			}
 		case <-ping.C:
@@ -637,15 +609,8 @@ func (m *Monitor) exec(w http.ResponseWriter, r *http.Request, who identity) err
 				return nil
 			}
 		case <-t.over:
-			for drained := false; !drained; {
-				select {
-				case frame := <-socket:
-					if conn.Write(ctx, websocket.MessageBinary, frame) != nil {
-						return nil
-					}
-				default:
-					drained = true
-				}
+			if send() != nil {
+				return nil
 			}
 			msg := map[string]any{"type": "exit", "code": -1}
 			var body struct{ Code int }
