@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 
@@ -40,7 +41,16 @@ type logLine struct {
 var (
 	reLevelWord = regexp.MustCompile(`(?i)(?:^|[^A-Za-z])(TRACE|DEBUG|DBG|INFO|NOTICE|WARN(?:ING)?|WRN|ERROR|ERR|FATAL|CRITICAL|CRIT|PANIC|EMERG|ALERT)(?:[^A-Za-z]|$)`)
 	reGlog      = regexp.MustCompile(`^([IWEF])\d{4} \d\d:\d\d:\d\d`)
+	reColour    = regexp.MustCompile(`\x1b\[[0-9;:?]*[ -/]*[@-~]`)
 )
+
+// uncoloured is what a line says, without how it looks.
+func uncoloured(s string) string {
+	if !strings.Contains(s, "\x1b[") {
+		return s
+	}
+	return reColour.ReplaceAllString(s, "")
+}
 
 // levelOf recognises the level of a line: of JSON's level key, of glog's first letter, or of a word near the beginning.
 func levelOf(s string) string {
@@ -97,9 +107,9 @@ func (f *logFilter) keeps(l *logLine) bool {
 	}
 	switch {
 	case f.re != nil:
-		return f.re.MatchString(l.M)
+		return f.re.MatchString(uncoloured(l.M))
 	case f.text != "":
-		return strings.Contains(strings.ToLower(l.M), f.text)
+		return strings.Contains(strings.ToLower(uncoloured(l.M)), f.text)
 	}
 	return true
 }
@@ -163,9 +173,15 @@ func parseLine(i int, stream uint32, b []byte) logLine {
 		}
 	}
 	b = bytes.TrimSuffix(b, []byte("\r"))
-	line.Cut = len(b) > maxLine
-	line.M = topology.Clean(string(b[:min(len(b), maxLine)]), maxLine)
-	line.L = levelOf(line.M)
+	if line.Cut = len(b) > maxLine; line.Cut {
+		n := maxLine
+		for n > 0 && n > maxLine-utf8.UTFMax && !utf8.RuneStart(b[n]) {
+			n--
+		}
+		b = b[:n]
+	}
+	line.M = strings.ToValidUTF8(string(b), string(utf8.RuneError))
+	line.L = levelOf(uncoloured(line.M))
 	return line
 }
 

@@ -1,0 +1,36 @@
+package monitor
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/orchestrator/orchestrator/internal/topology/pipe"
+)
+
+// A line comes as it is, colours included: the console shows them. What it is of, and whether it is asked for, colours do not change.
+func TestALogLineIsAsItIs(t *testing.T) {
+	t.Parallel()
+	const red = "\x1b[1;31mERROR\x1b[0m db: connection \x1b[4mrefused\x1b[24m"
+	l := parseLine(0, pipe.Stdout, []byte("2026-11-26T10:00:00.5Z "+red+"\r"))
+	if l.M != red || l.L != "error" || l.T != 1795687200500 || l.Cut {
+		t.Errorf("%+v", l)
+	}
+	var back logLine
+	if b, err := json.Marshal(l); err != nil || json.Unmarshal(b, &back) != nil || back != l {
+		t.Errorf("on the wire: %+v", back)
+	}
+	if f := (logFilter{text: "connection refused", level: -1}); !f.keeps(&l) {
+		t.Error("who looks for the words does not find them for their colours")
+	}
+	for in, want := range map[string]string{"a\xffb": "a\ufffdb", "tab\there": "tab\there", "": ""} {
+		if got := parseLine(0, pipe.Stdout, []byte(in)).M; got != want {
+			t.Errorf("%q is %q", in, got)
+		}
+	}
+	long := parseLine(0, pipe.Stdout, []byte(strings.Repeat("ü", maxLine)))
+	if !long.Cut || len(long.M) > maxLine || len(long.M) < maxLine-4 || !utf8.ValidString(long.M) || strings.ContainsRune(long.M, utf8.RuneError) {
+		t.Errorf("a long line of %d bytes, cut: %v", len(long.M), long.Cut)
+	}
+}
