@@ -228,30 +228,36 @@ func (a *accounts) bearer(s string) (identity, bool) {
 	return identity{}, false
 }
 
-// throttle refuses an address that has failed too often. Every failure is noted with failed.
-func (a *accounts) throttle(addr string) error {
+// attempt notes that an address tries to be somebody, and refuses one that has failed too often; what is under way counts as failed until taken
+// back. Passwords and tokens are counted apart.
+func (a *accounts) attempt(what, addr string) (takeBack func(), err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	since := a.now().Add(-tryWindow).UnixMilli()
-	list := slices.DeleteFunc(a.tries[addr], func(at int64) bool { return at < since })
-	if len(list) == 0 {
-		delete(a.tries, addr)
-		return nil
+	key, now := what+" "+addr, a.now()
+	since := now.Add(-tryWindow).UnixMilli()
+	list := slices.DeleteFunc(a.tries[key], func(at int64) bool { return at < since })
+	if len(list) >= maxTries {
+		a.tries[key] = list
+		return nil, &apiError{Code: "too_many", Message: "too many failed logins from this address", Hint: "wait a minute", retry: 60}
 	}
-	a.tries[addr] = list
-	if len(list) < maxTries {
-		return nil
-	}
-	return &apiError{Code: "too_many", Message: "too many failed logins from this address", Hint: "wait a minute", retry: 60}
-}
-
-func (a *accounts) failed(addr string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if len(a.tries) > 10_000 {
 		clear(a.tries)
 	}
-	a.tries[addr] = append(a.tries[addr], a.now().UnixMilli())
+	at := now.UnixMilli()
+	a.tries[key] = append(list, at)
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		list := a.tries[key]
+		if i := slices.Index(list, at); i >= 0 {
+			list = slices.Delete(list, i, i+1)
+		}
+		if len(list) == 0 {
+			delete(a.tries, key)
+		} else {
+			a.tries[key] = list
+		}
+	}, nil
 }
 
 // login checks a password.

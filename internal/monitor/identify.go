@@ -33,17 +33,16 @@ func (m *Monitor) identify(r *http.Request) (identity, error) {
 	return identity{}, fail("unauthenticated", "nobody is logged in", "POST /api/v1/login, or send Authorization: Bearer <token>")
 }
 
-// byToken tells whose a token is. Who tries many is slowed down.
+// byToken tells whose a token is. Who tries many is slowed down; who knows one is not, whoever else may be behind the same address.
 func (m *Monitor) byToken(r *http.Request, secretText string) (identity, error) {
-	if err := m.accounts.throttle(clientAddr(r)); err != nil {
+	id, ok := m.accounts.bearer(strings.TrimSpace(secretText))
+	if ok {
+		return id, nil
+	}
+	if _, err := m.accounts.attempt("token", clientAddr(r)); err != nil {
 		return identity{}, err
 	}
-	id, ok := m.accounts.bearer(strings.TrimSpace(secretText))
-	if !ok {
-		m.accounts.failed(clientAddr(r))
-		return identity{}, fail("unauthenticated", "this token is not known or has expired", "an admin makes another: POST /api/v1/tokens, or the page Access of the console")
-	}
-	return id, nil
+	return identity{}, fail("unauthenticated", "this token is not known or has expired", "an admin makes another: POST /api/v1/tokens, or the page Access of the console")
 }
 
 func clientAddr(r *http.Request) string {
@@ -119,19 +118,13 @@ func (m *Monitor) login(w http.ResponseWriter, r *http.Request) {
 	var in struct{ User, Password, Token, Handover string }
 	err := m.sameOrigin(r)
 	if err == nil {
-		err = m.accounts.throttle(clientAddr(r))
-	}
-	if err == nil {
 		err = readJSON(w, r, &in)
-	}
-	if err != nil {
-		m.writeError(w, err)
-		return
 	}
 	var id identity
 	var ok bool
 	what, wrong := "", fail("unauthenticated", "the name, password or token is wrong", "")
 	switch {
+	case err != nil:
 	case in.Handover != "":
 		id, ok = m.accounts.takeOver(in.Handover)
 		what = "a session that another monitor had made"
@@ -140,11 +133,23 @@ func (m *Monitor) login(w http.ResponseWriter, r *http.Request) {
 		id, ok = m.accounts.bearer(in.Token)
 		ok = ok && !id.probe
 	default:
-		id, ok = m.accounts.login(in.User, in.Password)
+		var takeBack func()
+		if takeBack, err = m.accounts.attempt("password", clientAddr(r)); err != nil {
+			break
+		}
+		if id, ok = m.accounts.login(in.User, in.Password); ok {
+			takeBack()
+		}
+	}
+	if err == nil && !ok && in.Token+in.Handover != "" {
+		_, err = m.accounts.attempt("token", clientAddr(r))
+	}
+	if err != nil {
+		m.writeError(w, err)
+		return
 	}
 	entry := auditEntry{At: m.hub.now().UnixMilli(), User: id.name, Role: id.role.String(), From: clientAddr(r), Action: "login", Outcome: "ok", Detail: what}
 	if !ok {
-		m.accounts.failed(clientAddr(r))
 		entry.User, entry.Outcome = in.User, "denied"
 		if err := m.audit.add(entry); err != nil {
 			m.log.Error("audit failed", "err", err)
