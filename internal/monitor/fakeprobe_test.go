@@ -17,13 +17,13 @@ type fakeProbe struct {
 
 	mu       sync.Mutex
 	requests []*probev1.Request
-	watched  [][]string
+	watched  chan []string
 }
 
 // fake connects one under the name of a host, which has the container `container;<host>;web` that offers everything.
 func (m *Monitor) fake(t *testing.T, host string) *fakeProbe {
 	t.Helper()
-	f := &fakeProbe{t: t, m: m}
+	f := &fakeProbe{t: t, m: m, watched: make(chan []string, 16)}
 	f.connect(host)
 	if !m.estate.Apply(host, &probev1.Delta{Seq: 1, Snapshot: true, Entities: []*probev1.Entity{
 		{Ref: 1, Id: topology.HostID(host), Kind: topology.KindHost, Label: host, State: topology.StateRunning},
@@ -58,10 +58,10 @@ func (f *fakeProbe) connect(host string) {
 			case frame := <-out:
 				f.mu.Lock()
 				f.requests = append(f.requests, frame.Requests...)
-				if frame.Watch != nil {
-					f.watched = append(f.watched, frame.Watch.Ids)
-				}
 				f.mu.Unlock()
+				if frame.Watch != nil {
+					f.watched <- frame.Watch.Ids
+				}
 			case <-closed:
 				return
 			case <-stop:

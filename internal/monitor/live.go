@@ -31,7 +31,6 @@ const (
 type liveConn struct {
 	m    *Monitor
 	conn *websocket.Conn
-	ctx  context.Context //nolint:containedctx // the socket's own life
 
 	mu     sync.Mutex
 	subs   map[uint64]*sub
@@ -89,7 +88,7 @@ func (m *Monitor) live(w http.ResponseWriter, r *http.Request, _ identity) error
 	conn.SetReadLimit(256 << 10)
 	ctx, stop := m.streamContext(r)
 	defer stop()
-	c := &liveConn{m: m, conn: conn, ctx: ctx, subs: map[uint64]*sub{}, wake: make(chan struct{}, 1)}
+	c := &liveConn{m: m, conn: conn, subs: map[uint64]*sub{}, wake: make(chan struct{}, 1)}
 	defer c.close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -142,7 +141,7 @@ func (c *liveConn) handle(data []byte) {
 		c.mu.Lock()
 		c.watch = ids
 		c.mu.Unlock()
-		c.m.setWatch(c.ctx, c, ids)
+		c.m.setWatch(c, ids)
 	case "events":
 		c.mu.Lock()
 		if msg.On && !c.wantEv {
@@ -220,17 +219,23 @@ func (c *liveConn) close() {
 		c.drop(id)
 	}
 	c.m.events.Notify(c.wake, false)
-	c.m.setWatch(context.WithoutCancel(c.ctx), c, nil)
+	c.m.setWatch(c, nil)
 }
 
-// setWatch notes what a page watches and tells the probes what all pages together watch.
-func (m *Monitor) setWatch(ctx context.Context, c *liveConn, ids []string) {
+// setWatch notes what a page watches and tells the probes.
+func (m *Monitor) setWatch(c *liveConn, ids []string) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if len(ids) == 0 {
 		delete(m.watchers, c)
 	} else {
 		m.watchers[c] = ids
 	}
+	m.tellWatched()
+}
+
+// tellWatched tells each probe what all pages together watch of it, unless it knows. m.mu is held.
+func (m *Monitor) tellWatched() {
 	byProbe := map[string][]string{}
 	m.estate.Read(func(r *estate.Reader) {
 		seen := map[string]bool{}
@@ -243,10 +248,23 @@ func (m *Monitor) setWatch(ctx context.Context, c *liveConn, ids []string) {
 			}
 		}
 	})
-	m.mu.Unlock()
-	ctx, stop := context.WithTimeout(ctx, 2*time.Second)
-	defer stop()
-	m.probes.watch(ctx, byProbe)
+	m.probes.watch(byProbe)
+}
+
+// keepWatching tells probes that have connected since, and those of nodes that have come since.
+func (m *Monitor) keepWatching(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			m.mu.Lock()
+			m.tellWatched()
+			m.mu.Unlock()
+		}
+	}
 }
 
 func (c *liveConn) write(ctx context.Context, data []byte, bin bool) error {

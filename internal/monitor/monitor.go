@@ -193,6 +193,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	g.Go(func() error { return m.terms.run(gctx) })
 	g.Go(func() error { return m.accounts.run(gctx) })
 	g.Go(func() error { return m.keepMinutes(gctx) })
+	g.Go(func() error { return m.keepWatching(gctx) })
 	g.Go(func() error { return m.scopeAPI.run(gctx) })
 	defer m.transport.CloseIdleConnections()
 	g.Go(func() error {

@@ -581,17 +581,19 @@ func (t *probeTable) ask(ctx context.Context, probe string, r request) (json.Raw
 	return c.wait(ctx)
 }
 
-// watch tells each probe which of its nodes are looked at closely.
-func (t *probeTable) watch(ctx context.Context, byProbe map[string][]string) {
+// watch tells each probe which of its nodes are looked at closely. One that has too much to read already is told the next time.
+func (t *probeTable) watch(byProbe map[string][]string) {
 	for _, p := range t.list() {
 		ids := byProbe[p.id]
 		slices.Sort(ids)
 		p.mu.Lock()
-		same := slices.Equal(ids, p.watched) || len(ids) == 0 && len(p.watched) == 0
-		p.watched = ids
-		p.mu.Unlock()
-		if !same {
-			p.send(ctx, &probev1.Frame{Watch: &probev1.Watch{Ids: ids}})
+		if p.closed != nil && !slices.Equal(ids, p.watched) {
+			select {
+			case p.out <- &probev1.Frame{Watch: &probev1.Watch{Ids: ids}}:
+				p.watched = ids
+			default:
+			}
 		}
+		p.mu.Unlock()
 	}
 }
