@@ -276,6 +276,7 @@ func (t *probeTable) attach(f *probev1.Frame) (*probeConn, uint64, error) {
 	if p.closed != nil {
 		close(p.closed)
 	}
+	p.forgetCalls()
 	p.hello, p.state, p.since, p.last, p.connected = f.Hello, "connected", now, now, now
 	if f.Status != nil {
 		p.status = f.Status
@@ -299,6 +300,14 @@ func (t *probeTable) attach(f *probev1.Frame) (*probeConn, uint64, error) {
 	return p, have, nil
 }
 
+// forgetCalls tells all who wait for an answer that none will come. p.mu is held.
+func (p *probeConn) forgetCalls() {
+	for id, c := range p.waiting {
+		close(c)
+		delete(p.waiting, id)
+	}
+}
+
 func (t *probeTable) detach(p *probeConn, epoch uint64) {
 	p.mu.Lock()
 	if p.epoch != epoch {
@@ -309,10 +318,7 @@ func (t *probeTable) detach(p *probeConn, epoch uint64) {
 	close(p.closed)
 	p.closed = nil
 	p.mux.CloseAll(pipe.ErrClosed)
-	for id, c := range p.waiting {
-		close(c)
-		delete(p.waiting, id)
-	}
+	p.forgetCalls()
 	hostname := p.hello.Hostname
 	p.mu.Unlock()
 	now := time.Now().UnixMilli()
