@@ -31,8 +31,8 @@ func (v *View) Settle() {
 		r, m, z := v.describe(n)
 		r.box = n.row.box
 		if n.dirty&dirtyRow == 0 {
-			// Only numbers: health may have changed with them, the rest not.
-			n.row.health, n.row.reason, n.row.hit = r.health, r.reason, r.hit
+			// Only numbers: the text of a reason has changed with them, which alone is not worth a row, and what is found.
+			n.row.health, n.row.reason = r.health, r.reason
 			if r != n.row {
 				n.dirty |= dirtyRow
 			}

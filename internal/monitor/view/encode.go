@@ -170,9 +170,10 @@ func (t Totals) append(b []byte) []byte {
 // when nothing has, or when the picture is a raw one. The revision is one more than before.
 func (v *View) Emit(atMs int64) []byte {
 	d := v.step()
-	if d.Empty() {
+	if d.Empty() && !v.anew {
 		return nil
 	}
+	v.anew = false
 	v.rev++
 	if v.p.Raw {
 		return nil

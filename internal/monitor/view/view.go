@@ -131,6 +131,7 @@ type View struct {
 	goneEdges  []uint32
 	shownEdges int
 	structure  bool // nodes or edges came or went since the last layout
+	anew       bool // it was made anew since the last Emit: that is a revision also when nothing is in it
 	boxes      map[string]*box
 	boxH       uint32
 	lastBoxes  string
@@ -162,7 +163,7 @@ func (v *View) Build(r *estate.Reader) {
 	v.edges, v.bases = map[edgeID]*edge{}, routes{map[*estate.Edge]*edge{}, map[*estate.Edge][]*edge{}}
 	v.dirtyNodes, v.dirtyEdges, v.goneNodes, v.goneEdges = nil, nil, nil, nil
 	v.boxes, v.shownEdges = map[string]*box{}, 0
-	v.structure, v.arranged, v.placedN = true, "", 0
+	v.structure, v.anew, v.arranged, v.placedN = true, true, "", 0
 	v.group = v.p.Group
 	if v.group == "auto" {
 		v.group = v.autoGroup(r)
