@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
@@ -415,7 +416,14 @@ func (m *Monitor) search(w http.ResponseWriter, r *http.Request, _ identity) err
 		Health estate.Health `json:"health"`
 		View   string        `json:"view"`
 	}
-	var found []result
+	order := map[string]int{topology.KindHost: 1, topology.KindContainer: 2, topology.KindPod: 3, topology.KindService: 4, topology.KindProcess: 9}
+	found := []result{}
+	first := func(n int64) { // keeps those that come first
+		slices.SortFunc(found, func(a, b result) int {
+			return cmp.Or(cmp.Compare(order[a.Kind], order[b.Kind]), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
+		})
+		found = found[:min(len(found), int(n))]
+	}
 	total := 0
 	m.estate.Read(func(rd *estate.Reader) {
 		rd.Entities(func(e *estate.Entity) bool {
@@ -423,31 +431,22 @@ func (m *Monitor) search(w http.ResponseWriter, r *http.Request, _ identity) err
 				return true
 			}
 			total++
-			if len(found) < 20_000 {
-				minor := e.Hostname()
-				if e.Kind == topology.KindHost {
-					minor = ""
-				}
-				found = append(found, result{e.ID, e.Kind, e.Label, minor, e.State, e.Health, viewOf(e.Kind)})
+			if len(found) >= 10_000 { // all at once would be much for a moment
+				first(limit)
 			}
+			minor := e.Hostname()
+			if e.Kind == topology.KindHost {
+				minor = ""
+			}
+			found = append(found, result{ID: e.ID, Kind: e.Kind, Label: e.Label, Minor: minor, State: e.State, Health: e.Health})
 			return true
 		})
 	})
-	order := map[string]int{topology.KindHost: 1, topology.KindContainer: 2, topology.KindPod: 3, topology.KindService: 4, topology.KindProcess: 9}
-	sort.Slice(found, func(i, j int) bool {
-		a, b := &found[i], &found[j]
-		if order[a.Kind] != order[b.Kind] {
-			return order[a.Kind] < order[b.Kind]
-		}
-		if a.Label != b.Label {
-			return a.Label < b.Label
-		}
-		return a.ID < b.ID
-	})
-	if found == nil {
-		found = []result{}
+	first(limit)
+	for i := range found {
+		found[i].View = viewOf(found[i].Kind)
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"total": total, "results": found[:min(len(found), int(limit))]})
+	writeJSON(w, http.StatusOK, map[string]any{"total": total, "results": found})
 	return nil
 }
 

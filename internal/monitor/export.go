@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -84,23 +85,31 @@ var unitOf = map[string]string{
 
 func (m *Monitor) exportEntities(b *strings.Builder, kinds []string) {
 	byName := map[string][]string{}
-	n := 0
+	n, left := 0, 0
 	m.estate.Read(func(rd *estate.Reader) {
+		var list []*estate.Entity
 		rd.Entities(func(e *estate.Entity) bool {
-			if !slices.Contains(kinds, e.Kind) || e.Stale {
-				return true
+			if slices.Contains(kinds, e.Kind) && !e.Stale {
+				list = append(list, e)
 			}
-			for _, id := range e.MetricNames() {
-				if n++; n > maxExported {
-					return false
-				}
+			return true
+		})
+		// In order, so that of more than is taken the same ones are in every scrape.
+		slices.SortFunc(list, func(a, b *estate.Entity) int { return cmp.Compare(a.ID, b.ID) })
+		for _, e := range list {
+			ids := e.MetricNames()
+			if left > 0 || n+len(ids) > maxExported {
+				left += len(ids)
+				continue
+			}
+			n += len(ids)
+			for _, id := range ids {
 				t := rd.Template(id)
 				name := "orchestrator_" + metricName(e.Kind) + "_" + metricName(id) + unitOf[t.Format]
 				v, _ := e.Number(id)
 				byName[name] = append(byName[name], fmt.Sprintf("%s{host=\"%s\",%s=\"%s\",id=\"%s\"} %s\n", name, escapeLabel(e.Hostname()), labelName(e.Kind), escapeLabel(e.Label), escapeLabel(e.ID), strconv.FormatFloat(v, 'g', 6, 64)))
 			}
-			return true
-		})
+		}
 	})
 	names := make([]string, 0, len(byName))
 	for name := range byName {
@@ -115,8 +124,8 @@ func (m *Monitor) exportEntities(b *strings.Builder, kinds []string) {
 			b.WriteString(l)
 		}
 	}
-	if n > maxExported {
-		fmt.Fprintf(b, "# %d series are left out: name fewer kinds\n", n-maxExported)
+	if left > 0 {
+		fmt.Fprintf(b, "# %d series are left out: name fewer kinds\n", left)
 	}
 }
 
