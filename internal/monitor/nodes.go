@@ -469,6 +469,9 @@ func (m *Monitor) series(w http.ResponseWriter, r *http.Request, _ identity) err
 		step = max(step, 60)
 	}
 	step = step / 15 * 15
+	if step >= 60 {
+		step = step / 60 * 60
+	}
 	now := m.hub.now().UnixMilli()
 	type row struct {
 		Metric string     `json:"metric"`
@@ -478,7 +481,10 @@ func (m *Monitor) series(w http.ResponseWriter, r *http.Request, _ identity) err
 		V      []*float64 `json:"v"`
 		Min    []*float64 `json:"min,omitempty"`
 		Max    []*float64 `json:"max,omitempty"`
+
+		low, avg, high []float64 // of each minute
 	}
+	from := (now - since*1000) / (step * 1000) * (step * 1000)
 	id := r.PathValue("id")
 	out := []row{}
 	found := false
@@ -498,23 +504,28 @@ func (m *Monitor) series(w http.ResponseWriter, r *http.Request, _ identity) err
 				continue
 			}
 			x := row{Metric: name, Format: rd.Template(name).Format, StepMs: step * 1000}
-			from := (now - since*1000) / x.StepMs * x.StepMs
 			if step < 60 {
-				start, list := ring.Range(from, now)
-				x.FromMs, x.V, x.StepMs = start, points(list), 15_000
+				var list []float64
+				x.FromMs, list = ring.Range(from, now)
+				x.V, x.StepMs = points(list), 15_000
 			} else {
-				count := int((now-from)/60_000) + 1
-				low, avg, high := ring.Minutes(from, count)
-				m.archive.Fill(id, name, from, low, avg, high)
-				low, avg, high = condense(low, avg, high, int(step/60))
-				x.StepMs = step / 60 * 60_000
-				x.FromMs, x.V, x.Min, x.Max = from, points(avg), points(low), points(high)
+				x.FromMs = from
+				x.low, x.avg, x.high = ring.Minutes(from, int((now-from)/60_000)+1)
 			}
 			out = append(out, x)
 		}
 	})
 	if !found {
 		return fail("not_found", "no such node; it may have just gone", "")
+	}
+	for i := range out { // the disk may be slow, and the estate must not wait for it
+		x := &out[i]
+		if x.avg == nil {
+			continue
+		}
+		m.archive.Fill(id, x.Metric, from, x.low, x.avg, x.high)
+		low, avg, high := condense(x.low, x.avg, x.high, int(step/60))
+		x.V, x.Min, x.Max = points(avg), points(low), points(high)
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"id": id, "series": out})
 	return nil
