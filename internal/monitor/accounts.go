@@ -470,6 +470,19 @@ func (a *accounts) admins() (n int) {
 	return n
 }
 
+// hasAdmin reports whether anybody can log in as an administrator.
+func (a *accounts) hasAdmin() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now().UnixMilli()
+	for _, t := range a.data.Tokens {
+		if t.Kind == "user" && t.Role == "admin" && (t.ExpiresMs == 0 || t.ExpiresMs >= now) {
+			return true
+		}
+	}
+	return a.admins() > 0
+}
+
 func (a *accounts) deleteUser(name string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -3,7 +3,9 @@ package monitor
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -33,6 +35,7 @@ type auditLog struct {
 	mu   sync.Mutex
 	file *os.File
 	size int64
+	torn bool // the file ends within a line
 	seq  uint64
 	last []auditEntry
 }
@@ -67,8 +70,11 @@ func openAudit(dir string, log *slog.Logger) (*auditLog, error) {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}
 	a.file = f
-	if st, err := f.Stat(); err == nil {
+	if st, err := f.Stat(); err == nil && st.Size() > 0 {
 		a.size = st.Size()
+		end := make([]byte, 1)
+		_, err := f.ReadAt(end, a.size-1)
+		a.torn = err != nil || end[0] != '\n' // killed while it wrote
 	}
 	return a, nil
 }
@@ -101,8 +107,12 @@ func (a *auditLog) add(e auditEntry) error {
 			return err
 		}
 	}
-	n, err := a.file.Write(append(b, '\n'))
+	if b = append(b, '\n'); a.torn {
+		b = append([]byte{'\n'}, b...)
+	}
+	n, err := a.file.Write(b)
 	a.size += int64(n)
+	a.torn = n < len(b) && (n > 0 || a.torn)
 	if err == nil {
 		err = a.file.Sync()
 	}
@@ -114,7 +124,7 @@ func (a *auditLog) add(e auditEntry) error {
 
 func (a *auditLog) rotate() error {
 	path := a.file.Name()
-	if err := os.Rename(path, path+".1"); err != nil {
+	if err := os.Rename(path, path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) { // not there: the last time it was set aside, and no more
 		return fmt.Errorf("set the audit log aside: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -122,7 +132,7 @@ func (a *auditLog) rotate() error {
 		return fmt.Errorf("begin a new audit log: %w", err)
 	}
 	a.file.Close()
-	a.file, a.size = f, 0
+	a.file, a.size, a.torn = f, 0, false
 	return nil
 }
 

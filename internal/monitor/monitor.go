@@ -116,21 +116,15 @@ func New(cfg Config, deps Deps) (*Monitor, error) {
 	return m, m.firstAdmin()
 }
 
-// firstAdmin makes a token for whoever starts a monitor that nobody can log in to yet.
+// firstAdmin makes a token for whoever starts a monitor that nobody can administer.
 func (m *Monitor) firstAdmin() error {
 	secretText := m.cfg.AdminToken
-	if secretText == "" && m.cfg.Auth == "on" && len(m.accounts.users()) == 0 {
-		found := false
-		for _, t := range m.accounts.tokens() {
-			found = found || t.Kind == "user" && t.Role == "admin"
+	if secretText == "" && m.cfg.Auth == "on" && !m.accounts.hasAdmin() {
+		_, s, err := m.accounts.newToken("first-admin", "admin", "user", 0)
+		if err != nil {
+			return err
 		}
-		if !found {
-			_, s, err := m.accounts.newToken("first-admin", "admin", "user", 0)
-			if err != nil {
-				return err
-			}
-			secretText = s
-		}
+		secretText = s
 	}
 	m.link = m.URL() + "/"
 	if secretText != "" {
