@@ -21,7 +21,8 @@ func pictureOf(t *testing.T, e encoded) (p struct {
 		Hit []int
 	}
 	Gone struct{ Nodes []int }
-}) {
+},
+) {
 	t.Helper()
 	if err := json.Unmarshal(append([]byte("{"), e.body...), &p); err != nil {
 		t.Fatal(err)
