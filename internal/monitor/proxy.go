@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,6 +48,8 @@ var writes = map[string][]struct{ method, prefix string }{
 	},
 }
 
+var reSlashes = regexp.MustCompile(`/{2,}`)
+
 // exact are the prefixes that are whole paths.
 func exact(prefix string) bool { return !strings.HasSuffix(prefix, "/") }
 
@@ -70,9 +73,10 @@ func (m *Monitor) aim(r *http.Request) (target, error) {
 	switch name {
 	case "master":
 		t.base = m.cfg.Master
-		bare := strings.TrimPrefix(plain, "/master")
+		// Mesos takes any number of slashes for one, and what lies below an endpoint for the endpoint.
+		bare := strings.TrimPrefix(reSlashes.ReplaceAllString(plain, "/"), "/master")
 		switch {
-		case read && (bare == "/flags" || strings.HasPrefix(bare, "/files")):
+		case read && (bare == "/flags" || strings.HasPrefix(bare, "/flags/") || strings.HasPrefix(bare, "/files")):
 			t.least = RoleOperator // settings and the master's own log
 		case read && (strings.HasPrefix(bare, "/logging") || strings.HasPrefix(bare, "/profiler") || strings.HasPrefix(bare, "/memory-profiler")):
 			return t, fail("forbidden", "this endpoint of the master is not passed on", "ask the master itself")
@@ -122,13 +126,18 @@ func (m *Monitor) aimAtAgent(r *http.Request, t target) (target, error) {
 		return t, fail("bad_request", "not an agent's id", "")
 	}
 	t.path = "/" + rest
+	// Agents of Mesos read the last of several values, and separate by semicolons too: what is checked here has to be what they see.
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || len(query["path"]) > 1 {
+		return t, fail("bad_request", "the query holds a semicolon, or more than one path", "escape it as %3B")
+	}
 	switch t.path {
 	case "/state", "/containers", "/monitor/statistics":
 	case "/files/browse", "/files/download":
 		t.least = RoleOperator
 	case "/files/read":
 		// Logs are what viewers may read; any other file needs the role that may open a shell there.
-		file := path.Base(r.URL.Query().Get("path"))
+		file := path.Base(query.Get("path"))
 		if !m.cfg.ViewerLogs || file != "stdout" && file != "stderr" {
 			t.least = RoleOperator
 		}
@@ -204,10 +213,11 @@ func (m *Monitor) proxy(w http.ResponseWriter, r *http.Request) {
 		},
 		FlushInterval: -1,
 	}
-	p.ServeHTTP(w, r)
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || t.least > RoleViewer {
-		m.record(r, id, action, object, answered(status), "", 0)
+		// Also when the answer breaks off, on either side, which ends this by a panic.
+		defer func() { m.record(r, id, action, object, answered(status), "", 0) }()
 	}
+	p.ServeHTTP(w, r)
 }
 
 func answered(status int) string {

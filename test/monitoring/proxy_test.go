@@ -81,6 +81,11 @@ func TestProxyPassesOnWhatTheRoleMay(t *testing.T) {
 		{"GET", "master/state-summary", "", "", 401},
 		{"GET", "master/flags", viewer, "", 403},
 		{"GET", "master/flags", operator, "", 200},
+		// Mesos takes what lies below an endpoint, and slashes however many, for the endpoint.
+		{"GET", "master/flags/", viewer, "", 403},
+		{"GET", "master/master/flags/x", viewer, "", 403},
+		{"GET", "master/master/%2Fflags", viewer, "", 403},
+		{"GET", "master/flagship", viewer, "", 200},
 		{"GET", "master/master/files/read?path=/master/log", viewer, "", 403},
 		{"GET", "master/logging/toggle?level=3&duration=1hrs", operator, "", 403},
 		{"POST", "master/api/v1", viewer, `{"type":"DRAIN_AGENT"}`, 403},
@@ -96,6 +101,9 @@ func TestProxyPassesOnWhatTheRoleMay(t *testing.T) {
 		{"POST", "marathon/ping", operator, "", 403},
 		{"GET", "agent/S%200/files/read?path=/x/stdout&offset=0", viewer, "", 200},
 		{"GET", "agent/S%200/files/read?path=/x/secret", viewer, "", 403},
+		// Of two paths Mesos reads the last, and it separates by semicolons too.
+		{"GET", "agent/S%200/files/read?path=/x/stdout&path=/x/secret", viewer, "", 400},
+		{"GET", "agent/S%200/files/read?path=/x/stdout&n=1;path=/x/secret", viewer, "", 400},
 		{"GET", "agent/S%200/files/browse?path=/x", viewer, "", 403},
 		{"GET", "agent/S%200/files/browse?path=/x", operator, "", 200},
 		{"GET", "agent/S%200/flags", operator, "", 403},
@@ -165,6 +173,42 @@ func TestProxyPassesOnWhatTheRoleMay(t *testing.T) {
 	if a := r.call("GET", "/api/v1/proxy/marathon/v2/apps", viewer, ""); a.status != 502 || !strings.Contains(string(a.body), `"bad_gateway"`) {
 		t.Errorf("a component that is gone: %d %s", a.status, a.body)
 	}
+}
+
+// TestAChangeThatIsCutOffIsAudited: whoever sends a change and leaves before the answer has come whole, or whose component breaks off, is in the audit log.
+func TestAChangeThatIsCutOffIsAudited(t *testing.T) {
+	t.Parallel()
+	marathon := newFakeComponent(t, func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "100")
+		_, _ = io.WriteString(w, `{"version":`)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	r := newRig(t, func(c *monitor.Config) { c.Marathon = marathon.URL })
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, r.url+"/api/v1/proxy/marathon/v2/apps/shop", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+adminToken)
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		if _, err := io.ReadAll(resp.Body); err == nil {
+			t.Error("half an answer is taken for a whole one")
+		}
+		resp.Body.Close()
+	}
+	r.eventually("it is in the audit log", func() bool {
+		var log struct {
+			Entries []struct{ Action, Object, Outcome string }
+		}
+		r.get("/api/v1/audit?limit=100", &log)
+		for _, e := range log.Entries {
+			if e.Action == "proxy.marathon" && e.Object == "DELETE /v2/apps/shop" && e.Outcome == "ok" {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func TestConsoleIsServed(t *testing.T) {
