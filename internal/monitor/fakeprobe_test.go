@@ -15,6 +15,8 @@ type fakeProbe struct {
 	m    *Monitor
 	conn *probeConn
 
+	answer func(*probev1.Request) // when not nil, called with each request
+
 	mu       sync.Mutex
 	requests []*probev1.Request
 	watched  chan []string
@@ -58,7 +60,13 @@ func (f *fakeProbe) connect(host string) {
 			case frame := <-out:
 				f.mu.Lock()
 				f.requests = append(f.requests, frame.Requests...)
+				answer := f.answer
 				f.mu.Unlock()
+				for _, r := range frame.Requests {
+					if answer != nil && r.Cancel == 0 {
+						answer(r)
+					}
+				}
 				if frame.Watch != nil {
 					f.watched <- frame.Watch.Ids
 				}

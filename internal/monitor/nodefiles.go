@@ -99,12 +99,10 @@ func (m *Monitor) file(w http.ResponseWriter, r *http.Request, who identity) err
 		return err
 	}
 	defer c.end()
-	n, err := m.copyOut(w, r, c, func() {
+	return m.copyOut(w, r, c, func() {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		disposition(w, r, path.Base(name))
-	})
-	m.record(r, who, "read.file", id, outcome(err), name, n)
-	return err
+	}, func(n int64, err error) { m.record(r, who, "read.file", id, outcome(err), name, n) })
 }
 
 // disposition makes browsers save what must not be shown.
@@ -120,10 +118,10 @@ func disposition(w http.ResponseWriter, r *http.Request, name string) {
 	}
 }
 
-// copyOut writes a pipe's output as the answer. An error before the first byte becomes an error answer; one after it breaks the
-// connection, so that nobody takes half a file for a whole one.
-func (m *Monitor) copyOut(w http.ResponseWriter, r *http.Request, c *call, header func()) (n int64, err error) {
-	started := false
+// copyOut writes a pipe's output as the answer, and notes it in the audit log. An error before the first byte becomes an error answer; one after it breaks
+// the connection, so that nobody takes half a file for a whole one.
+func (m *Monitor) copyOut(w http.ResponseWriter, r *http.Request, c *call, header func(), note func(n int64, err error)) error {
+	started, n := false, int64(0)
 	for {
 		_, data, err := c.pipe.Recv(r.Context())
 		if err != nil {
@@ -136,21 +134,21 @@ func (m *Monitor) copyOut(w http.ResponseWriter, r *http.Request, c *call, heade
 		k, err := w.Write(data)
 		n += int64(k)
 		if err != nil {
-			return n, nil // the reader has left
+			note(n, nil)
+			return nil //nolint:nilerr // the reader has left
 		}
 	}
 	ctx, stop := context.WithTimeout(r.Context(), 5*time.Second)
 	defer stop()
-	if _, err := c.wait(ctx); err != nil {
-		if started && r.Context().Err() == nil {
-			panic(http.ErrAbortHandler)
-		}
-		return n, err
-	}
-	if !started {
+	_, err := c.wait(ctx)
+	note(n, err)
+	switch {
+	case err == nil && !started:
 		header()
+	case err != nil && started && r.Context().Err() == nil:
+		panic(http.ErrAbortHandler)
 	}
-	return n, nil
+	return err
 }
 
 func (m *Monitor) mayLog(who identity) error {
@@ -185,21 +183,18 @@ func (m *Monitor) logFile(w http.ResponseWriter, r *http.Request, who identity) 
 	stamps := q.Get("timestamps")
 	var wrap http.ResponseWriter = w
 	if stamps != "1" && stamps != "true" {
-		wrap = &unstamped{ResponseWriter: w, out: out, parts: map[uint32][]byte{}}
+		wrap = &unstamped{ResponseWriter: w, out: out}
 	}
-	n, err := m.copyOut(wrap, r, c, func() {
+	return m.copyOut(wrap, r, c, func() {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		disposition(w, r, label+".log")
-	})
-	m.record(r, who, "read.logs", id, outcome(err), "", n)
-	return err
+	}, func(n int64, err error) { m.record(r, who, "read.logs", id, outcome(err), "", n) })
 }
 
-// unstamped takes the time off the beginning of every line.
+// unstamped takes the time off the beginning of every line that has one.
 type unstamped struct {
 	http.ResponseWriter
 	out   io.Writer
-	parts map[uint32][]byte
 	inner bool // inside a line whose time is off
 	head  []byte
 }
@@ -211,10 +206,12 @@ func (u *unstamped) Write(b []byte) (int, error) {
 		case u.inner:
 			out = append(out, c)
 		case c == ' ' || c == '\n':
-			u.inner, u.head = true, u.head[:0]
-			if c == '\n' {
+			if _, err := time.Parse(time.RFC3339Nano, string(u.head)); err != nil {
+				out = append(append(out, u.head...), c)
+			} else if c == '\n' {
 				out = append(out, c)
 			}
+			u.inner, u.head = true, u.head[:0]
 		default:
 			u.head = append(u.head, c)
 			if len(u.head) > 40 { // no time after all
