@@ -133,6 +133,9 @@ func Check(f *probev1.Frame) error {
 		if len(h.Policy) > 64 {
 			return errors.New("hello with too long a policy")
 		}
+		for i, p := range h.Policy {
+			h.Policy[i] = Clean(p, 64)
+		}
 	}
 	if d := f.Delta; d != nil {
 		if err := checkDelta(d); err != nil {
@@ -220,6 +223,11 @@ func checkDelta(d *probev1.Delta) error {
 		t.Id, t.Label, t.Format = Clean(t.Id, MaxAttrKey), Clean(t.Label, MaxLabel), Clean(t.Format, 32)
 		if t.Id == "" || len(t.Columns) > 64 {
 			return fmt.Errorf("template %q with %d columns", t.Id, len(t.Columns))
+		}
+		for _, v := range []*float64{&t.Max, &t.Priority} {
+			if !(math.Abs(*v) < 1e30) {
+				*v = 0
+			}
 		}
 		for _, c := range t.Columns {
 			c.Id, c.Label = Clean(c.Id, MaxAttrKey), Clean(c.Label, MaxLabel)

@@ -92,6 +92,25 @@ func TestDecodeRefusesWhatIsOutOfBounds(t *testing.T) {
 	}
 }
 
+// What JSON has no number for would make answers that hold it fail as a whole, and with them pages.
+func TestWhatIsNoNumberIsNone(t *testing.T) {
+	t.Parallel()
+	for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e300} {
+		f := sample()
+		f.Hello.Policy = []string{"exec\x1b[31m", strings.Repeat("x", 10_000)}
+		f.Delta.Templates = []*probev1.Template{{Id: "p.a", Metric: true, Max: v, Priority: v}, {Id: "p.b", Metric: true, Max: 100, Priority: 3}}
+		if err := Check(f); err != nil {
+			t.Fatal(err)
+		}
+		if x := f.Delta.Templates; x[0].Max != 0 || x[0].Priority != 0 || x[1].Max != 100 || x[1].Priority != 3 {
+			t.Errorf("%v became %v", v, x)
+		}
+		if p := f.Hello.Policy; p[0] != "exec\ufffd[31m" || len(p[1]) > 64 {
+			t.Errorf("policy %.200q", p)
+		}
+	}
+}
+
 func TestClean(t *testing.T) {
 	t.Parallel()
 	for _, x := range []struct {

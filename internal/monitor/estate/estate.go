@@ -13,7 +13,7 @@ import (
 	"github.com/orchestrator/orchestrator/internal/topology"
 )
 
-// Limits over all probes.
+// Limits over all probes. One probe may tell of as much as one frame may hold (package topology); what is more is left out.
 const (
 	MaxEntities  = 1_000_000
 	maxUnmanaged = 500
@@ -192,6 +192,13 @@ func (s *Estate) touch(e *Entity, c Change) {
 
 func (s *Estate) putEntity(p *Probe, in *probev1.Entity, snapshot bool) {
 	e := s.byID[in.Id]
+	was := p.entities[in.Ref]
+	if was == nil && len(p.entities) >= topology.MaxEntities {
+		return
+	}
+	if was != nil && was != e { // against the protocol: nobody could take it back
+		s.untell(p, in.Ref, was)
+	}
 	fresh := e == nil
 	if fresh {
 		if len(s.byID) >= MaxEntities {
@@ -339,7 +346,7 @@ func (s *Estate) putListener(p *Probe, in *probev1.Listener) {
 		s.dropListener(was)
 	}
 	e := p.entities[in.Entity]
-	if e == nil {
+	if e == nil || len(p.listeners) >= topology.MaxEntities {
 		return
 	}
 	l := &listener{entity: e, key: listenKey{port: uint16(in.Port), udp: in.Udp}}
@@ -388,6 +395,9 @@ func (s *Estate) redoListener(l *listener) {
 func (s *Estate) putHalf(p *Probe, in *probev1.Edge) {
 	h := p.halves[in.Ref]
 	if h == nil {
+		if len(p.halves) >= topology.MaxEdges {
+			return
+		}
 		h = &half{}
 		p.halves[in.Ref] = h
 	} else if h.remote.IsValid() {

@@ -296,3 +296,57 @@ func TestReplayGivesThePast(t *testing.T) {
 		t.Error("a time before the recording")
 	}
 }
+
+// A probe that tells of ever more, by mistake or on purpose, is held to what one host may have: others are as they were, and what it took back
+// makes room.
+func TestAProbeIsHeldToItsShare(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	p := s.probes["a"]
+	for ref := uint32(1000); len(p.halves) < topology.MaxEdges; ref++ {
+		p.halves[ref] = &half{forgotten: true}
+	}
+	for ref := uint32(1000); len(p.listeners) < topology.MaxEntities; ref++ {
+		p.listeners[ref] = nil
+	}
+	for ref := uint32(1000); len(p.entities) < topology.MaxEntities; ref++ {
+		p.entities[ref] = p.entities[1]
+	}
+	more := func(seq uint64) {
+		t.Helper()
+		if !s.Apply("a", &probev1.Delta{
+			Seq: seq, Entities: []*probev1.Entity{entity(5, "container;a;more", nil), entity(2, "container;a;client", nil, "addrs", "172.17.0.2")}, Listeners: []*probev1.Listener{{Ref: 5, Entity: 2, Port: 81}},
+			Edges: []*probev1.Edge{{Ref: 5, Src: 2, RemoteAddr: []byte{10, 0, 0, 2}, Port: 80, Seen: 1}},
+		}, 1) {
+			t.Fatal("refused")
+		}
+	}
+	more(2)
+	if s.byID["container;a;more"] != nil || p.listeners[5] != nil || p.halves[5] != nil {
+		t.Error("more is taken than one host may have")
+	}
+	if e := s.byID["container;a;client"]; e == nil || len(e.Parents) != 0 {
+		t.Error("what is known does not change any more")
+	}
+	delete(p.listeners, 1000)
+	delete(p.entities, 1000)
+	delete(p.halves, 1000)
+	more(3)
+	if s.byID["container;a;more"] == nil || p.listeners[5] == nil || p.halves[5] == nil {
+		t.Error("there is room, and it is not used")
+	}
+}
+
+// A number that is told for another thing, against the protocol, leaves nothing of the one before that nobody could take back.
+func TestANumberThatMeansAnotherThing(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	s.Apply("a", &probev1.Delta{Seq: 2, Entities: []*probev1.Entity{entity(2, "container;a;other", []string{"host;a"})}}, 1)
+	if s.byID["container;a;client"] != nil || s.byID["container;a;other"] == nil {
+		t.Error("the one before is still there, or the new one is not")
+	}
+	s.Apply("a", &probev1.Delta{Seq: 3, GoneEntities: []uint32{2}}, 1)
+	if s.byID["container;a;other"] != nil {
+		t.Error("the new one is not taken back")
+	}
+}
