@@ -171,17 +171,22 @@ func subject(r *estate.Reader, id string) (one *estate.Entity, members []*estate
 func (m *Monitor) node(w http.ResponseWriter, r *http.Request, who identity) error {
 	id := r.PathValue("id")
 	var out map[string]any
+	var by *estate.Probe
 	m.estate.Read(func(rd *estate.Reader) {
 		one, members := subject(rd, id)
 		switch {
 		case one != nil:
 			out = m.describe(rd, one, who)
+			by = one.Probe()
 		case len(members) > 0:
 			out = m.describeGroup(rd, id, members)
 		}
 	})
 	if out == nil {
 		return fail("not_found", "no such node; it may have just gone", "")
+	}
+	if by != nil { // outside of the estate's lock, which whoever holds the probes' takes
+		out["probe"] = map[string]string{"id": by.ID, "state": m.probes.state(by.ID)}
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
@@ -254,15 +259,6 @@ func (m *Monitor) describe(rd *estate.Reader, e *estate.Entity, who identity) ma
 		}
 	}
 	out["edges"], out["edges_total"] = edgesOf(inside)
-	if p := e.Probe(); p != nil {
-		state := "lost"
-		if c := m.probes.get(p.ID); c != nil {
-			c.mu.Lock()
-			state = c.state
-			c.mu.Unlock()
-		}
-		out["probe"] = map[string]string{"id": p.ID, "state": state}
-	}
 	return out
 }
 

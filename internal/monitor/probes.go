@@ -57,7 +57,7 @@ type probeConn struct {
 	scope      bool
 }
 
-// probeTable is all probes.
+// probeTable is all probes. Of its locks the table's is taken first, then a probe's, then the estate's: inside of Estate.Read none of them may be taken.
 type probeTable struct {
 	estate *estate.Estate
 	codec  *topology.Codec
@@ -473,6 +473,17 @@ func (t *probeTable) get(id string) *probeConn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.byID[id]
+}
+
+// state tells how a probe is.
+func (t *probeTable) state(id string) string {
+	p := t.get(id)
+	if p == nil {
+		return "lost"
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state
 }
 
 // request is what is asked of a probe.
