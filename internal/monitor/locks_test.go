@@ -3,6 +3,7 @@ package monitor
 import (
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,5 +45,70 @@ func TestDetailsAndAProbeThatConnects(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatal("they wait for each other")
 		}
+	}
+}
+
+// A probe is heard again in the moment in which it is found to be silent, and connects again in the moment in which its first connection ends. Whichever comes
+// first, what it tells of is grey only when it is not heard.
+func TestWhatIsHeardIsNotGrey(t *testing.T) {
+	t.Parallel()
+	m, _ := routesUnderTest(t)
+	p := m.fake(t, "vm1")
+	conn := p.conn
+	grey := func() (grey bool) {
+		m.estate.Read(func(r *estate.Reader) { grey = r.Entity("host;vm1").Stale })
+		return grey
+	}
+	both := func(one, two func()) {
+		var wg sync.WaitGroup
+		wg.Go(one)
+		wg.Go(two)
+		wg.Wait()
+	}
+	// The estate is busy meanwhile.
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	for range 3 {
+		busy.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					m.estate.Flush(1, func(estate.Changes) {})
+				}
+			}
+		})
+	}
+	defer busy.Wait()
+	defer close(stop)
+	wrong := 0
+	for range 1000 {
+		conn.mu.Lock()
+		conn.last = time.Now().Add(-time.Minute)
+		epoch := conn.epoch
+		conn.mu.Unlock()
+		both(func() { m.probes.sweep(time.Now()) }, func() { m.probes.heard(conn, epoch, nil) })
+		if m.probes.heard(conn, epoch, nil); grey() {
+			wrong++
+			m.estate.Stale("vm1", false, 1)
+		}
+	}
+	for range 1000 {
+		conn.mu.Lock()
+		epoch := conn.epoch
+		conn.mu.Unlock()
+		both(func() { m.probes.detach(conn, epoch) }, func() {
+			if _, _, err := m.probes.attach(&probev1.Frame{Hello: &probev1.Hello{ProbeId: "vm1", Hostname: "vm1", Instance: "1", FirstSeq: 1, LastSeq: 1}}); err != nil {
+				t.Error(err)
+			}
+		})
+		if grey() {
+			wrong++
+			m.estate.Stale("vm1", false, 1)
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("grey though heard: %d times", wrong)
 	}
 }

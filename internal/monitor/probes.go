@@ -213,23 +213,9 @@ func (t *probeTable) serve(ctx context.Context, conn *websocket.Conn, replica st
 			}
 			return err
 		}
-		p.mu.Lock()
-		current := p.epoch == epoch
-		p.last = time.Now()
-		wasStale := p.state == "stale"
-		if current {
-			p.state = "connected"
-		}
-		if f.Status != nil {
-			p.status = f.Status
-		}
-		p.mu.Unlock()
-		if !current {
-			return errors.New("another probe has connected under the same id")
-		}
 		now := time.Now().UnixMilli()
-		if wasStale {
-			t.estate.Stale(p.id, false, now)
+		if !t.heard(p, epoch, f.Status) {
+			return errors.New("another probe has connected under the same id")
 		}
 		if d := f.Delta; d != nil {
 			if !t.estate.Apply(p.id, d, now) {
@@ -251,6 +237,25 @@ func (t *probeTable) serve(ctx context.Context, conn *websocket.Conn, replica st
 			p.mux.Handle(msg)
 		}
 	}
+}
+
+// heard notes that something has come over a connection. It reports whether that is still the probe's.
+func (t *probeTable) heard(p *probeConn, epoch uint64, status *probev1.Status) bool {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch != epoch {
+		return false
+	}
+	// The estate is told before anybody else may change the state, or what is heard could be left grey.
+	if p.state == "stale" {
+		t.estate.Stale(p.id, false, now.UnixMilli())
+	}
+	p.state, p.last = "connected", now
+	if status != nil {
+		p.status = status
+	}
+	return true
 }
 
 // attach makes the connection the probe's own. An earlier one of the same id gives way.
@@ -310,8 +315,8 @@ func (p *probeConn) forgetCalls() {
 
 func (t *probeTable) detach(p *probeConn, epoch uint64) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.epoch != epoch {
-		p.mu.Unlock()
 		return
 	}
 	p.state, p.since = "lost", time.Now()
@@ -320,7 +325,6 @@ func (t *probeTable) detach(p *probeConn, epoch uint64) {
 	p.mux.CloseAll(pipe.ErrClosed)
 	p.forgetCalls()
 	hostname := p.hello.Hostname
-	p.mu.Unlock()
 	now := time.Now().UnixMilli()
 	t.estate.Stale(p.id, true, now)
 	t.events.Add(estate.Event{At: now, ID: topology.HostID(hostname), Kind: topology.KindHost, Label: hostname, What: "probe", From: "connected", To: "lost", Text: "probe lost", Severity: 4})
@@ -439,12 +443,10 @@ func (t *probeTable) sweep(now time.Time) {
 		forget := p.state == "lost" && now.Sub(p.since) > forgetAfter
 		if stale {
 			p.state = "stale"
+			t.estate.Stale(p.id, true, now.UnixMilli())
 		}
 		p.mu.Unlock()
-		switch {
-		case stale:
-			t.estate.Stale(p.id, true, now.UnixMilli())
-		case forget:
+		if forget {
 			t.mu.Lock()
 			p.mu.Lock()
 			gone := p.state == "lost"

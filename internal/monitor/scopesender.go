@@ -159,18 +159,8 @@ func (s *scopeSender) take(w scopeWork) error {
 		}
 	}
 	p, t := s.conn, s.m.probes
-	p.mu.Lock()
-	current, wasStale := p.epoch == s.epoch, p.state == "stale"
-	if current {
-		p.state, p.last = "connected", now
-		p.status = s.status(w.report)
-	}
-	p.mu.Unlock()
-	if !current {
+	if !t.heard(p, s.epoch, s.status(w.report)) {
 		return fail("conflict", "another probe has connected under the same id", "")
-	}
-	if wasStale {
-		t.estate.Stale(p.id, false, now.UnixMilli())
 	}
 	if native := t.nativeOn(host); native != s.hidden {
 		s.hidden, s.snapshot = native, true
