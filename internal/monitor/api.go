@@ -623,8 +623,11 @@ func (m *Monitor) putSaved(w http.ResponseWriter, r *http.Request, id identity) 
 	if _, ok := view.Find(in.View); !ok {
 		return fail("bad_request", "no such view", "GET /api/v1/views lists them")
 	}
-	if len(in.Options) == 0 {
+	if len(in.Options) == 0 || string(in.Options) == "null" {
 		in.Options = json.RawMessage("{}")
+	}
+	if in.Options[0] != '{' {
+		return fail("bad_request", "options is not an object", "they are those of a subscription")
 	}
 	s, err := m.accounts.putSaved(r.PathValue("id"), id, in)
 	if err != nil {

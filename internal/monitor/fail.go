@@ -3,8 +3,10 @@ package monitor
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/orchestrator/orchestrator/internal/monitor/view"
 	"github.com/orchestrator/orchestrator/internal/topology"
@@ -77,18 +79,26 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 // maxBody bounds the body of a request.
 const maxBody = 1 << 20
 
-// readJSON reads a request's body. An empty one is fine.
+// readJSON reads a request's body. An empty one is fine. One with a key that means nothing here is refused: who mistypes dry_run or ttl_seconds must not get
+// what happens without.
 func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	if err := dec.Decode(into); err != nil {
-		var big *http.MaxBytesError
-		if errors.As(err, &big) {
-			return fail("too_large", "the body is larger than 1 MB", "")
-		}
-		if err.Error() == "EOF" {
+	dec.DisallowUnknownFields()
+	err := dec.Decode(into)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err == nil {
+		if _, err = dec.Token(); errors.Is(err, io.EOF) {
 			return nil
 		}
-		return fail("bad_request", "the body is not the JSON that is expected: "+err.Error(), "")
+		if err == nil {
+			err = errors.New("more than one value")
+		}
 	}
-	return nil
+	var big *http.MaxBytesError
+	if errors.As(err, &big) {
+		return fail("too_large", "the body is larger than 1 MB", "")
+	}
+	return fail("bad_request", "the body is not the JSON that is expected: "+strings.TrimPrefix(err.Error(), "json: "), "")
 }

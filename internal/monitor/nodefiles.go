@@ -158,6 +158,28 @@ func (m *Monitor) mayLog(who identity) error {
 	return nil
 }
 
+// logArgs reads which lines of a log are wanted.
+func logArgs(r *http.Request, tail, most int64) (map[string]string, error) {
+	n, err := number(r, "tail", tail, 0, most)
+	if err != nil {
+		return nil, err
+	}
+	args := map[string]string{"tail": strconv.FormatInt(n, 10), "stream": r.URL.Query().Get("stream")}
+	if s := args["stream"]; s != "" && s != "stdout" && s != "stderr" {
+		return nil, fail("bad_request", "stream is neither stdout nor stderr", "")
+	}
+	for _, name := range []string{"since", "until"} {
+		at, err := number(r, name, 0, 0, 1<<53)
+		if err != nil {
+			return nil, fail("bad_request", name+" is not a time in milliseconds since 1970", "")
+		}
+		if at > 0 {
+			args[name] = strconv.FormatInt(at, 10)
+		}
+	}
+	return args, nil
+}
+
 func (m *Monitor) logFile(w http.ResponseWriter, r *http.Request, who identity) error {
 	if err := m.mayLog(who); err != nil {
 		return err
@@ -167,20 +189,17 @@ func (m *Monitor) logFile(w http.ResponseWriter, r *http.Request, who identity) 
 	if err != nil {
 		return err
 	}
-	tail, err := number(r, "tail", 10_000, 0, 10_000_000)
+	args, err := logArgs(r, 10_000, 10_000_000)
 	if err != nil {
 		return err
 	}
-	q := r.URL.Query()
-	c, err := m.probes.begin(r.Context(), probe, request{verb: "logs", node: id, who: who, piped: true, args: map[string]string{
-		"tail": strconv.FormatInt(tail, 10), "since": q.Get("since"), "until": q.Get("until"), "stream": q.Get("stream"),
-	}})
+	c, err := m.probes.begin(r.Context(), probe, request{verb: "logs", node: id, who: who, piped: true, args: args})
 	if err != nil {
 		return err
 	}
 	defer c.end()
 	out := io.Writer(w)
-	stamps := q.Get("timestamps")
+	stamps := r.URL.Query().Get("timestamps")
 	var wrap http.ResponseWriter = w
 	if stamps != "1" && stamps != "true" {
 		wrap = &unstamped{ResponseWriter: w, out: out}

@@ -199,10 +199,17 @@ func (m *Monitor) logs(w http.ResponseWriter, r *http.Request, who identity) err
 	if err != nil {
 		return err
 	}
-	if _, err := number(r, "tail", 200, 0, 10_000); err != nil {
+	args, err := logArgs(r, 200, 10_000)
+	if err != nil {
 		return err
 	}
-	args := map[string]string{"tail": cmpOr(q.Get("tail"), "200"), "since": q.Get("since"), "until": q.Get("until"), "stream": q.Get("stream"), "follow": cmpOr(q.Get("follow"), "1")}
+	switch q.Get("follow") {
+	case "", "1", "true":
+		args["follow"] = "1"
+	case "0", "false":
+	default:
+		return fail("bad_request", "follow is neither 1 nor 0", "")
+	}
 	type source struct {
 		id, label, probe string
 	}

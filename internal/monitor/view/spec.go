@@ -152,11 +152,11 @@ func parse(s Spec) (*parsed, error) {
 	for _, g := range s.Expand {
 		p.expand[g] = true
 	}
-	if p.Hops <= 0 {
+	if p.Hops == 0 {
 		p.Hops = 1
 	}
-	if p.Hops > maxHops {
-		return nil, bad("hops: at most %d", maxHops)
+	if p.Hops < 0 || p.Hops > maxHops {
+		return nil, bad("hops: not between 1 and %d", maxHops)
 	}
 	if p.Layout == "" {
 		p.Layout = "auto"
