@@ -436,8 +436,9 @@ func (a *accounts) putUser(name, role, password string) (user, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	u := a.data.Users[name]
-	if u == nil {
+	was := a.data.Users[name]
+	var u user
+	if was == nil {
 		if hash == "" {
 			return user{}, fail("bad_request", "a new user needs a password", "")
 		}
@@ -445,9 +446,8 @@ func (a *accounts) putUser(name, role, password string) (user, error) {
 			return user{}, fail("too_many", "there are too many users", "")
 		}
 		// Not from the beginning again: one of the same name may have been before.
-		u = &user{Name: name, CreatedMs: a.now().UnixMilli(), Epoch: int(a.now().UnixMilli())}
-		a.data.Users[name] = u
-	} else if u.Role == "admin" && role != "admin" && a.admins() == 1 {
+		u = user{Name: name, CreatedMs: a.now().UnixMilli(), Epoch: int(a.now().UnixMilli())}
+	} else if u = *was; u.Role == "admin" && role != "admin" && a.admins() == 1 {
 		return user{}, fail("conflict", "this is the last admin", "make another one first")
 	}
 	u.Role = role
@@ -455,10 +455,28 @@ func (a *accounts) putUser(name, role, password string) (user, error) {
 	if hash != "" {
 		u.Hash = hash
 	}
+	if err := keep(a, a.data.Users, name, &u); err != nil {
+		return user{}, err
+	}
 	a.endStays()
-	shown := *u
+	shown := u
 	shown.Hash, shown.Epoch = "", 0
-	return shown, a.save()
+	return shown, nil
+}
+
+// keep puts something into one of the tables and writes the file. When that fails the table is as before. The caller holds the lock.
+func keep[T any](a *accounts, table map[string]*T, id string, v *T) error {
+	was, there := table[id]
+	table[id] = v
+	err := a.save()
+	switch {
+	case err == nil:
+	case there:
+		table[id] = was
+	default:
+		delete(table, id)
+	}
+	return err
 }
 
 func (a *accounts) admins() (n int) {
@@ -493,7 +511,7 @@ func (a *accounts) deleteUser(name string) error {
 	case u.Role == "admin" && a.admins() == 1:
 		return fail("conflict", "this is the last admin", "make another one first")
 	}
-	delete(a.data.Users, name)
+	delete(a.data.Users, name) // also when that can't be kept: who is not wanted any more is not let in meanwhile
 	a.endStays()
 	return a.save()
 }
@@ -539,10 +557,12 @@ func (a *accounts) newToken(name, role, kind string, ttl int64) (token, string, 
 	if len(a.data.Tokens) >= maxTokens {
 		return token{}, "", fail("too_many", "there are too many tokens", "delete some")
 	}
-	a.data.Tokens[t.ID] = t
+	if err := keep(a, a.data.Tokens, t.ID, t); err != nil {
+		return token{}, "", err
+	}
 	shown := *t
 	shown.Hash = ""
-	return shown, s, a.save()
+	return shown, s, nil
 }
 
 func (a *accounts) deleteToken(id string) error {
@@ -598,8 +618,10 @@ func (a *accounts) putSaved(id string, who identity, in Saved) (Saved, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now().UnixMilli()
-	s := a.data.Saved[id]
-	if id == "" {
+	was := a.data.Saved[id]
+	var s Saved
+	switch {
+	case id == "":
 		n := 0
 		for _, x := range a.data.Saved {
 			if x.Owner == who.name {
@@ -609,15 +631,16 @@ func (a *accounts) putSaved(id string, who identity, in Saved) (Saved, error) {
 		if n >= maxSaved {
 			return Saved{}, fail("too_many", fmt.Sprintf("at most %d saved views", maxSaved), "delete some")
 		}
-		s = &Saved{ID: secret("s-")[:12], Owner: who.name, CreatedMs: now}
-		a.data.Saved[s.ID] = s
-	} else if s == nil || !s.Shared && s.Owner != who.name && who.role < RoleAdmin {
+		s = Saved{ID: secret("s-")[:12], Owner: who.name, CreatedMs: now}
+	case was == nil || !was.Shared && was.Owner != who.name && who.role < RoleAdmin:
 		return Saved{}, fail("not_found", "no such saved view", "")
-	} else if s.Owner != who.name && who.role < RoleAdmin {
+	case was.Owner != who.name && who.role < RoleAdmin:
 		return Saved{}, fail("forbidden", "only its owner and admins change a saved view", "")
+	default:
+		s = *was
 	}
 	s.Name, s.Shared, s.View, s.Options, s.UpdatedMs = in.Name, in.Shared, in.View, in.Options, now
-	return *s, a.save()
+	return s, keep(a, a.data.Saved, s.ID, &s)
 }
 
 func (a *accounts) deleteSaved(id string, who identity) error {
@@ -631,5 +654,9 @@ func (a *accounts) deleteSaved(id string, who identity) error {
 		return fail("forbidden", "only its owner and admins delete a saved view", "")
 	}
 	delete(a.data.Saved, id)
-	return a.save()
+	err := a.save()
+	if err != nil {
+		a.data.Saved[id] = s
+	}
+	return err
 }

@@ -28,7 +28,8 @@ type auditEntry struct {
 	Bytes   int64  `json:"bytes"`
 }
 
-// auditLog appends to a file and keeps the newest entries for reading. An entry that can't be written fails what it is about.
+// auditLog appends to a file and keeps the newest entries for reading. Without its entry nobody is logged in; whatever else can't be written is in the monitor's log
+// and among the newest entries: with a disk that is full somebody has to be able to act.
 type auditLog struct {
 	log *slog.Logger
 
