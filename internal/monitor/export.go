@@ -44,8 +44,8 @@ func (m *Monitor) metrics(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(&b, "orchestrator_monitor_probes{state=%q} %d\n", s, states[s])
 	}
 	var counts map[string]int
-	edges := 0
-	m.estate.Read(func(rd *estate.Reader) { counts, edges = rd.Counts(), rd.EdgeCount() })
+	edges, series := 0, 0
+	m.estate.Read(func(rd *estate.Reader) { counts, edges, series = rd.Counts(), rd.EdgeCount(), rd.SeriesBytes() })
 	b.WriteString("# HELP orchestrator_monitor_entities Entities by kind.\n# TYPE orchestrator_monitor_entities gauge\n")
 	kinds := make([]string, 0, len(counts))
 	for k := range counts {
@@ -71,6 +71,7 @@ func (m *Monitor) metrics(w http.ResponseWriter, r *http.Request) {
 	runtime.ReadMemStats(&mem)
 	gauge("orchestrator_monitor_heap_bytes", "Heap in use.", float64(mem.HeapInuse))
 	gauge("orchestrator_monitor_replay_bytes", "What the last hour takes, which can be replayed.", float64(m.recorder.Size()))
+	gauge("orchestrator_monitor_series_bytes", "What the metrics of the last hour take.", float64(series))
 	gauge("orchestrator_monitor_goroutines", "Goroutines.", float64(runtime.NumGoroutine()))
 	if want := r.URL.Query().Get("entities"); want != "" {
 		m.exportEntities(&b, strings.Split(want, ","))

@@ -29,6 +29,7 @@ type played struct {
 	load     [][]float64
 	moving   []uint32 // the edge of each host that is another every second
 	ref      []uint32
+	shuffled bool // the hosts are heard in any order, as real ones are
 }
 
 const (
@@ -193,7 +194,14 @@ func (p *played) sample(h int) {
 
 // churn lets one connection of every host go, and another come.
 func (p *played) churn(second int) {
-	for h := range p.hosts {
+	hosts := make([]int, p.hosts)
+	for h := range hosts {
+		hosts[h] = h
+	}
+	if p.shuffled {
+		p.rng.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+	}
+	for _, h := range hosts {
 		e := p.edge(h, 0, second)
 		p.tell(h, &probev1.Delta{Edges: []*probev1.Edge{e}, GoneEdges: []uint32{p.moving[h]}})
 		p.moving[h] = e.Ref
@@ -286,6 +294,27 @@ func TestAnHourTakesLittle(t *testing.T) {
 	past, ok := p.recorder.At(p.at - 1800_000)
 	if !ok || past.Reader().EdgeCount() != p.edges() {
 		t.Errorf("half an hour ago is recorded: %v", ok)
+	}
+}
+
+// In whatever order probes are heard, a recording takes about the same. Written as they came, shuffled changes took 1.45 times as much.
+func TestARecordingDoesNotGrowWithDisorder(t *testing.T) {
+	t.Parallel()
+	size := func(shuffled bool) int {
+		p := newPlayed(t, 100)
+		p.shuffled = shuffled
+		p.hub.onFlush = p.recorder.Record
+		p.appear()
+		p.connect()
+		p.play(10, true)
+		first := p.recorder.Size()
+		p.play(250, true) // within one part
+		return p.recorder.Size() - first
+	}
+	tidy, shuffled := size(false), size(true)
+	t.Logf("%d bytes in order, %d shuffled", tidy, shuffled)
+	if shuffled > tidy*6/5 {
+		t.Errorf("%d bytes in order, but %d shuffled", tidy, shuffled)
 	}
 }
 

@@ -29,7 +29,7 @@ import (
 // for; go test needs a -timeout beyond it): MONITOR_SOAK_HOSTS simulated hosts (default 1,000) whose containers are stopped and started, a
 // real probe of this host with processes that come and go, a monitor that is killed and one that is ended and started again, a load test next door
 // (thousands of connections a second for a moment, in the last third) and a page that looks on. The monitor may have 400 MB resident. Memory and open files of the three programs, and the goroutines of the monitor, which alone tells them, are sampled, and must not
-// grow; the real probe must be connected for 99.9 % of the time in which there is a monitor to be connected to, counted from 15 s after
+// grow, the monitor's but by what it says that the hour takes that fills; the real probe must be connected for 99.9 % of the time in which there is a monitor to be connected to, counted from 15 s after
 // the monitor's start.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(realpart.Long(t, "MONITOR_SOAK"))
@@ -151,6 +151,7 @@ type sample struct {
 	at                time.Duration
 	rss, anon         float64 // anon is of rss what is no file's: the rest is how much of the program the kernel holds
 	goroutines, files int
+	history           float64 // of rss what a monitor keeps of the last hour, which takes longer to fill than the soak
 	cpu               float64 // seconds
 	program           int     // pid: a monitor that was started again is another
 }
@@ -183,8 +184,13 @@ func report(t *testing.T, name string, list []sample) {
 	}
 	t.Logf("%-9s resident %.1f MB in the first third, then %.1f MB and %.1f MB, at most %.1f MB; files %.0f, then %.0f; goroutines %.0f, then %.0f; %.2f %% of a core",
 		name, middle(list[:third], rss)/1e6, middle(a, rss)/1e6, middle(b, rss)/1e6, slices.MaxFunc(list, func(a, b sample) int { return cmp.Compare(a.rss, b.rss) }).rss/1e6, middle(a, files), middle(b, files), middle(a, goroutines), middle(b, goroutines), 100*cpu/(final.at-first.at).Seconds())
+	rest := func(s sample) float64 { return s.rss - s.history }
+	if final.history > 0 {
+		history := func(s sample) float64 { return s.history }
+		t.Logf("%-9s of it the last hour %.1f MB in the first third, then %.1f MB and %.1f MB", name, middle(list[:third], history)/1e6, middle(a, history)/1e6, middle(b, history)/1e6)
+	}
 	// A tenth and a few MB are what the collector's pacing does.
-	if x, y := middle(a, rss), middle(b, rss); y > x*1.1+4e6 {
+	if x, y := middle(a, rest), middle(b, rest); y > x*1.1+4e6 {
 		t.Errorf("%s grows: %.1f MB, then %.1f MB", name, x/1e6, y/1e6)
 		for i := 0; i < len(list); i += max(1, len(list)/60) {
 			t.Logf("%s after %v: %.1f MB resident, %.1f MB of it anonymous", name, list[i].at.Round(time.Second), list[i].rss/1e6, list[i].anon/1e6)
@@ -441,10 +447,18 @@ func (p *program) sample(t testing.TB, at time.Duration) sample {
 		if resp, err := soakClient.Do(req); err == nil {
 			b, _ := io.ReadAll(resp.Body)
 			resp.Body.Close()
-			if _, rest, ok := strings.Cut(string(b), "\norchestrator_monitor_goroutines "); ok {
+			gauge := func(name string) float64 {
+				_, rest, _ := strings.Cut(string(b), "\n"+name+" ")
 				line, _, _ := strings.Cut(rest, "\n")
-				s.goroutines, _ = strconv.Atoi(line)
+				v, err := strconv.ParseFloat(line, 64)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				return v
 			}
+			s.goroutines = int(gauge("orchestrator_monitor_goroutines"))
+			// The heap is collected when it is 1.3 times what lives.
+			s.history = 1.3 * (gauge("orchestrator_monitor_series_bytes") + gauge("orchestrator_monitor_replay_bytes"))
 		}
 	}
 	return s

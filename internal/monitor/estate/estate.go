@@ -598,6 +598,14 @@ func (r *Reader) Counts() map[string]int {
 	return out
 }
 
+// SeriesBytes is what the metrics of the last hour take.
+func (r *Reader) SeriesBytes() (bytes int) {
+	for _, e := range r.s.byID {
+		bytes += e.metrics.size()
+	}
+	return bytes
+}
+
 // EdgeCount gives the number of edges.
 func (r *Reader) EdgeCount() int { return len(r.s.edges) }
 

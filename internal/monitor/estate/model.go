@@ -74,6 +74,13 @@ func (n *numbers) add(name string, slots int) *series.Ring {
 	return &n.list[len(n.list)-1].ring
 }
 
+func (n *numbers) size() (bytes int) {
+	for i := range n.list {
+		bytes += n.list[i].ring.Size()
+	}
+	return bytes
+}
+
 // Entity is one thing of the estate.
 type Entity struct {
 	ID, Kind, Label, State string

@@ -95,12 +95,21 @@ func (r *Recorder) begin(at int64) {
 	slices.SortFunc(list, func(a, b *Entity) int { return cmp.Compare(a.ID, b.ID) })
 	for _, e := range list {
 		r.w.entity(e)
+		if len(r.w.raw) > packAbove {
+			r.pack()
+		}
 	}
+	var edges []*Edge
 	for _, e := range list {
+		edges = edges[:0]
 		for b := range e.bases {
 			if b.Src == e {
-				r.w.edge(b)
+				edges = append(edges, b)
 			}
+		}
+		slices.SortFunc(edges, byEnds)
+		for _, b := range edges {
+			r.w.edge(b)
 		}
 		if len(r.w.raw) > packAbove {
 			r.pack()

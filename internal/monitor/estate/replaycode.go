@@ -1,9 +1,11 @@
 package estate
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // A part of a recording is a list of records. The low two bits of the first byte tell what a record is:
@@ -64,6 +66,8 @@ type partWriter struct {
 	free  []uint32 // of these, those that are free again, in the order in which they became so
 	near  uint32   // the edge written last
 	src   uint32   // the source of the new edge written last
+
+	went, fresh, other []*Edge // of a flush, for a moment
 }
 
 func (w *partWriter) begin(at int64) {
@@ -100,20 +104,53 @@ func (w *partWriter) changes(c Changes, at int64) {
 	for _, b := range c.Edges {
 		here := b.recorded.part == w.part
 		switch {
+		case b.gone && here:
+			w.went = append(w.went, b)
 		case b.gone:
-			if here {
-				when()
-				w.raw = append(w.raw, recGone|goneEdge)
-				w.edgeNumber(b.recorded.number)
-				w.free = append(w.free, b.recorded.number)
-				b.recorded = place{}
-			}
+		case !here:
+			w.fresh = append(w.fresh, b)
 		// Rates move all the time; what counts is who talks to whom, about how much, and whether it fails.
-		case !here || b.told != b.tell():
-			when()
-			w.edge(b)
+		case b.told != b.tell():
+			w.other = append(w.other, b)
 		}
 	}
+	if len(w.went)+len(w.fresh)+len(w.other) == 0 {
+		return
+	}
+	when()
+	w.inOrder()
+	for _, b := range w.went {
+		w.raw = append(w.raw, recGone|goneEdge)
+		w.edgeNumber(b.recorded.number)
+		w.free = append(w.free, b.recorded.number)
+		b.recorded = place{}
+	}
+	for _, b := range w.fresh {
+		w.edge(b)
+	}
+	for _, b := range w.other {
+		w.edge(b)
+	}
+	for _, list := range []*[]*Edge{&w.went, &w.fresh, &w.other} {
+		clear(*list) // those that have gone are not kept alive
+		*list = (*list)[:0]
+	}
+}
+
+// inOrder puts what a flush found of edges in an order in which neighbours are alike. Probes are heard in any order: as it comes, a change takes half
+// as much again.
+func (w *partWriter) inOrder() {
+	for _, list := range [][]*Edge{w.went, w.other} {
+		slices.SortFunc(list, func(a, b *Edge) int { return cmp.Compare(a.recorded.number, b.recorded.number) })
+	}
+	slices.SortFunc(w.fresh, byEnds)
+}
+
+// byEnds compares two edges whose ends are recorded.
+func byEnds(a, b *Edge) int {
+	return cmp.Or(
+		cmp.Compare(a.Src.recorded.number, b.Src.recorded.number), cmp.Compare(a.Dst.recorded.number, b.Dst.recorded.number), cmp.Compare(a.Port, b.Port),
+	)
 }
 
 func (w *partWriter) entity(e *Entity) {

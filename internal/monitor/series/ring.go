@@ -6,7 +6,10 @@
 // nothing when it stands still.
 package series
 
-import "math"
+import (
+	"math"
+	"unsafe"
+)
 
 const (
 	// Step is the resolution of the ring in seconds, Slots how many samples it holds: an hour and a little.
@@ -148,6 +151,9 @@ func (r *Ring) samples(buf []uint16) (first int64, list []uint16) {
 	list = list[max(0, len(list)-int(r.length)):]
 	return int64(r.last) - int64(len(list)) + 1, list
 }
+
+// Size is how many bytes it takes.
+func (r *Ring) Size() int { return int(unsafe.Sizeof(*r)) + len(r.old) }
 
 // Now is the newest sample as it came.
 func (r *Ring) Now() float32 { return r.now }
