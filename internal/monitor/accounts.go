@@ -80,6 +80,7 @@ type Saved struct {
 type accounts struct {
 	path string // "" keeps it in memory
 	now  func() time.Time
+	cost int // of a password's hash: bcrypt's own, but in tests
 
 	mu   sync.Mutex
 	data struct {
@@ -121,10 +122,10 @@ type identity struct {
 }
 
 func openAccounts(dir string, now func() time.Time) (*accounts, error) {
-	a := &accounts{now: now, fixed: map[string]identity{}, tries: map[string][]int64{}, spent: map[string]int64{}, stays: map[*stay]struct{}{}}
+	a := &accounts{now: now, cost: bcrypt.DefaultCost, fixed: map[string]identity{}, tries: map[string][]int64{}, spent: map[string]int64{}, stays: map[*stay]struct{}{}}
 	a.data.Users, a.data.Tokens, a.data.Saved = map[string]*user{}, map[string]*token{}, map[string]*Saved{}
 	a.nobody = sync.OnceValue(func() []byte {
-		hash, err := bcrypt.GenerateFromPassword([]byte(secret("")[:32]), bcrypt.DefaultCost)
+		hash, err := bcrypt.GenerateFromPassword([]byte(secret("")[:32]), a.cost)
 		if err != nil {
 			panic(err) // constant cost and length
 		}
@@ -428,7 +429,7 @@ func (a *accounts) putUser(name, role, password string) (user, error) {
 	}
 	hash := ""
 	if password != "" {
-		b, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+		b, err := bcrypt.GenerateFromPassword([]byte(password), a.cost)
 		if err != nil {
 			return user{}, err
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/bcrypt"
 )
 
 // twins gives the accounts of two monitors that began with the same file, and a clock for both.
@@ -22,6 +24,7 @@ func twins(t *testing.T) (one, two *accounts, now *time.Time) {
 	if one, err = openAccounts(a, clock); err != nil {
 		t.Fatal(err)
 	}
+	one.cost = bcrypt.MinCost
 	if _, err := one.putUser("vera", "viewer", "correct horse"); err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +43,7 @@ func twins(t *testing.T) (one, two *accounts, now *time.Time) {
 	if two, err = openAccounts(b, clock); err != nil {
 		t.Fatal(err)
 	}
+	two.cost = bcrypt.MinCost
 	return one, two, &at
 }
 

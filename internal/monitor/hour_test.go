@@ -301,14 +301,14 @@ func TestAnHourTakesLittle(t *testing.T) {
 func TestARecordingDoesNotGrowWithDisorder(t *testing.T) {
 	t.Parallel()
 	size := func(shuffled bool) int {
-		p := newPlayed(t, 100)
+		p := newPlayed(t, 50)
 		p.shuffled = shuffled
 		p.hub.onFlush = p.recorder.Record
 		p.appear()
 		p.connect()
 		p.play(10, true)
 		first := p.recorder.Size()
-		p.play(250, true) // within one part
+		p.play(120, true) // within one part
 		return p.recorder.Size() - first
 	}
 	tidy, shuffled := size(false), size(true)

@@ -68,7 +68,7 @@ func TestWhatIsHeardIsNotGrey(t *testing.T) {
 	// The estate is busy meanwhile.
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
-	for range 3 {
+	for range 2 {
 		busy.Go(func() {
 			for {
 				select {
@@ -83,7 +83,7 @@ func TestWhatIsHeardIsNotGrey(t *testing.T) {
 	defer busy.Wait()
 	defer close(stop)
 	wrong := 0
-	for range 1000 {
+	for range 200 {
 		conn.mu.Lock()
 		conn.last = time.Now().Add(-time.Minute)
 		epoch := conn.epoch
@@ -94,7 +94,7 @@ func TestWhatIsHeardIsNotGrey(t *testing.T) {
 			m.estate.Stale("vm1", false, 1)
 		}
 	}
-	for range 1000 {
+	for range 200 {
 		conn.mu.Lock()
 		epoch := conn.epoch
 		conn.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/orchestrator/orchestrator/internal/monitor/console"
 )
 
@@ -63,6 +65,7 @@ func routesUnderTest(t *testing.T) (*Monitor, *router) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.accounts.cost = bcrypt.MinCost
 	t.Cleanup(func() { m.listener.Close(); m.audit.close() })
 	return m, m.routes(console.Handler())
 }
