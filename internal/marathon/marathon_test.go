@@ -22,13 +22,14 @@ import (
 	"github.com/orchestrator/orchestrator/internal/config"
 	"github.com/orchestrator/orchestrator/internal/election"
 	"github.com/orchestrator/orchestrator/internal/election/standalone"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/store"
 	"github.com/orchestrator/orchestrator/internal/store/mem"
 	"github.com/orchestrator/orchestrator/internal/zk/zktest"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(zktest.Tests{M: m}, goleak.IgnoreAnyFunction("github.com/orchestrator/orchestrator/internal/zk/zktest.(*Node).Start.func1"), goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
+	leakcheck.Main(zktest.Tests{M: m}, goleak.IgnoreAnyFunction("github.com/orchestrator/orchestrator/internal/zk/zktest.(*Node).Start.func1"), goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
 		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"))
 }
 

@@ -10,9 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/realpart"
 	"github.com/orchestrator/orchestrator/internal/topology"
 )
@@ -22,7 +21,7 @@ func TestMain(m *testing.M) {
 		dwell()
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leakcheck.Main(m)
 }
 
 // newTestProbe makes a probe of this very host that talks to no monitor.

@@ -8,14 +8,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/sim"
 	"github.com/orchestrator/orchestrator/internal/wire"
 	"github.com/orchestrator/orchestrator/internal/wire/memnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // world is a fake master with simulated agents and frameworks on an in-memory network.
 type world struct {

@@ -17,17 +17,17 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 	agentv1 "github.com/orchestrator/orchestrator/api/mesos/v1/agent"
 	masterv1 "github.com/orchestrator/orchestrator/api/mesos/v1/master"
 	schedulerv1 "github.com/orchestrator/orchestrator/api/mesos/v1/scheduler"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 func TestReadCallAnswersInMesosOrder(t *testing.T) {
 	t.Parallel()

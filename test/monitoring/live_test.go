@@ -9,22 +9,19 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/monitor"
 	"github.com/orchestrator/orchestrator/internal/probe"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+func TestMain(m *testing.M) { leakcheck.Main(tests{m}) }
+
+// tests leave no connection that is kept for the next request.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	return m.M.Run()
 }
 
 func (r *rig) entities(kind string) int {

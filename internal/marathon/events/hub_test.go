@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/marathon/core"
 	"github.com/orchestrator/orchestrator/internal/marathon/spec"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // connect opens a stream and gives its raw lines.
 func connect(t *testing.T, h *Hub, query string) (lines <-chan string, closeStream func()) {

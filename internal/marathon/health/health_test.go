@@ -11,14 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/orchestrator/orchestrator/internal/heldport"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/marathon/core"
 	"github.com/orchestrator/orchestrator/internal/marathon/spec"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 type rig struct {
 	p      *Prober

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // Simulated agents and frameworks against the real master, in one process: every launch is confirmed, nothing is lost. How
 // fast it is proves nothing here.

@@ -10,13 +10,13 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
-	"go.uber.org/goleak"
 
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/store"
 	"github.com/orchestrator/orchestrator/internal/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 func TestConformance(t *testing.T) {
 	t.Parallel()

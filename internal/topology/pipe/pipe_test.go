@@ -7,12 +7,11 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"go.uber.org/goleak"
-
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // pair connects two muxes by a bounded queue each way, as a connection would.
 func pair(t *testing.T) (a, b *Mux) {

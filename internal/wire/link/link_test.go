@@ -15,17 +15,17 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	linkv1 "github.com/orchestrator/orchestrator/api/link/v1"
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/wire"
 	"github.com/orchestrator/orchestrator/internal/wire/link"
 	"github.com/orchestrator/orchestrator/internal/wire/memnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 func pong(n uint64) *linkv1.Message {
 	return &linkv1.Message{Kind: &linkv1.Message_Pong{Pong: &linkv1.Pong{Sequence: &n}}}

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	mesosv1 "github.com/orchestrator/orchestrator/api/mesos/v1"
 )
@@ -50,11 +49,10 @@ func TestCommandTask(t *testing.T) {
 
 	d.launch(d.task("t3", &mesosv1.TaskInfo{Command: shell("sleep 1000 & sleep 1000")}))
 	d.untilState("t3", mesosv1.TaskState_TASK_RUNNING)
-	start := time.Now()
 	d.kill("t3", -1)
 	u = d.untilState("t3", mesosv1.TaskState_TASK_KILLED)
-	if !strings.HasPrefix(u.GetMessage(), "Command terminated with signal Terminated") || time.Since(start) > 2*time.Second {
-		t.Errorf("after %s: %q", time.Since(start), u.GetMessage())
+	if !strings.HasPrefix(u.GetMessage(), "Command terminated with signal Terminated") { // not by the one that follows when its grace is over
+		t.Errorf("message %q", u.GetMessage())
 	}
 	d.wait("t3")
 }

@@ -13,13 +13,13 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"go.uber.org/goleak"
 
 	probev1 "github.com/orchestrator/orchestrator/api/probe/v1"
+	"github.com/orchestrator/orchestrator/internal/leakcheck"
 	"github.com/orchestrator/orchestrator/internal/topology/pipe"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // fakeProbe speaks as Scope's probe does: it answers calls with what answer says, and opens pipes. The real one is run by
 // test/monitoring; this one can misbehave.
