@@ -48,6 +48,7 @@ type Estate struct {
 	owners     map[netip.Addr]map[*Entity]struct{}
 	byRemote   map[netip.Addr]map[*half]struct{}
 	waiting    map[string]map[*Entity]struct{} // children by the id of a parent that is not known yet
+	moved      map[*Entity]struct{}            // are in another container since the last flush, or in none any more
 	others     map[*Entity][]teller            // of what several probes tell: all but the one whose words count
 	unmanaged  int
 	text, aged map[string]string // interned: of late, and before
@@ -65,7 +66,7 @@ func New(ev *Events) *Estate {
 	return &Estate{
 		byID: map[string]*Entity{}, counts: map[string]int{}, probes: map[string]*Probe{}, edges: map[edgeKey]*Edge{}, matches: map[uint64]*match{}, seed: maphash.MakeSeed(), hashed: ^uint64(0),
 		listeners: map[listenKey]*listener{}, owners: map[netip.Addr]map[*Entity]struct{}{}, byRemote: map[netip.Addr]map[*half]struct{}{},
-		waiting: map[string]map[*Entity]struct{}{}, others: map[*Entity][]teller{}, text: map[string]string{}, aged: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
+		waiting: map[string]map[*Entity]struct{}{}, moved: map[*Entity]struct{}{}, others: map[*Entity][]teller{}, text: map[string]string{}, aged: map[string]string{}, templates: map[string]topology.Metric{}, events: ev,
 	}
 }
 
@@ -269,7 +270,9 @@ func (s *Estate) removeEntity(e *Entity) {
 	delete(s.others, e)
 	if s.byID[e.ID] == e {
 		delete(s.byID, e.ID)
-		s.counts[e.Kind]--
+		if !e.Pseudo { // which are not counted
+			s.counts[e.Kind]--
+		}
 	}
 	s.unlink(e)
 	for c := range e.children {
@@ -279,6 +282,7 @@ func (s *Estate) removeEntity(e *Entity) {
 		}
 		s.waiting[e.ID][c] = struct{}{}
 		s.touch(c, ChangedPlace)
+		s.moved[c] = struct{}{}
 	}
 	e.children = nil
 	s.own(e, e.Attr(topology.AttrAddrs), false)

@@ -15,6 +15,7 @@ const InternetID = topology.KindInternet
 // client half tells the same better), which are then joined too; each half changes its mind at most once per round of news,
 // so this ends.
 func (s *Estate) resolveAll() {
+	s.redoMoved()
 	for i := 0; i < len(s.dirtyHalves); i++ {
 		h := s.dirtyHalves[i]
 		h.dirty = false
@@ -22,6 +23,35 @@ func (s *Estate) resolveAll() {
 	}
 	clear(s.dirtyHalves)
 	s.dirtyHalves = s.dirtyHalves[:0]
+}
+
+// redoMoved has the halves resolved again of whatever is in another container now: by that the two sides of a connection find each other. A half that only
+// supports another one is on no edge, so it is looked for among all of its probe's, once for however many have moved.
+func (s *Estate) redoMoved() {
+	if len(s.moved) == 0 {
+		return
+	}
+	probes := map[*Probe]struct{}{}
+	for e := range s.moved {
+		if e.probe != nil {
+			probes[e.probe] = struct{}{}
+		}
+		for b := range e.bases {
+			for _, h := range b.halves {
+				s.redo(h)
+			}
+		}
+	}
+	for p := range probes {
+		for _, h := range p.halves {
+			_, src := s.moved[h.src]
+			_, dst := s.moved[h.dst]
+			if src || dst {
+				s.redo(h)
+			}
+		}
+	}
+	clear(s.moved)
 }
 
 func (s *Estate) resolve(h *half) {
@@ -104,7 +134,7 @@ func anchor(e *Entity) *Entity {
 func (s *Estate) hashOf(key matchKey) uint64 { return maphash.Comparable(s.seed, key) & s.hashed }
 
 func (s *Estate) joinMatch(h *half, key matchKey, client bool) {
-	if h.match != nil && h.match.key == key {
+	if h.match != nil && h.match.key == key && h.client == client {
 		return
 	}
 	s.leaveMatch(h)

@@ -75,6 +75,9 @@ func (s *Estate) say(e *Entity, w words, fresh bool) {
 	if fresh || !slices.Equal(e.Parents, w.parents) {
 		s.setParents(e, w.parents)
 		s.touch(e, ChangedPlace)
+		if !fresh { // of what is new nothing can have been resolved
+			s.moved[e] = struct{}{}
+		}
 		for c := range e.children {
 			s.touch(c, ChangedPlace) // they belong to what their parents belong to
 		}
@@ -85,6 +88,7 @@ func (s *Estate) say(e *Entity, w words, fresh bool) {
 		for c := range s.waiting[e.ID] {
 			s.link(c, e)
 			s.touch(c, ChangedPlace)
+			s.moved[c] = struct{}{}
 		}
 		delete(s.waiting, e.ID)
 		s.tell(e, "appeared", "", e.State, "")
