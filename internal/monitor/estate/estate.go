@@ -244,10 +244,23 @@ func (s *Estate) link(e, parent *Entity) {
 		parent.children = map[*Entity]struct{}{}
 	}
 	parent.children[e] = struct{}{}
+	s.touchAround(e)
+}
+
+// touchAround notes that what an entity with connections is in has others inside now.
+func (s *Estate) touchAround(e *Entity) {
+	if len(e.bases) == 0 {
+		return
+	}
+	e.Ancestors(func(p *Entity) bool {
+		s.touch(p, ChangedNumbers)
+		return true
+	})
 }
 
 // unlink takes an entity out of its parents' lists.
 func (s *Estate) unlink(e *Entity) {
+	s.touchAround(e)
 	for _, parent := range e.parents {
 		delete(parent.children, e)
 	}

@@ -77,7 +77,7 @@ func (d Doc) Field(name string, yield func(string) bool) {
 			}
 		}
 	case "port":
-		e.Edges(func(b *estate.Edge) bool { return b.Dst != e || yield(strconv.Itoa(int(b.Port))) })
+		ports(e, portDepth, yield)
 	default:
 		if v := e.Attr(name); v != "" {
 			yield(v)
@@ -95,6 +95,28 @@ func (d Doc) Field(name string, yield func(string) bool) {
 			}
 		}
 	}
+}
+
+// byEdges are the fields whose values are an entity's connections.
+var byEdges = []string{"port", "rtt"}
+
+// portDepth is how far inside ports are looked for: a pod's containers and their processes.
+const portDepth = 2
+
+// ports gives the ports on which an entity is called, or what is in it: of a container those are its processes'.
+func ports(e *estate.Entity, depth int, yield func(string) bool) (more bool) {
+	more = true
+	e.Edges(func(b *estate.Edge) bool {
+		more = b.Dst != e || yield(strconv.Itoa(int(b.Port)))
+		return more
+	})
+	if more && depth > 0 {
+		e.Children(func(c *estate.Entity) bool {
+			more = ports(c, depth-1, yield)
+			return more
+		})
+	}
+	return more
 }
 
 // Number gives a metric, the entity's age, or an attribute that is a number.

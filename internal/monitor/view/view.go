@@ -581,7 +581,7 @@ func (v *View) dropEdge(x *edge) {
 
 // Update takes what a flush of the estate found.
 func (v *View) Update(c estate.Changes) {
-	numeric := v.p.Query != "" && v.p.query.UsesNumbers()
+	numeric := v.p.Query != "" && (v.p.query.UsesNumbers() || v.p.query.Uses(byEdges...))
 	for i, e := range c.Entities {
 		what := c.What[i]
 		if what&(estate.ChangedBody|estate.ChangedPlace) != 0 || numeric || e.Gone() {
@@ -605,9 +605,28 @@ func (v *View) Update(c estate.Changes) {
 			}
 		}
 	}
+	if v.p.query.Uses(byEdges...) || v.p.find.Uses(byEdges...) {
+		for _, b := range c.Edges {
+			for _, e := range [...]*estate.Entity{b.Src, b.Dst} {
+				v.lookAgain(e)
+				e.Ancestors(v.lookAgain)
+			}
+		}
+	}
 	for _, b := range c.Edges {
 		v.route(b)
 	}
+}
+
+// lookAgain asks whether the query and the search still say the same of an entity whose connections, or those inside of it, have changed.
+func (v *View) lookAgain(e *estate.Entity) bool {
+	if shown := len(v.place(e)) > 0; shown != (len(v.members[e]) > 0) && v.enrol(e) {
+		v.reroute(e)
+	}
+	for _, n := range v.members[e] {
+		v.mark(n, dirtyValues)
+	}
+	return true
 }
 
 // reroute leads the edges of an entity, and of what is in it, anew.

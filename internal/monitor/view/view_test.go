@@ -23,6 +23,7 @@ type frame struct {
 		ID, Label, Minor, Kind  []string
 		State, Reason, Shape    []string
 		N, Health, Pseudo, X, Y []int
+		Hit                     []int
 		Box                     []uint32
 		M                       []*float64
 	}
@@ -81,7 +82,7 @@ func (p *page) apply(t interface{ Fatal(...any) }, f frame) {
 	n := &f.Nodes
 	for i, h := range n.H {
 		p.ids[h] = n.ID[i]
-		p.nodes[h] = fmt.Sprintf("%s|%s|%s|%s|%d|%s|%d|%s", n.ID[i], n.Label[i], n.Minor[i], n.Kind[i], n.N[i], n.State[i], n.Health[i], n.Reason[i])
+		p.nodes[h] = fmt.Sprintf("%s|%s|%s|%s|%d|%s|%d|%s|%d", n.ID[i], n.Label[i], n.Minor[i], n.Kind[i], n.N[i], n.State[i], n.Health[i], n.Reason[i], n.Hit[i])
 		p.place[h] = [2]int{n.X[i], n.Y[i]}
 	}
 	for i, h := range f.Moved.H {
@@ -223,6 +224,18 @@ func TestAViewThatFollowsIsTheViewMadeAnew(t *testing.T) {
 		{View: "containers", Query: "a"},
 		{View: "containers", Opts: map[string]string{"pseudo": "hide"}},
 		{View: "hosts", Focus: "host;h0", Hops: 1},
+		{View: "processes", Group: "image", Opts: map[string]string{"unconnected": "show"}},
+		{View: "processes", Group: "label:app", Opts: map[string]string{"unconnected": "show"}},
+		{View: "processes", Query: "image:web", Opts: map[string]string{"unconnected": "show"}},
+		{View: "processes", Query: "container:c1", Opts: map[string]string{"unconnected": "show"}},
+		{View: "containers", Group: "label:app", Opts: map[string]string{"state": "all"}},
+		{View: "containers", Query: "cpu>50"},
+		{View: "containers", Query: "-cpu>50 or state:exited", Opts: map[string]string{"state": "all"}},
+		{View: "containers", Query: "label.app=web", Find: "cpu>50"},
+		{View: "containers", Query: "port:80"},
+		{View: "containers", Find: "port=81"},
+		{View: "containers-by-image", Find: "cpu>50"},
+		{View: "hosts", Find: "health:stale"},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		spec := rapid.SampledFrom(specs).Draw(t, "spec")
@@ -250,6 +263,13 @@ func TestAViewThatFollowsIsTheViewMadeAnew(t *testing.T) {
 			}
 			if rapid.Bool().Draw(t, "more before the flush") {
 				continue
+			}
+			switch ref := m.refs[p][fmt.Sprintf("container;h%d;c1", p)]; {
+			case ref != 0 && rapid.Bool().Draw(t, "figures"):
+				cpu := rapid.SampledFrom([]float32{10, 90}).Draw(t, "cpu")
+				es.Metrics(fmt.Sprint(p), &probev1.Metrics{AtMs: int64(step + 2), Names: []string{"cpu"}, Refs: []uint32{ref}, NameIndex: []uint32{0}, Values: []float32{cpu}}, int64(step+2))
+			case rapid.IntRange(0, 3).Draw(t, "heard") == 0:
+				es.Stale(fmt.Sprint(p), rapid.Bool().Draw(t, "stale"), int64(step+2))
 			}
 			es.Flush(int64(step+2), func(c estate.Changes) { v.Update(c); v.Settle() })
 			if b := v.Emit(int64(step + 2)); b != nil {

@@ -1,6 +1,9 @@
 package query
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Doc is what a query is matched against.
 type Doc interface {
@@ -93,6 +96,19 @@ func (e *Expr) UsesNumbers() bool {
 	}
 	for _, a := range e.Args {
 		if a.UsesNumbers() {
+			return true
+		}
+	}
+	return false
+}
+
+// Uses reports whether the result depends on one of these fields.
+func (e *Expr) Uses(fields ...string) bool {
+	if slices.Contains(fields, e.Field) {
+		return true
+	}
+	for _, a := range e.Args {
+		if a.Uses(fields...) {
 			return true
 		}
 	}
