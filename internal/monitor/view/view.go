@@ -582,12 +582,21 @@ func (v *View) dropEdge(x *edge) {
 // Update takes what a flush of the estate found.
 func (v *View) Update(c estate.Changes) {
 	numeric := v.p.Query != "" && (v.p.query.UsesNumbers() || v.p.query.Uses(byEdges...))
+	byLabel := v.p.def.Member == topology.KindProcess && strings.HasPrefix(v.group, "label:")
 	for i, e := range c.Entities {
 		what := c.What[i]
 		if what&(estate.ChangedBody|estate.ChangedPlace) != 0 || numeric || e.Gone() {
 			if v.enrol(e) || what&estate.ChangedPlace != 0 {
 				v.reroute(e)
 			}
+		}
+		if byLabel && e.Kind == topology.KindContainer && what&estate.ChangedBody != 0 {
+			e.Children(func(child *estate.Entity) bool { // whose group is their container's label
+				if v.enrol(child) {
+					v.reroute(child)
+				}
+				return true
+			})
 		}
 		for _, n := range v.members[e] {
 			if what&estate.ChangedNumbers != 0 {

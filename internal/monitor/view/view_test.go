@@ -144,7 +144,7 @@ func (m *model) delta(t *rapid.T, p int) *probev1.Delta {
 		case 0, 1:
 			image := rapid.SampledFrom([]string{"web", "db"}).Draw(t, "image")
 			put(c, rapid.SampledFrom([]string{"a", "b"}).Draw(t, "label"), rapid.SampledFrom([]string{"running", "exited"}).Draw(t, "state"), []string{hostID, "image;" + image},
-				&probev1.Attr{Key: "label.app", Value: image})
+				&probev1.Attr{Key: "label.app", Value: rapid.SampledFrom([]string{"web", "db"}).Draw(t, "app")})
 		case 2:
 			parents := []string{hostID}
 			if rapid.Bool().Draw(t, "in a container") {
