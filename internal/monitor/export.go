@@ -105,9 +105,12 @@ func (m *Monitor) exportEntities(b *strings.Builder, kinds []string) {
 			}
 			n += len(ids)
 			for _, id := range ids {
+				v, ok := e.Number(id)
+				if !ok {
+					continue
+				}
 				t := rd.Template(id)
 				name := "orchestrator_" + metricName(e.Kind) + "_" + metricName(id) + unitOf[t.Format]
-				v, _ := e.Number(id)
 				byName[name] = append(byName[name], fmt.Sprintf("%s{host=\"%s\",%s=\"%s\",id=\"%s\"} %s\n", name, escapeLabel(e.Hostname()), labelName(e.Kind), escapeLabel(e.Label), escapeLabel(e.ID), strconv.FormatFloat(v, 'g', 6, 64)))
 			}
 		}

@@ -382,7 +382,9 @@ func (c *liveConn) series(ids []string) map[string]any {
 			}
 			row := map[string]float32{}
 			for _, name := range e.MetricNames() {
-				row[name] = e.Ring(name).Now()
+				if v, ok := e.Number(name); ok {
+					row[name] = float32(v)
+				}
 			}
 			values[id] = row
 		}

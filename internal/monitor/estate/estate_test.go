@@ -247,6 +247,50 @@ func TestHealthHasReasonsAndDoesNotFlap(t *testing.T) {
 	}
 }
 
+// What a container used last is not what it uses: once it has stopped it has no figures, and is not ill for them.
+func TestStoppedHasNoFigures(t *testing.T) {
+	t.Parallel()
+	s := two(t)
+	is := func(state string) (v float64, known bool, h Health) {
+		s.Flush(1000, func(Changes) {
+			e := s.Reader().Entity("container;a;client")
+			if e.State != state {
+				t.Fatalf("it is %s, want %s", e.State, state)
+			}
+			v, known = e.Number("mem_used")
+			h = e.Health
+		})
+		return v, known, h
+	}
+	sample := func(v float32) {
+		s.Metrics("a", &probev1.Metrics{AtMs: 1000, Names: []string{"mem_used"}, Refs: []uint32{2}, NameIndex: []uint32{0}, Values: []float32{v}}, 1000)
+	}
+	become := func(seq uint64, state string) {
+		e := entity(2, "container;a;client", []string{"host;a"})
+		e.State = state
+		if !s.Apply("a", &probev1.Delta{Seq: seq, Entities: []*probev1.Entity{e}}, 1000) {
+			t.Fatal("refused")
+		}
+	}
+	sample(99)
+	if v, known, h := is(topology.StateRunning); v != 99 || !known || h != HealthCrit {
+		t.Errorf("running: %v %v %v", v, known, h)
+	}
+	become(2, topology.StatePaused)
+	if v, known, h := is(topology.StatePaused); v != 99 || !known || h != HealthCrit {
+		t.Errorf("paused, with its memory: %v %v %v", v, known, h)
+	}
+	become(3, topology.StateExited)
+	if _, known, h := is(topology.StateExited); known || h != HealthUnknown {
+		t.Errorf("exited: %v %v", known, h)
+	}
+	become(4, topology.StateRunning)
+	sample(10)
+	if v, known, h := is(topology.StateRunning); v != 10 || !known || h != HealthOK {
+		t.Errorf("running again: %v %v %v", v, known, h)
+	}
+}
+
 func TestStaleSince(t *testing.T) {
 	t.Parallel()
 	s := two(t)

@@ -124,8 +124,21 @@ func (e *Entity) Probe() *Probe { return e.probe }
 // Gone reports whether the entity has left the estate.
 func (e *Entity) Gone() bool { return e.gone }
 
-// Number gives a metric's newest value.
+// stopped reports whether it uses nothing now, whatever it used last.
+func (e *Entity) stopped() bool {
+	return e.Kind == topology.KindContainer && (e.State == topology.StateExited || e.State == topology.StateDead || e.State == topology.StateCreated)
+}
+
+// Number gives a metric's newest value. What has stopped has none.
 func (e *Entity) Number(name string) (float64, bool) {
+	if e.stopped() {
+		return 0, false
+	}
+	return e.Last(name)
+}
+
+// Last gives a metric's newest value, also of what has stopped since.
+func (e *Entity) Last(name string) (float64, bool) {
 	if r := e.Ring(name); r != nil {
 		return float64(r.Now()), true
 	}

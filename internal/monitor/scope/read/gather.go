@@ -101,7 +101,7 @@ func (x *reader) value(e *estate.Entity, name string) (float64, bool) {
 	if x.at != 0 {
 		return e.NumberAt(name, x.at)
 	}
-	return e.Number(name)
+	return e.Last(name) // Scope tells those of what has stopped, too
 }
 
 // hostMemory is the size of the memory of an entity's host, 0 when it is not known.
