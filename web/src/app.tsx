@@ -3,7 +3,7 @@ import { login, loginProblem, logout, may, session, status, type ApiError } from
 import { failover, others, stay } from "./api/failover";
 import { connection, live } from "./api/live";
 import { usePolling, useViewState, views } from "./estate";
-import { ago, clock, duration, plural } from "./format";
+import { ago, clock, duration, plural, stamp } from "./format";
 import { actions, shown, useActions } from "./keys";
 import { Details } from "./pages/details";
 import { Controls } from "./pages/controls";
@@ -124,7 +124,7 @@ function placeOf(path: string): Place {
   return [...places].sort((a, b) => b.path.length - a.path.length).find((p) => path === p.path || path.startsWith(p.path + "/")) ?? places[0];
 }
 
-/** Views of the map and the tables travel along when one goes from one to the other. */
+/** The pages that show the estate, and so can show it as it was. */
 const estatePaths = ["/map", "/hosts", "/containers", "/processes", "/resources"];
 
 function Shell() {
@@ -157,10 +157,10 @@ function Shell() {
       { id: "back", keys: ["["], label: "Back", section: "Everywhere", run: () => history.back() },
       { id: "forward", keys: ["]"], label: "Forward", section: "Everywhere", run: () => history.forward() },
       { id: "close", keys: ["escape"], label: "Close the details", section: "Everywhere", run: () => setParams({ node: "" }) },
-      { id: "dock", keys: ["`"], label: "Show or hide logs and terminals", section: "Everywhere", run: () => dock.toggle(), palette: true },
+      { id: "dock", keys: ["`", "mod+`"], label: "Show or hide logs and terminals", section: "Everywhere", run: () => dock.toggle(), palette: true },
       { id: "narrow", keys: ["\\"], label: "Narrow or wide navigation", section: "Everywhere", run: () => narrow.set((n) => !n), palette: true },
       ...themes.map((t) => ({ id: "theme-" + t.id, keys: [], label: `Theme: ${t.label}`, section: "Appearance", run: () => choice.set(t.id), palette: true })),
-      { id: "logout", keys: [], label: "Log out", section: "Everywhere", run: () => void logout(), palette: true },
+      { id: "logout", keys: [], label: "Log out", section: "Everywhere", run: () => leave(), palette: true },
     ],
     [],
   );
@@ -293,6 +293,12 @@ function Nav({ current, visible }: { current: string; visible: Place[] }) {
   );
 }
 
+/** Ends the session, and with it what it had open: nobody else's terminals are to come back with the next one. */
+function leave() {
+  dock.clear();
+  void logout();
+}
+
 function useNow(every: number): number {
   const [now, set] = useState(Date.now());
   useEffect(() => {
@@ -349,9 +355,9 @@ function Who() {
           <div className="cap">{s.user} · {s.role}</div>
           {st && <div className="item dim">Monitor {st.version}, up {duration(st.now_ms - st.started_ms)}</div>}
           {st && <div className="item dim">{plural(st.probes.connected, "probe")} connected</div>}
-          {s.expires_ms > 0 && <div className="item dim">Session ends {clock(s.expires_ms)}</div>}
+          {s.expires_ms > 0 && <div className="item dim">Session ends {stamp(s.expires_ms)}</div>}
           <Item icon="link" onPick={() => (window.open("/api/v1/openapi.json", "_blank", "noopener"), close())}>API description</Item>
-          {st?.auth === "on" && <Item icon="close" onPick={() => void logout()}>Log out</Item>}
+          {st?.auth === "on" && <Item icon="close" onPick={leave}>Log out</Item>}
         </>
       )}
     </Popover>
@@ -361,9 +367,6 @@ function Who() {
 function Help({ onClose }: { onClose: () => void }) {
   const list = useStore(actions).filter((a) => a.keys.length);
   const more: [string, string, string[]][] = [
-    ["Map", "Walk along connections", ["←", "↑", "↓", "→"]],
-    ["Map", "Next, previous node", ["N", "P"]],
-    ["Map", "Open what is marked", ["Enter"]],
     ["Tables", "Move, page, ends", ["↑", "↓", "PgDn", "End"]],
     ["Tables", "Open · select · select all", ["Enter", "Space", "Ctrl A"]],
   ];
@@ -375,8 +378,8 @@ function Help({ onClose }: { onClose: () => void }) {
           {sections.map((s) => (
             <section key={s} aria-label={s}>
               <h3>{s}</h3>
-              {[...new Map(list.filter((a) => a.section === s).map((a) => [a.id, a])).values()].map((a) => (
-                <div className="row" key={a.id}><span>{a.label}</span><Kbd keys={shown(a.keys[0])} /></div>
+              {[...new Set(list.filter((a) => a.section === s).map((a) => a.label))].map((label) => (
+                <div className="row" key={label}><span>{label}</span><Kbd keys={[...new Set(list.filter((a) => a.section === s && a.label === label).flatMap((a) => shown(a.keys[0])))]} /></div>
               ))}
               {more.filter((m) => m[0] === s).map((m) => (
                 <div className="row" key={m[1]}><span>{m[1]}</span><Kbd keys={m[2]} /></div>

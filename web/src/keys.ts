@@ -29,6 +29,7 @@ let pending = "";
 let pendingAt = 0;
 
 export function keyName(e: KeyboardEvent): string {
+  if (isLeave(e)) return "mod+`";
   let k = e.key;
   if (k === " ") k = "space";
   if (k.length === 1) k = e.ctrlKey || e.metaKey ? k.toLowerCase() : k;
@@ -44,16 +45,26 @@ function typing(t: EventTarget | null): boolean {
   return t.isContentEditable || t.tagName === "TEXTAREA" || t.tagName === "SELECT" || (t.tagName === "INPUT" && !["checkbox", "radio", "range", "button"].includes((t as HTMLInputElement).type)) || !!t.closest(".xterm");
 }
 
+/** The one key that a terminal does not get: it leads out of it. */
+export function isLeave(e: KeyboardEvent): boolean {
+  return e.ctrlKey && !e.altKey && (e.key === "`" || e.code === "Backquote");
+}
+
+/** Keys that the focused control itself means, or with which what is focused is scrolled. */
+function own(t: HTMLElement, name: string): boolean {
+  if (/^(enter|space)$/.test(name) && t.closest?.("button, a[href], input, summary, [role=grid], [role=tab], [role=option]")) return true;
+  return /^(space|home|end|page.*|arrow.*)$/.test(name) && !!t.closest?.("input, [role=grid], [role=slider], [role=tab], [role=option], [role=log], [role=region][tabindex], [role=group][tabindex], pre[tabindex]");
+}
+
 export function installKeys() {
   addEventListener("keydown", (e) => {
     if (e.defaultPrevented) return;
     const name = keyName(e);
     if (typing(e.target) && !name.startsWith("mod+")) return;
-    if ((e.target as HTMLElement).closest?.(".xterm")) return;
-    // Keys that the focused control itself means.
-    const own = e.target instanceof HTMLElement && e.target.closest("button, a[href], input, [role=grid], [role=slider], [role=tab], [role=option]");
-    if (own && /^(enter|space|home|end|page.*|arrow.*)$/.test(name)) return;
-    if (document.querySelector("[role=dialog]") && name !== "mod+k") return;
+    if ((e.target as HTMLElement).closest?.(".xterm") && !isLeave(e)) return;
+    if (own(e.target as HTMLElement, name)) return;
+    // A dialog has the keyboard to itself; the palette, which is one too, is closed by the key that opens it.
+    if (document.querySelector("[role=dialog]:not([data-palette])") || (document.querySelector("[data-palette]") && name !== "mod+k")) return;
     const now = Date.now();
     const sequence = now - pendingAt < 1200 && pending ? `${pending} ${name}` : "";
     // The newest component's action comes first.

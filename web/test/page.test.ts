@@ -4,6 +4,9 @@ import { candidates } from "../src/api/client";
 import { bytes, duration, metric } from "../src/format";
 import { alike, fit, zoomAt } from "../src/graph/camera";
 import { Density } from "../src/graph/density";
+import { readEnd } from "../src/pages/files";
+import { syncHealth, syncValue } from "../src/pages/system";
+import { withHealth } from "../src/query/narrow";
 import { csv, follow, sorted, type Column } from "../src/ui/table";
 
 test("colours of a log line, and nothing else that a terminal would act on", () => {
@@ -95,4 +98,50 @@ test("a page goes to another monitor than its own, and never from TLS to none", 
   expect(candidates(all, { origin: "https://m1:4040", protocol: "https:" })).toEqual(["https://m3:4040"]);
   expect(candidates(all, { origin: "http://m2:4040", protocol: "http:" })).toEqual(["https://m1:4040", "https://m3:4040"]);
   expect(candidates([], { origin: "http://m2:4040", protocol: "http:" })).toEqual([]);
+});
+
+/** A file as a monitor serves it, in memory. */
+function held(text: string) {
+  const file = { text, asked: 0 };
+  return {
+    file,
+    read: async (_: string, offset: number, length: number) => new TextEncoder().encode(file.text.slice(offset, offset + length)),
+    size: async () => (file.asked++, file.text.length),
+  };
+}
+
+test("the end of a file is its end, however much is written in between, and when it is cut off", async () => {
+  const s = held("a".repeat(100));
+  const last = async (was: number) => {
+    const { offset, bytes: b } = await readEnd(s, "/log", was);
+    return { at: offset + b.length, text: new TextDecoder().decode(b).slice(-3) };
+  };
+  expect(await last(0)).toEqual({ at: 100, text: "aaa" });
+  s.file.text += "b".repeat(50_000) + "end";
+  expect(await last(100)).toEqual({ at: 50_103, text: "end" });
+  expect(s.file.asked).toBe(0);
+  // Ten megabytes while nobody looked.
+  s.file.text += "c".repeat(10_000_000) + "now";
+  expect(await last(50_103)).toEqual({ at: 10_050_106, text: "now" });
+  s.file.text = "cut";
+  expect(await last(10_050_106)).toEqual({ at: 3, text: "cut" });
+});
+
+test("choosing a health narrows the filter down, and choosing it again goes back", () => {
+  expect(withHealth("", "crit")).toBe("health:crit");
+  expect(withHealth("health:crit", "crit")).toBe("");
+  expect(withHealth("health:crit", "warn")).toBe("health:warn");
+  expect(withHealth("web host:vm1", "crit")).toBe("web host:vm1 health:crit");
+  expect(withHealth("web host:vm1 health:crit", "crit")).toBe("web host:vm1");
+  expect(withHealth("web or db", "crit")).toBe("(web or db) health:crit");
+  expect(withHealth("(web or db) health:crit", "ok")).toBe("(web or db) health:ok");
+  expect(withHealth("a or health:crit", "crit")).toBe("(a or health:crit) health:crit");
+  expect(withHealth("cpu>", "crit")).toBe("health:crit");
+  expect(withHealth("-health:ok", "warn")).toBe("-health:ok health:warn");
+});
+
+test("replication is as well as its engine says, and its figures have their units", () => {
+  const live = { phase: "live", source_quorum: true, target_quorum: true };
+  expect([live, { phase: "standby", source_quorum: false, target_quorum: true }, { ...live, source_error: "connection refused" }, { ...live, target_quorum: false }, { phase: "copying" }, { phase: "stopped", error: "x" }].map(syncHealth)).toEqual([1, 1, 3, 2, 2, 3]);
+  expect([syncValue("lag_ms", 0.4), syncValue("behind_ms", 420), syncValue("behind_ms", 90_000), syncValue("transactions", 12), syncValue("source_quorum", false), syncValue("engine", "a")]).toEqual(["400 µs", "420 ms", "1 min 30 s", "12", "no", "a"]);
 });

@@ -63,6 +63,17 @@ export async function send<T>(method: "POST" | "PUT" | "DELETE", path: string, b
 export const api = "/api/v1";
 export const nodePath = (id: string) => `${api}/nodes/${encodeURIComponent(id)}`;
 
+/** Why a socket of a node was refused, which browsers do not say: it is gone, or not allowed. "" when neither. */
+export async function refused(id: string, controls: string[]): Promise<string> {
+  try {
+    const d = await get<{ controls: { id: string; allowed: boolean; why_not: string }[] }>(nodePath(id));
+    const c = d.controls.find((x) => controls.includes(x.id));
+    return c && !c.allowed ? c.why_not : "";
+  } catch (e) {
+    return (e as ApiError).status === 404 ? "It is no longer there" : "";
+  }
+}
+
 /**
  * The session of the token in the address, of the cookie, or that another monitor has handed over to this page, in this order.
  * What the address holds is taken out of it at once.

@@ -198,10 +198,8 @@ class Live {
       case "diff": {
         const sub = this.subs.get(m.sub!);
         if (!sub) return;
-        if (m.type === "frame") {
-          performance.mark("frame-decoded");
-          sub.picture.frame(m as unknown as Frame);
-        } else
+        if (m.type === "frame") sub.picture.frame(m as unknown as Frame);
+        else
           try {
             sub.picture.diff(m as unknown as Diff);
           } catch (e) {

@@ -61,12 +61,6 @@ export class Marks {
     this.sizeTop = z || 1;
   }
 
-  /** The largest value of the metric now, for the legend. */
-  get top() {
-    this.tops();
-    return this.metricTop;
-  }
-
   /** Draws one edge: a slight curve from client to server with an arrow at the server. */
   edge(ctx: Ctx, c: Camera, w: number, h: number, e: number, colour: string, width: number, arrow: boolean) {
     const p = this.stage.picture;

@@ -21,13 +21,27 @@ export class Overlay {
 
   constructor(private readonly map: Held, private readonly marks: Marks) {}
 
+  /** Rows whose names it writes, in bold, where the picture would have written them. */
+  named(): Set<number> {
+    const p = this.map.picture;
+    const out = new Set([this.at]);
+    for (const id of this.map.selected) out.add(p.find(id));
+    out.delete(-1);
+    return out;
+  }
+
+  /** The row that is pointed at, or that the keyboard is at. */
+  private get at(): number {
+    return this.map.hover >= 0 && this.map.hover < this.map.picture.count ? this.map.hover : this.map.picture.find(this.map.cursor);
+  }
+
   /** What lies on top: neighbours of what is pointed at, search hits, selection, the keyboard's place, the lasso. */
   draw(ctx: Ctx, dt: number): boolean {
     const p = this.map.picture;
     const pal = this.map.palette;
     const c = this.map.camera, w = this.map.w, h = this.map.h;
     let again = false;
-    const at = this.map.hover >= 0 && this.map.hover < p.count ? this.map.hover : p.find(this.map.cursor);
+    const at = this.at;
     const pointed = this.map.hover >= 0 || this.map.selected.size > 0 || this.map.hoverEdge >= 0;
     const lit = new Set<number>();
     if (this.map.hover >= 0 && this.map.hover < p.count) lit.add(this.map.hover);

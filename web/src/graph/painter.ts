@@ -26,12 +26,13 @@ export class Painter {
     for (let x = ox; x < w; x += step) for (let y = oy; y < h; y += step) ctx.fillRect(x, y, 1.2, 1.2);
   }
 
-  *paint(ctx: Ctx, c: Camera, w: number, h: number): Generator<void> {
+  /** above: rows whose names are written on top of the picture, and so not in it. */
+  *paint(ctx: Ctx, c: Camera, w: number, h: number, above?: ReadonlySet<number>): Generator<void> {
     this.boxes(ctx, c, w, h);
     yield;
     yield* this.paintEdges(ctx, c, w, h);
     yield* this.paintNodes(ctx, c, w, h);
-    this.labels(ctx, c, w, h);
+    this.labels(ctx, c, w, h, above);
   }
 
   private boxes(ctx: Ctx, c: Camera, w: number, h: number) {
@@ -146,7 +147,7 @@ export class Painter {
     return this.order;
   }
 
-  private labels(ctx: Ctx, c: Camera, w: number, h: number) {
+  private labels(ctx: Ctx, c: Camera, w: number, h: number, above?: ReadonlySet<number>) {
     const p = this.stage.picture;
     const r = radius * c.k;
     const most = r < 3 ? 24 : r < 6 ? 60 : 260;
@@ -169,7 +170,7 @@ export class Painter {
       const two = r > 11 && p.minor[i] !== "";
       const width = Math.min(140, Math.max(p.label[i].length * 6.4, two ? p.minor[i].length * 5.8 : 0));
       if (!free(x - width / 2 - 3, y + ri + 2, x + width / 2 + 3, y + ri + (two ? 31 : 18))) continue;
-      this.marks.label(ctx, i, x, y + ri + 5, two);
+      if (!above?.has(i)) this.marks.label(ctx, i, x, y + ri + 5, two);
       n++;
     }
   }

@@ -210,11 +210,6 @@ export class Renderer implements Held {
     return "";
   }
 
-  /** The largest value of the metric now, for the legend. */
-  get top() {
-    return this.marks.top;
-  }
-
   // Drawing
 
   private frame(now: number) {
@@ -245,7 +240,7 @@ export class Renderer implements Held {
     else {
       this.scenes.stale();
       this.painter.backdrop(ctx, this.camera, this.w, this.h);
-      for (const _ of this.painter.paint(ctx, this.camera, this.w, this.h)) void _;
+      for (const _ of this.painter.paint(ctx, this.camera, this.w, this.h, this.overlay.named())) void _;
       this.drawnVersion = p.version;
     }
     again = this.overlay.draw(ctx, dt) || again;

@@ -3,7 +3,7 @@
 import { useMemo, useState } from "react";
 import { api, get, may, request, session, type ApiError } from "../api/client";
 import { useLoad } from "../estate";
-import { ago, bytes, count, plural, stamp } from "../format";
+import { ago, bytes, count, duration, plural, stamp } from "../format";
 import { match, record } from "../query/match";
 import { check, parse } from "../query/parse";
 import { navigate, setParams, useRoute } from "../router";
@@ -129,11 +129,12 @@ function Overview() {
   if (!data) return <Loading what="Asking the master" />;
   const total = data.slaves.reduce((a, s) => add(a, s.resources), zero);
   const used = data.slaves.reduce((a, s) => add(a, s.used_resources), zero);
-  const m = more.data?.metrics ?? {};
-  const tasks = (k: string) => m[`master/tasks_${k}`] ?? 0;
+  // Until the master has told them, and when it does not, they are not known: none is not the same.
+  const m = more.data?.metrics;
+  const told = (name: string) => (m ? count(m[name] ?? 0) : "–");
   return (
     <div className="content" tabIndex={0} role="region" aria-label="Cluster">
-      {error && <Problem error={error} retry={again} />}
+      {(error ?? more.error ?? roles.error) && <Problem error={(error ?? more.error ?? roles.error)!} retry={() => (again(), more.again(), roles.again())} />}
       <div className="stats">
         <Usage label="CPU" used={used.cpus} total={total.cpus} format={(v) => `${count(v)} cores`} />
         <Usage label="Memory" used={used.mem} total={total.mem} format={mb} />
@@ -143,7 +144,7 @@ function Overview() {
           <h2 className="cap">Nodes</h2>
           <div className="big">{data.slaves.length}<small> registered</small></div>
           <Bar value={data.slaves.filter((s) => s.active).length} max={data.slaves.length} label="Nodes that are active" tone="health" />
-          <span className="faint">{m["master/slaves_unreachable"] ? <span className="h3">{plural(m["master/slaves_unreachable"], "node")} unreachable</span> : more.data?.maintenance?.draining_machines?.length ? `${more.data.maintenance.draining_machines.length} in maintenance` : "all reachable"}</span>
+          <span className="faint">{!m ? "–" : m["master/slaves_unreachable"] ? <span className="h3">{plural(m["master/slaves_unreachable"], "node")} unreachable</span> : more.data?.maintenance?.draining_machines?.length ? `${more.data.maintenance.draining_machines.length} in maintenance` : "all reachable"}</span>
         </div>
       </div>
       <div className="split">
@@ -153,7 +154,7 @@ function Overview() {
             {(["running", "staging", "starting", "killing", "finished", "failed", "killed", "lost", "error", "unreachable"] as const).map((k) => (
               <div key={k} style={{ display: "contents" }}>
                 <dt>{k}</dt>
-                <dd className="num"><a className="tap" href={`/cluster/tasks?q=state:${k}`} onClick={(e) => (e.preventDefault(), navigate("/cluster/tasks", { q: `state:${k}` }))}>{count(tasks(k))}</a></dd>
+                <dd className="num"><a className="tap" href={`/cluster/tasks?q=state:${k}`} onClick={(e) => (e.preventDefault(), navigate("/cluster/tasks", { q: `state:${k}` }))}>{told(`master/tasks_${k}`)}</a></dd>
               </div>
             ))}
           </dl>
@@ -163,11 +164,11 @@ function Overview() {
           <dl className="facts">
             <dt>Leader</dt><dd className="mono">{data.hostname}</dd>
             {data.cluster && <><dt>Cluster</dt><dd>{data.cluster}</dd></>}
-            <dt>Leads for</dt><dd>{m["master/uptime_secs"] ? ago(Date.now() - m["master/uptime_secs"] * 1000).replace(" ago", "") : "–"}</dd>
+            <dt>Leads for</dt><dd>{m?.["master/uptime_secs"] ? duration(m["master/uptime_secs"] * 1000) : "–"}</dd>
             <dt>Frameworks</dt><dd>{data.frameworks.length}, {data.frameworks.filter((f) => f.active).length} active</dd>
-            <dt>Offers out</dt><dd className="num">{count(m["master/outstanding_offers"] ?? 0)}</dd>
-            <dt>Allocations</dt><dd className="num">{count(m["allocator/mesos/allocation_runs"] ?? 0)}</dd>
-            <dt>Registry writes waiting</dt><dd className="num">{count(m["registrar/queued_operations"] ?? 0)}</dd>
+            <dt>Offers out</dt><dd className="num">{told("master/outstanding_offers")}</dd>
+            <dt>Allocations</dt><dd className="num">{told("allocator/mesos/allocation_runs")}</dd>
+            <dt>Registry writes waiting</dt><dd className="num">{told("registrar/queued_operations")}</dd>
           </dl>
         </div>
         <div className="card" style={{ gridColumn: "1 / -1" }}>
@@ -235,7 +236,7 @@ function Nodes() {
   return (
     <>
       <div className="toolbar">
-        <Filter value={useRoute().params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter nodes" fields={["host", "state", "cpus", "mem", "tasks", "version", "id"]} />
+        <Filter value={useRoute().params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter nodes" example="-state:active" fields={["host", "state", "cpus", "mem", "tasks", "version", "id"]} />
         <span className="grow" />
         <span className="faint">{plural(rows.length, "node")}</span>
       </div>
@@ -269,7 +270,7 @@ function DrainDialog({ slave, call, text, onClose, done }: { slave: Slave; call:
           {error && <Problem error={error} />}
           {drain ? (
             <>
-              <p>Its {plural(slave.TASK_RUNNING, "task")} are ended and started elsewhere by their frameworks. No new ones are placed on it until it is reactivated.</p>
+              <p>{slave.TASK_RUNNING === 0 ? "No task runs on it." : `Its ${plural(slave.TASK_RUNNING, "task")} ${slave.TASK_RUNNING === 1 ? "is" : "are"} ended and started elsewhere by the frameworks.`} No new ones are placed on it until it is reactivated.</p>
               <label className="field">Seconds that tasks get to end by themselves<input type="number" name="grace" min={0} max={86400} defaultValue={60} /></label>
             </>
           ) : <p>New tasks may be placed on it again.</p>}
@@ -313,7 +314,7 @@ function Tasks() {
     <div style={{ display: "grid", gridTemplateColumns: open ? "minmax(0,1fr) auto" : "minmax(0,1fr)", flex: 1, minHeight: 0 }}>
       <div style={{ display: "flex", flexDirection: "column", minHeight: 0, minWidth: 0 }}>
         <div className="toolbar">
-          <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter tasks" fields={["name", "state", "framework", "host", "node", "role", "cpus", "mem", "id", "healthy"]} />
+          <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter tasks" example="state:failed" fields={["name", "state", "framework", "host", "node", "role", "cpus", "mem", "id", "healthy"]} />
           <div className="segmented" role="group" aria-label="Which tasks">
             {([["", "All"], ["state:running", "Running"], ["state:failed", "Failed"]] as const).map(([q, l]) => <button key={l} type="button" aria-pressed={(params.q ?? "") === q} onClick={() => setParams({ q }, true)}>{l}</button>)}
           </div>
@@ -407,12 +408,16 @@ function TaskPanel({ task: t, again }: { task: Task & { framework: string; host:
 function sandbox(t: Task): Source {
   const base = `${api}/proxy/agent/${encodeURIComponent(t.slave_id)}/files`;
   const root = `/frameworks/${t.framework_id}/executors/${t.executor_id || t.id}/runs/latest`;
+  // A read at -1 tells it.
+  const size = async (path: string) => (await get<{ offset: number }>(`${base}/read?path=${encodeURIComponent(path)}&offset=-1`)).offset;
   return {
     key: t.id,
     root,
+    size,
     list: async (path, signal) => {
       // Viewers may read the two logs, and see no other file.
-      if (!may("operator")) return ["stdout", "stderr"].map((name): Entry => ({ name, type: "file", size: 0, mode: "", mtime_ms: 0, target: "" }));
+      if (!may("operator"))
+        return Promise.all(["stdout", "stderr"].map(async (name): Promise<Entry> => ({ name, type: "file", size: await size(`${path}/${name}`).catch((e: ApiError) => (e.status === 404 ? 0 : Promise.reject(e))), mode: "", mtime_ms: 0, target: "" })));
       const r = await get<{ path: string; mode: string; size: number; mtime: number }[]>(`${base}/browse?path=${encodeURIComponent(path)}`, signal);
       return r.map((f): Entry => ({ name: f.path.slice(f.path.lastIndexOf("/") + 1), type: f.mode[0] === "d" ? "dir" : f.mode[0] === "l" ? "link" : "file", size: f.size, mode: f.mode, mtime_ms: f.mtime * 1000, target: "" }));
     },
@@ -453,7 +458,7 @@ function Frameworks() {
     <div style={{ display: "grid", gridTemplateColumns: open ? "minmax(0,1fr) auto" : "minmax(0,1fr)", flex: 1, minHeight: 0 }}>
       <div style={{ display: "flex", flexDirection: "column", minHeight: 0, minWidth: 0 }}>
         <div className="toolbar">
-          <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter frameworks" fields={["name", "host", "active", "tasks", "cpus", "mem", "id"]} />
+          <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter frameworks" example="active:false" fields={["name", "host", "active", "tasks", "cpus", "mem", "id"]} />
           <span className="grow" />
           <span className="faint">{plural(rows.length, "framework")}</span>
         </div>

@@ -3,9 +3,9 @@ import { get, may, nodePath } from "../api/client";
 import { live } from "../api/live";
 import type { Control, Metric, NodeDetail } from "../api/types";
 import { openNode, useLoad } from "../estate";
-import { ago, bytes, duration, healthNames, metric as formatted, plural, stamp } from "../format";
+import { ago, bytes, clock, duration, healthNames, metric as formatted, plural, stamp } from "../format";
 import { useActions } from "../keys";
-import { navigate, route, setParams } from "../router";
+import { navigate, route, setParams, useRoute } from "../router";
 import { Button, Empty, Health, Item, Loading, Popover, Problem, StateText, copy } from "../ui/parts";
 import { Icon } from "../ui/icons";
 import { Sparkline } from "../ui/sparkline";
@@ -18,7 +18,7 @@ const kindPlural: Record<string, string> = { process: "processes" };
 
 /** Everything about one node, beside the page. */
 export function Details({ id }: { id: string }) {
-  const at = Number(route.get().params.at) || 0;
+  const at = Number(useRoute().params.at) || 0;
   const { data, error, again } = useLoad<NodeDetail>((signal) => get(nodePath(id), signal), 5000, [id]);
   const [tab, setTab] = useState("overview");
   const close = () => setParams({ node: "" });
@@ -34,11 +34,12 @@ export function Details({ id }: { id: string }) {
     ],
     [d],
   );
-  if (error && !d)
+  // What was known of a node that is gone would pass for what it is now.
+  if (error && (!d || error.status === 404))
     return (
       <aside className="details" aria-label="Details">
-        <header><div className="row"><h2 className="grow">{error.status === 404 ? "It is gone" : "Details"}</h2><Button small kind="ghost" icon="close" label="Close the details" onClick={close} /></div></header>
-        {error.status === 404 ? <Empty icon="kill" title="This node is no longer there"><p>It has ended, or its host has left. Go back in time to see it as it was.</p></Empty> : <Problem error={error} retry={again} />}
+        <header><div className="row"><h2 className="grow">{error.status === 404 ? (d?.label ?? "It is gone") : "Details"}</h2><Button small kind="ghost" icon="close" label="Close the details" onClick={close} /></div></header>
+        {error.status === 404 ? <Empty icon="kill" title="This node is no longer there"><p>It has ended, or its host has left. {at > 0 ? `The picture shows it as it was at ${clock(at)}; its details are not kept.` : "Go back in time to see it as it was."}</p></Empty> : <Problem error={error} retry={again} />}
       </aside>
     );
   if (!d)
@@ -80,6 +81,7 @@ export function Details({ id }: { id: string }) {
           </div>
         )}
         {at > 0 && <span className="faint">Figures are those of now; the picture is of the past.</span>}
+        {error && <Problem error={{ ...error, message: `This is from ${clock(d.at)}: ${error.message}` }} retry={again} />}
       </header>
       {tabs.length > 1 && (
         <div className="tabs" role="tablist" aria-label="Parts">
@@ -98,8 +100,18 @@ export function Details({ id }: { id: string }) {
   );
 }
 
-function viewOf(kind: string): string {
-  return { host: "hosts", process: "processes", task: "tasks", app: "apps", framework: "frameworks", agent: "agents", image: "containers-by-image", pod: "pods" }[kind] ?? "containers";
+/** The view in which nodes of a kind are. */
+export function viewOf(kind: string): string {
+  return { host: "hosts", process: "processes", task: "tasks", app: "apps", framework: "frameworks", agent: "agents", image: "containers-by-image", pod: "pods", controller: "controllers", service: "services" }[kind] ?? "containers";
+}
+
+/** Shows all nodes of a kind that have a label, on the map when the page that is open is of other things. */
+function withLabel(d: NodeDetail, name: string, value: string) {
+  const q = `label.${name}=${/[\s()"]/.test(value) || value === "" ? JSON.stringify(value) : value}`;
+  const view = viewOf(d.kind);
+  const { path, params } = route.get();
+  if ((path === "/map" && (params.view || "containers") === view) || (path === `/${view}` && !params.view)) setParams({ q });
+  else navigate("/map", { q, node: d.id, ...(view === "containers" ? {} : { view }) });
 }
 
 function act(c: Control, d: NodeDetail, args: Record<string, string> = {}) {
@@ -210,7 +222,7 @@ function Overview({ d }: { d: NodeDetail }) {
           <h3>Labels</h3>
           <div className="labels">
             {Object.entries(d.labels).map(([k, v]) => (
-              <button type="button" key={k} className="chip" title="Show all with this label" onClick={() => setParams({ q: `label.${k}=${/[\s()"]/.test(v) || v === "" ? JSON.stringify(v) : v}` })}>
+              <button type="button" key={k} className="chip" title="Show all with this label" onClick={() => withLabel(d, k, v)}>
                 <span className="faint">{k}</span> {v}
               </button>
             ))}

@@ -49,7 +49,13 @@ export const dock = {
     return state.get().tabs.length > 0;
   },
   toggle() {
+    const inside = !!document.activeElement?.closest(".dock-body");
     state.set((s) => ({ ...s, open: !s.open && s.tabs.length > 0 }));
+    // What was focused is hidden now; its tab is not.
+    if (inside) document.getElementById(`dock-tab-${state.get().at}`)?.focus();
+  },
+  clear() {
+    state.set({ tabs: [], at: 0, open: false });
   },
 };
 

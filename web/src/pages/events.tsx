@@ -4,10 +4,11 @@ import { openNode } from "../estate";
 import { clock, healthNames, stamp } from "../format";
 import { match, record } from "../query/match";
 import { check, parse } from "../query/parse";
-import { setParams, useRoute } from "../router";
+import { navigate, setParams, useRoute } from "../router";
 import { useStore } from "../store";
 import { Filter } from "../ui/filter";
 import { Button, Empty, Health } from "../ui/parts";
+import { viewOf } from "./details";
 
 /** What has happened, newest first. */
 export function Events() {
@@ -21,21 +22,21 @@ export function Events() {
   return (
     <>
       <div className="toolbar">
-        <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter events" fields={["kind", "name", "what", "from", "to", "text", "health"]} />
+        <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter events" example="-health:ok" fields={["kind", "name", "what", "from", "to", "text", "health"]} />
         <span className="grow" />
         <span className="faint num">{shown.length} of the last {list.length}</span>
       </div>
       <div className="content timeline" tabIndex={0} role="region" aria-label="Events">
         {shown.length === 0 && <Empty icon="events" title={list.length ? "No event matches" : "Nothing has happened yet"}><p>Nodes that appear, change their state or their health, and what people do to them, is listed here as it happens.</p></Empty>}
         {shown.map((e) => (
-          <div key={e.seq} className="linkrow">
+          <div key={`${e.at} ${e.seq}`} className="linkrow">
             <time dateTime={new Date(e.at).toISOString()} title={stamp(e.at)}>{clock(e.at)}</time>
             <Health value={e.severity} />
             <button type="button" className="clip" onClick={() => openNode(e.id)}><b>{e.label}</b></button>
             <span className="dim clip">{say(e)}</span>
             <span className="end">
               {e.kind}
-              <Button small kind="ghost" icon="clock" label={`See the map as it was at ${clock(e.at)}`} onClick={() => (location.href = `/map?at=${e.at}&node=${encodeURIComponent(e.id)}`)} />
+              <Button small kind="ghost" icon="clock" label={`See the map as it was at ${clock(e.at)}`} onClick={() => navigate("/map", { at: String(e.at), node: e.id, ...(viewOf(e.kind) === "containers" ? {} : { view: viewOf(e.kind) }) })} />
             </span>
           </div>
         ))}

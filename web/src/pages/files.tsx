@@ -20,6 +20,8 @@ export interface Source {
   list: (path: string, signal: AbortSignal) => Promise<Entry[]>;
   /** A part of a file. */
   read: (path: string, offset: number, length: number) => Promise<Uint8Array>;
+  /** How large it is now. */
+  size: (path: string) => Promise<number>;
   href: (path: string) => string;
 }
 
@@ -28,10 +30,15 @@ const peek = 65_536;
 /** Files of a container, through its probe. */
 export function containerFiles(id: string): Source {
   const url = (path: string, rest: string) => `${nodePath(id)}/${rest}path=${encodeURIComponent(path)}`;
+  const list = async (path: string, signal?: AbortSignal) => ((await (await request("GET", url(path, "files?"), undefined, signal)).json()) as { entries: Entry[] }).entries;
   return {
     key: id,
     root: "/",
-    list: async (path, signal) => ((await (await request("GET", url(path, "files?"), undefined, signal)).json()) as { entries: Entry[] }).entries,
+    list,
+    size: async (path) => {
+      const cut = path.lastIndexOf("/");
+      return (await list(path.slice(0, cut) || "/")).find((e) => e.name === path.slice(cut + 1))?.size ?? 0;
+    },
     read: async (path, offset, length) => new Uint8Array(await (await request("GET", url(path, `file?offset=${offset}&length=${length}&`))).arrayBuffer()),
     href: (path) => url(path, "file?download=1&"),
   };
@@ -48,16 +55,27 @@ export function shownBytes(b: Uint8Array): string {
   return lines.join("\n");
 }
 
+/** Reads a file's end, given where it was last. A file that has grown faster than it is read, or was cut off, is asked for its size. */
+export async function readEnd(source: Pick<Source, "read" | "size">, path: string, was: number): Promise<{ offset: number; bytes: Uint8Array }> {
+  const from = (end: number) => Math.max(0, end - peek);
+  let offset = from(was);
+  let b = await source.read(path, offset, peek * 2);
+  if (b.length >= peek * 2 || (b.length === 0 && offset > 0)) {
+    offset = from(await source.size(path));
+    b = await source.read(path, offset, peek * 2);
+  }
+  return { offset, bytes: b };
+}
+
 /** The end of a file, read again and again while somebody looks. */
 function FileView({ source, path, size, back }: { source: Source; path: string; size: number; back: () => void }) {
   const box = useRef<HTMLPreElement>(null);
   const [end, setEnd] = useState(size > peek);
   const at = useRef(size);
   const { data, error, again } = useLoad(async () => {
-    const offset = end ? Math.max(0, at.current - peek) : 0;
-    const b = await source.read(path, offset, peek * 2);
-    at.current = offset + b.length;
-    return { text: shownBytes(b.length > peek && end ? b.subarray(b.length - peek) : b.subarray(0, end ? undefined : peek)), cut: end ? at.current > peek : b.length > peek };
+    const { offset, bytes: b } = end ? await readEnd(source, path, at.current) : { offset: 0, bytes: await source.read(path, 0, peek + 1) };
+    if (end) at.current = offset + b.length;
+    return { text: shownBytes(end ? b.subarray(-peek) : b.subarray(0, peek)), cut: offset + b.length > peek };
   }, 2000, [source.key, path, end]);
   const text = data?.text;
   useLayoutEffect(() => {
@@ -65,7 +83,7 @@ function FileView({ source, path, size, back }: { source: Source; path: string; 
   }, [text, end]);
   return (
     <div style={{ display: "grid", gap: 9 }}>
-      <div className="row">
+      <div className="row wrap">
         <Button small icon="left" onClick={back}>Back</Button>
         <span className="grow" />
         <div className="segmented" role="group" aria-label="Part of the file">

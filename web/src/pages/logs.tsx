@@ -1,6 +1,6 @@
 import { memo, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { parseAnsi, plain } from "../ansi";
-import { api } from "../api/client";
+import { api, refused } from "../api/client";
 import { clock, plural } from "../format";
 import { keptStore, useStore } from "../store";
 import { Icon } from "../ui/icons";
@@ -17,6 +17,8 @@ interface Line {
 }
 
 const most = 10_000;
+/** While somebody reads further up, what they read must not move away under them so soon. */
+const mostHeld = 3 * most;
 const rowHeight = 20;
 const wrapping = keptStore("log-wrap", false);
 const times = keptStore("log-times", true);
@@ -41,6 +43,8 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
   const box = useRef<HTMLDivElement>(null);
   const following = useRef(true);
   following.current = follow;
+  const held = useRef(false);
+  held.current = paused;
 
   useEffect(() => {
     let over = false;
@@ -55,7 +59,8 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
         flush = undefined;
         const more = waiting;
         waiting = [];
-        setLines((was) => (was.length + more.length > most ? [...was, ...more].slice(-most) : [...was, ...more]));
+        const room = following.current ? most : mostHeld;
+        setLines((was) => (was.length + more.length > room ? [...was, ...more].slice(-room) : [...was, ...more]));
         if (!following.current) setFresh((f) => f + more.length);
       }, 60);
     };
@@ -66,11 +71,17 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
       if (last) q.set("since", String(last + 1));
       const s = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${api}/logs?${q}`);
       socket.current = s;
+      let begun = false;
       setState("connecting");
       s.onmessage = (e) => {
         const m = JSON.parse(e.data as string);
-        if (m.type === "start") setState("open");
-        else if (m.type === "lines") {
+        if (m.type === "start") {
+          begun = true;
+          setState("open");
+          setEnds("");
+          // What comes back after the connection was lost is as paused as it was.
+          if (held.current) s.send(JSON.stringify({ type: "pause" }));
+        } else if (m.type === "lines") {
           for (const l of m.lines) if (l.t > last) last = l.t;
           put(m.lines.map((l: Line) => ({ ...l, n: n++ })));
         } else if (m.type === "dropped") put([{ n: n++, i: m.i, t: last, s: "", l: "warn", m: "", gap: m.n }]);
@@ -81,7 +92,10 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
         if (over) return;
         const ended = e.code === 1000;
         setState(ended ? "ended" : "lost");
-        if (!ended) retry = setTimeout(open, 2000);
+        if (ended) return;
+        retry = setTimeout(open, 2000);
+        // One that never began was refused.
+        if (!begun) void Promise.all(ids.map((id) => refused(id, ["logs"]))).then((why) => !over && setEnds(why.map((w, i) => w && `${names[i]}: ${w}`).filter(Boolean).join("; ")));
       };
     };
     open();
@@ -131,7 +145,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
   return (
     <>
       <div className="logbar">
-        <span className={`live ${state === "open" && !paused ? "" : state === "lost" ? "lost" : "connecting"}`}><i />{paused ? "Paused" : state === "open" ? "Following" : state === "ended" ? "Ended" : state === "lost" ? "Lost, trying again" : "Connecting"}</span>
+        <span className={`live ${state === "open" && !paused ? "" : state === "lost" ? "lost" : "connecting"}`}><i />{paused && state === "open" ? "Paused" : state === "open" ? "Following" : state === "ended" ? (failed && lines.length === 0 ? "Can't be read" : "Ended") : state === "lost" ? "Lost, trying again" : "Connecting"}</span>
         <div className="filter" style={{ maxWidth: 300 }}>
           <Icon name="search" size={14} />
           <input type="search" aria-label="Only lines with" placeholder="text or /regex/" value={text} spellCheck={false} onChange={(e) => setText(e.target.value)} onKeyDown={(e) => e.key === "Escape" && setText("")} />
@@ -139,11 +153,11 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
         <Pick label="Level" value={level} options={(["all", "debug", "info", "warn", "error"] as const).map((id) => ({ id, label: id === "all" ? "all" : `${id}${id === "error" ? "" : " and above"}` }))} onChange={setLevel} />
         <Pick label="Stream" value={stream} options={(["all", "stdout", "stderr"] as const).map((id) => ({ id, label: id }))} onChange={setStream} />
         <span className="faint num">{plural(wanted.length, "line")}</span>
-        {ends && <span className="row dim"><Health value={4} />{ends}</span>}
         <span className="grow" />
         <Button small kind="ghost" icon={paused ? "play" : "pause"} label={paused ? "Go on" : "Pause; nothing is lost"} aria-pressed={paused} onClick={() => setPaused(!paused)} />
         <Button small kind="ghost" icon="clock" label="Times" aria-pressed={stamped} onClick={() => times.set((v) => !v)} />
         <Button small kind="ghost" icon="wrap" label="Wrap long lines" aria-pressed={wrap} onClick={() => wrapping.set((v) => !v)} />
+        {ends && <span className="row dim ends"><Health value={4} />{ends}</span>}
         <Button small kind="ghost" icon="download" label="Save these lines" onClick={() => save(`${names[0]}.log`, new Blob([wanted.map((l) => `${new Date(l.t).toISOString()} ${ids.length > 1 ? names[l.i] + " " : ""}${l.gap ? `… ${l.gap} lines were dropped` : plain(l.m)}\n`).join("")], { type: "text/plain" }))} />
       </div>
       <div

@@ -1,12 +1,14 @@
 import { useCallback, useEffect, useRef, useState, type PointerEvent as ReactPointer } from "react";
-import { api, may } from "../api/client";
+import { api, may, request, type ApiError } from "../api/client";
 import type { Feed } from "../api/live";
+import type { MetricDef } from "../api/types";
 import { openNode, usePicture, useViewState, type ViewState } from "../estate";
 import { healthNames, metric as formatted, plural } from "../format";
 import { within } from "../graph/grid";
 import { degree, neighbours, type Picture } from "../graph/picture";
 import { Renderer } from "../graph/renderer";
 import { useActions } from "../keys";
+import { withHealth } from "../query/narrow";
 import { setParams, useRoute } from "../router";
 import { useStore } from "../store";
 import { theme } from "../theme";
@@ -48,7 +50,6 @@ export function MapPage() {
       }
       if (kind === "frame") r.drawNow();
       else r.invalidate();
-      if (kind === "diff") performance.mark("diff-applied");
     },
     // The key holds the view.
     // eslint-disable-next-line react-hooks/exhaustive-deps
@@ -61,7 +62,8 @@ export function MapPage() {
     const r = new Renderer(canvas.current!);
     renderer.current = r;
     r.onComplete = () => {
-      performance.mark("first-complete-frame");
+      // Once: a page that is open for days must not note each.
+      if (performance.getEntriesByName("first-complete-frame").length === 0) performance.mark("first-complete-frame");
       canvas.current!.dataset.drawn = `${r.picture.count}/${r.picture.edges}`;
     };
     const o = new ResizeObserver((list) => r.resize(list[0].contentRect.width, list[0].contentRect.height));
@@ -72,8 +74,9 @@ export function MapPage() {
       if (e.ctrlKey || !e.shiftKey) r.zoom(Math.exp(-e.deltaY * (e.deltaMode ? 0.05 : 0.0016) * (e.ctrlKey ? 4 : 1)), e.clientX - b.left, e.clientY - b.top);
       else r.pan(-e.deltaX - e.deltaY, 0);
     };
-    host.current!.addEventListener("wheel", wheel, { passive: false });
-    const el = host.current!;
+    // What lies on the map, such as its list, is scrolled.
+    const el = canvas.current!.parentElement!;
+    el.addEventListener("wheel", wheel, { passive: false });
     (window as unknown as { mapRenderer: Renderer }).mapRenderer = r;
     return () => {
       o.disconnect();
@@ -82,6 +85,8 @@ export function MapPage() {
     };
   }, []);
   useEffect(() => renderer.current?.themeChanged(), [look]);
+  // What is selected in one view is not there in another: nobody should stop what they no longer see.
+  useEffect(() => setSelected((was) => (was.size ? new Set() : was)), [vs.view]);
   useEffect(() => {
     renderer.current?.setLook({ colour: vs.colour, metricMax: vs.metric?.max ?? 0, sized: !!vs.options.size, flows: !!vs.options.flows });
   }, [vs.colour, vs.metric, vs.options.size, vs.options.flows]);
@@ -124,9 +129,33 @@ export function MapPage() {
     const b = host.current!.getBoundingClientRect();
     return [e.clientX - b.left, e.clientY - b.top] as const;
   };
+  // Fingers on the map: two of them zoom and pan, and are no drag.
+  const fingers = useRef(new Map<number, readonly [number, number]>());
+  const pinch = (e: ReactPointer) => {
+    const was = [...fingers.current.values()];
+    fingers.current.set(e.pointerId, place(e));
+    const now = [...fingers.current.values()];
+    const middle = (p: typeof now) => [(p[0][0] + p[1][0]) / 2, (p[0][1] + p[1][1]) / 2];
+    const apart = (p: typeof now) => Math.hypot(p[0][0] - p[1][0], p[0][1] - p[1][1]) || 1;
+    const [wx, wy] = middle(was), [x, y] = middle(now);
+    renderer.current!.pan(x - wx, y - wy);
+    renderer.current!.zoom(apart(now) / apart(was), x, y);
+  };
+  const lift = (e: ReactPointer) => {
+    fingers.current.delete(e.pointerId);
+    if (e.type !== "pointerup") drag.current = null;
+  };
   const down = (e: ReactPointer) => {
     if (e.button !== 0) return;
     const [x, y] = place(e);
+    if (e.pointerType === "touch") {
+      fingers.current.set(e.pointerId, [x, y]);
+      if (fingers.current.size > 1) {
+        drag.current = null;
+        renderer.current!.lasso = [];
+        return;
+      }
+    }
     drag.current = { x, y, moved: false, lasso: lassoing || e.shiftKey };
     e.currentTarget.setPointerCapture(e.pointerId);
     if (drag.current.lasso) renderer.current!.lasso = [[x, y]];
@@ -135,6 +164,10 @@ export function MapPage() {
     const r = renderer.current!;
     const [x, y] = place(e);
     const d = drag.current;
+    if (fingers.current.has(e.pointerId)) {
+      if (fingers.current.size === 2) return pinch(e);
+      fingers.current.set(e.pointerId, [x, y]);
+    }
     if (d) {
       if (!d.moved && Math.hypot(x - d.x, y - d.y) < 4) return;
       if (!d.moved) setTip(null);
@@ -161,6 +194,7 @@ export function MapPage() {
   };
   const up = (e: ReactPointer) => {
     const d = drag.current;
+    lift(e);
     drag.current = null;
     const r = renderer.current!;
     if (!d || !pic) return;
@@ -224,7 +258,7 @@ export function MapPage() {
       { id: "map-metric", keys: [">"], label: "Next metric", section: "Map", run: cycle(1) },
       { id: "map-metric-back", keys: ["<"], label: "Previous metric", section: "Map", run: cycle(-1) },
       { id: "map-logs", keys: ["l"], label: "Logs of what is marked or selected", section: "Map", run: () => pic && logsOf(selected.size ? [...selected] : current() >= 0 ? [pic.id[current()]] : [], pic) },
-      { id: "map-shell", keys: ["s"], label: "Shell in the marked container", section: "Map", run: () => pic && current() >= 0 && dock.shell(pic.id[current()], pic.label[current()]) },
+      { id: "map-shell", keys: ["s"], label: "Shell in the marked container", section: "Map", run: () => pic && current() >= 0 && shellIn(pic.id[current()], pic) },
       { id: "map-outline", keys: ["o"], label: "The map as a list", section: "Map", run: () => setOutline((v) => !v), palette: true },
       { id: "map-lasso", keys: ["w"], label: "Lasso", section: "Map", run: () => setLassoing((v) => !v), palette: true },
       { id: "map-flows", keys: ["v"], label: "Show flows", section: "Map", run: () => setParams({ flows: params.flows ? "" : "1" }, true), palette: true },
@@ -242,10 +276,12 @@ export function MapPage() {
   };
   const png = async () => {
     const blob = await renderer.current!.png();
-    if (blob) save(`map-${vs.view}.png`, blob);
+    if (blob) save(`map-${vs.view.replace(/[^\w.-]/g, "-")}.png`, blob);
+    else toast("The browser could not make a picture of the map", "crit");
   };
 
-  const health = (name: string) => setParams({ q: params.q === `health:${name}` ? "" : `health:${name}` });
+  // The numbers are of what is shown: choosing one narrows that down, choosing it again goes back.
+  const health = (name: string) => setParams({ q: withHealth(params.q ?? "", name) });
   const t = pic?.totals;
   return (
     <>
@@ -261,7 +297,7 @@ export function MapPage() {
           onPointerDown={down}
           onPointerMove={move}
           onPointerUp={up}
-          onPointerCancel={() => (drag.current = null)}
+          onPointerCancel={lift}
           onPointerLeave={() => {
             setTip(null);
             renderer.current!.hover = renderer.current!.hoverEdge = -1;
@@ -298,7 +334,7 @@ export function MapPage() {
                 {plural(t.nodes, "node")} · {plural(t.edges, "connection")}
                 {t.hidden_nodes + t.hidden_edges > 0 && <span className="h2"> · {plural(t.hidden_nodes + t.hidden_edges, "more")} not shown</span>}
               </span>
-              {vs.metric && <span className="legend">{vs.metric.label} 0 <span className="ramp" aria-hidden="true" /> {formatted(renderer.current?.top ?? vs.metric.max, vs.metric.format)}</span>}
+              {vs.metric && <span className="legend">{vs.metric.label} 0 <span className="ramp" aria-hidden="true" /> {formatted(scale(pic!, vs.metric), vs.metric.format)}</span>}
             </div>
           )
         )}
@@ -314,6 +350,13 @@ export function MapPage() {
       </div>
     </>
   );
+}
+
+/** The value at the upper end of the colours: what one can have, or the most that is seen. */
+function scale(p: Picture, m: MetricDef): number {
+  let top = m.max;
+  if (p.metric === m.id) for (let i = 0; i < p.count; i++) if (p.m[i] > top) top = p.m[i];
+  return top;
 }
 
 export function describe(p: Picture, i: number, vs: ViewState): string {
@@ -359,6 +402,13 @@ export function logsOf(ids: string[], pic: Picture) {
   dock.logs(list, list.map((id) => pic.label[pic.find(id)]));
 }
 
+/** Opens a shell where there is one. A host's is opened in its details, where it says so. */
+export function shellIn(id: string, pic: Picture) {
+  const i = pic.find(id);
+  if (i < 0 || !["container", "task"].includes(pic.kind[i])) return toast("Only containers and tasks have a shell", "crit");
+  dock.shell(id, pic.label[i]);
+}
+
 export function Bulk({ ids, pic, clear }: { ids: string[]; pic: Picture; clear: () => void }) {
   const names = ids.map((id) => pic.label[pic.find(id)] ?? id);
   const operator = may("operator");
@@ -389,6 +439,6 @@ export function csvOf(vs: ViewState) {
   for (const id of o.expand ?? []) q.append("expand", id);
   for (const [k, v] of Object.entries(o.opts ?? {})) q.set("opt." + k, v);
   if (o.at) q.set("at", String(o.at));
-  fetch(`${api}/topology?${q}`).then(async (r) => (r.ok ? save(`${vs.view}.csv`, await r.blob()) : toast("The export failed", "crit")));
+  request("GET", `${api}/topology?${q}`).then(async (r) => save(`${vs.view.replace(/[^\w.-]/g, "-")}.csv`, await r.blob()), (e: ApiError) => toast(`The export failed: ${e.message}`, "crit"));
 }
 

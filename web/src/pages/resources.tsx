@@ -4,7 +4,7 @@ import { bytes, metric as formatted, plural } from "../format";
 import { setParams, useRoute } from "../router";
 import { check, parse } from "../query/parse";
 import { match, record } from "../query/match";
-import { Bar, Empty, Health, Loading, Pick } from "../ui/parts";
+import { Bar, Empty, Health, Loading, Pick, Problem } from "../ui/parts";
 import { Filter } from "../ui/filter";
 import { NoProbes } from "./welcome";
 
@@ -68,18 +68,20 @@ export function Resources() {
 
   const from = Math.max(0, Math.floor(top / rowHeight) - 3);
   const to = Math.min(rows.length, Math.ceil((top + height) / rowHeight) + 3);
+  const error = hosts.error || boxes.error || hostMem.error;
   const loaded = hosts.loaded && boxes.loaded && hostMem.loaded;
   const sum = (f: (r: HostRow) => number) => rows.reduce((a, r) => a + (f(r) || 0), 0);
   return (
     <>
       <div className="toolbar">
-        <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter hosts" fields={["host", "health", "cpu", "mem", "mem_used", "containers"]} />
+        <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter hosts" example="mem_used>80%" fields={["host", "health", "cpu", "mem", "mem_used", "containers"]} />
         <Pick label="Busiest first by" value={by} options={[{ id: "cpu", label: "CPU" }, { id: "mem", label: "memory" }, { id: "name", label: "name" }]} onChange={(v) => setParams({ by: v === "cpu" ? "" : v }, true)} />
         <span className="grow" />
         {rows.length > 0 && <span className="dim num">{plural(rows.length, "host")} · {formatted(sum((r) => r.cpu) / rows.length, "percent")} CPU · {formatted(sum((r) => r.used) / rows.length, "percent")} memory · {plural(sum((r) => r.inside.length), "container")}</span>}
       </div>
       <div className="content" ref={scroll} onScroll={(e) => setTop(e.currentTarget.scrollTop)} tabIndex={0} role="region" aria-label="Hosts and what they are used for">
-        {!loaded && rows.length === 0 && <Loading what="Waiting for the hosts" />}
+        {error && <Problem error={{ message: error }} />}
+        {!loaded && !error && rows.length === 0 && <Loading what="Waiting for the hosts" />}
         {loaded && rows.length === 0 && (params.q ? <Empty icon="search" title="No host matches"><p><code className="mono">{params.q}</code></p></Empty> : <NoProbes what="hosts" view="hosts" />)}
         <div className="hosts" style={{ position: "relative", height: rows.length * rowHeight + 28, display: "block" }}>
           {rows.slice(from, to).map((r, k) => (

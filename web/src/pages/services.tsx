@@ -50,8 +50,9 @@ interface Deployment {
   id: string;
   version: string;
   affectedApps: string[];
-  currentActions: { action: string; app?: string; readinessCheckResults?: unknown[] }[];
-  steps: { actions: { action: string; app?: string }[] }[];
+  affectedPods?: string[];
+  currentActions: { action: string; app?: string; pod?: string; readinessCheckResults?: unknown[] }[];
+  steps: { actions: { action: string; app?: string; pod?: string }[] }[];
   currentStep: number;
   totalSteps: number;
   deadline?: string;
@@ -122,7 +123,7 @@ function Apps() {
     <div style={{ display: "grid", gridTemplateColumns: open ? "minmax(0,1fr) auto" : "minmax(0,1fr)", flex: 1, minHeight: 0 }}>
       <div style={{ display: "flex", flexDirection: "column", minHeight: 0, minWidth: 0 }}>
         <div className="toolbar">
-          <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter apps" fields={["id", "state", "health", "instances", "running", "cpus", "mem", "cmd", "image"]} />
+          <Filter value={params.q ?? ""} onChange={(q) => setParams({ q }, true)} label="Filter apps" example="-state:running" fields={["id", "state", "health", "instances", "running", "cpus", "mem", "cmd", "image"]} />
           <span className="grow" />
           <span className="faint">{plural(rows.length, "app")}</span>
           {may("operator") && <Button small kind="primary" icon="plus" onClick={() => setCreating(true)}>New app</Button>}
@@ -177,14 +178,16 @@ function AppPanel({ app: a, again }: { app: AppInfo; again: () => void }) {
       <header>
         <div className="row"><Health value={state} /><span className="dim">{text}</span><span className="grow" /><Button small kind="ghost" icon="close" label="Close the app" onClick={() => setParams({ app: "" })} /></div>
         <div><h2>{a.id}</h2><span className="dim num">{a.tasksRunning} of {a.instances} running{a.healthChecks?.length ? `, ${a.tasksHealthy} healthy` : ""}</span></div>
-        {may("operator") && (
-          <div className="row wrap" style={{ gap: 6 }}>
-            <Button small icon="scale" onClick={() => setAsk("scale")}>Scale</Button>
-            <Button small icon="restart" onClick={() => setAsk("restart")}>Restart</Button>
-            <Button small icon="kill" kind="danger" onClick={() => setAsk("remove")}>Remove</Button>
-            <Button small icon="map" onClick={() => navigate("/map", { view: "containers", q: `app=${JSON.stringify(a.id)}` })}>Map</Button>
-          </div>
-        )}
+        <div className="row wrap" style={{ gap: 6 }}>
+          {may("operator") && (
+            <>
+              <Button small icon="scale" onClick={() => setAsk("scale")}>Scale</Button>
+              <Button small icon="restart" onClick={() => setAsk("restart")}>Restart</Button>
+              <Button small icon="kill" kind="danger" onClick={() => setAsk("remove")}>Remove</Button>
+            </>
+          )}
+          <Button small icon="map" onClick={() => navigate("/map", { view: "containers", q: `app=${JSON.stringify(a.id)}` })}>Map</Button>
+        </div>
         {reasons.length > 0 && (
           <div className={`verdict h${state === 1 ? 2 : state}`}>
             <b>Why it is waiting</b>
@@ -217,9 +220,9 @@ function AppPanel({ app: a, again }: { app: AppInfo; again: () => void }) {
             </div>
           </section>
         )}
-        {tab === "offers" && <Offers why={why.data} />}
+        {tab === "offers" && (why.error && !why.data ? <Problem error={why.error} retry={why.again} /> : <Offers why={why.data} />)}
         {tab === "versions" && <Versions app={a} again={again} />}
-        {tab === "definition" && <Definition id={a.id} />}
+        {tab === "definition" && <Definition id={a.id} version={a.version} />}
       </div>
       {ask === "scale" && (
         <Dialog title={`Scale ${a.id}`} onClose={() => setAsk(null)}>
@@ -297,8 +300,9 @@ function Versions({ app, again }: { app: AppInfo; again: () => void }) {
   );
 }
 
-function Definition({ id }: { id: string }) {
-  const { data } = useLoad((s) => get<{ app: Record<string, unknown> }>(path(id), s), 0, [id]);
+function Definition({ id, version }: { id: string; version: string }) {
+  const { data, error, again } = useLoad((s) => get<{ app: Record<string, unknown> }>(path(id), s), 0, [id, version]);
+  if (error) return <Problem error={error} retry={again} />;
   if (!data) return <Loading what="Reading" />;
   const { tasks: _, deployments: __, lastTaskFailure: ___, tasksRunning: _a, tasksStaged: _b, tasksHealthy: _c, tasksUnhealthy: _d, ...rest } = data.app;
   return <section><pre className="code" tabIndex={0}>{JSON.stringify(rest, null, 2)}</pre></section>;
@@ -313,6 +317,7 @@ function Deployments() {
   if (!data) return <Loading what="Asking Marathon" />;
   return (
     <div className="content" tabIndex={0} role="region" aria-label="Deployments">
+      {error && <Problem error={error} retry={again} />}
       {data.list.length === 0 && <Empty icon="deploy" title="Nothing is being deployed"><p>When an app is started, changed or scaled, its steps and what they wait for are shown here.</p></Empty>}
       <div className="cards">
         {data.list.map((d) => <DeploymentCard key={d.id} d={d} apps={data.apps} again={again} />)}
@@ -328,16 +333,18 @@ export function canarySteps(label: string | undefined): number[] {
 
 function DeploymentCard({ d, apps, again }: { d: Deployment; apps: Map<string, AppInfo>; again: () => void }) {
   const app = apps.get(d.affectedApps[0]);
+  const pods = d.affectedPods ?? [];
   const good = app ? (app.healthChecks?.length ? app.tasksHealthy : app.tasksRunning) : 0;
   const canary = app?.labels.ORCHESTRATOR_STRATEGY === "canary" ? canarySteps(app.labels.ORCHESTRATOR_CANARY_STEPS || "10,25,50,75,100") : [];
   const why = useLoad<Why>(app ? (s) => get(`${path(app.id)}::why`, s) : null, 3000, [d.id, app?.id]);
   const info = d.canary && typeof d.canary === "object" ? (Object.values(d.canary as Record<string, unknown>)[0] as Record<string, unknown> | undefined) : undefined;
   const at = Number((d.canary as { step?: number } | undefined)?.step ?? info?.step ?? 0);
   return (
-    <article className="card" aria-label={`Deployment of ${d.affectedApps.join(", ")}`}>
+    <article className="card" aria-label={`Deployment of ${[...d.affectedApps, ...pods].join(", ")}`}>
       <div className="row wrap">
         {d.paused ? <Health value={2} /> : <span className="spinner" />}
-        <h2 className="clip">{d.affectedApps.map((id) => <a key={id} href="#" onClick={(e) => (e.preventDefault(), navigate("/services", { app: id }))}>{id} </a>)}</h2>
+        <h2 className="clip">{d.affectedApps.map((id) => <a key={id} href="#" onClick={(e) => (e.preventDefault(), navigate("/services", { app: id }))}>{id} </a>)}{pods.map((id) => <span key={id}>{id} </span>)}</h2>
+        {pods.length > 0 && <span className="chip">{plural(pods.length, "pod")}</span>}
         <span className="faint mono">{d.id.slice(0, 8)}</span>
         {d.paused && <span className="chip warn">paused</span>}
         {d.deadline && <span className="chip">until {stamp(Date.parse(d.deadline))}</span>}
@@ -353,13 +360,13 @@ function DeploymentCard({ d, apps, again }: { d: Deployment; apps: Map<string, A
           const state = n < d.currentStep ? "done" : n === d.currentStep ? (d.paused ? "held" : "now") : "";
           return (
             <li key={i} className={state} aria-current={n === d.currentStep ? "step" : undefined}>
-              <span className={`step ${state}`} title={s.actions.map((a) => `${a.action} ${a.app ?? ""}`).join(", ")}>{n < d.currentStep ? "✓" : n}</span>
+              <span className={`step ${state}`} title={s.actions.map((a) => `${a.action} ${a.app ?? a.pod ?? ""}`).join(", ")}>{n < d.currentStep ? "✓" : n}</span>
             </li>
           );
         })}
       </ol>
       <div className="row wrap dim">
-        {d.currentActions.map((a, i) => <span key={i}>{a.action.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase()} <b>{a.app}</b></span>)}
+        {d.currentActions.map((a, i) => <span key={i}>{a.action.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase()} <b>{a.app ?? a.pod}</b></span>)}
         {app && <span className="num">{good} of {app.instances} good</span>}
       </div>
       {app && <Bar value={good} max={app.instances} label="Instances that are good" tone="health" />}

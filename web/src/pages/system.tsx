@@ -4,7 +4,7 @@ import { useState } from "react";
 import { api, get, may, send, type ApiError } from "../api/client";
 import type { Probe } from "../api/types";
 import { openNode, useLoad } from "../estate";
-import { ago, bytes, count, duration, plural, stamp } from "../format";
+import { ago, bytes, count, duration, metric, plural, stamp } from "../format";
 import { setParams, useRoute } from "../router";
 import { Button, Chip, Dialog, Empty, Health, Loading, Problem, toast } from "../ui/parts";
 import { Table, type Column } from "../ui/table";
@@ -56,7 +56,7 @@ function Probes() {
             <div className="row"><Health value={stateHealth[open.state] ?? 0} /><h2 className="grow clip">{open.hostname}</h2><Button small kind="ghost" icon="close" label="Close the probe" onClick={() => setParams({ probe: "" })} /></div>
             <div className="row"><Button small icon="host" onClick={() => openNode(open.host)}>The host</Button></div>
           </header>
-          <div className="scroll" tabIndex={0} role="region" aria-label="Sources">
+          <div className="scroll" tabIndex={0} role="region" aria-label="Part shown">
             <section aria-label="Sources">
               <h3>Where it looks</h3>
               {open.collectors.map((c) => <div key={c.name} className="reason"><Health value={stateHealth[c.state] ?? 0} /><span><b>{c.name}</b> <span className="faint">{c.state}</span>{c.message && <><br /><span className="dim">{c.message}</span></>}</span></div>)}
@@ -67,7 +67,7 @@ function Probes() {
                 <dt>It allows</dt><dd>{open.policy.length ? open.policy.join(", ") : "nothing"}</dd>
                 <dt>Connected</dt><dd>{ago(open.connected_ms)}</dd>
                 <dt>Clock</dt><dd className="num">{open.clock_skew_ms} ms off</dd>
-                <dt>Looks every</dt><dd className="num">{open.interval_ms} ms</dd>
+                <dt>Looks every</dt><dd className="num">{duration(open.interval_ms)}</dd>
               </dl>
             </section>
           </div>
@@ -162,8 +162,20 @@ function Audit() {
     { id: "object", label: "On", width: "minmax(160px, 1.6fr)", sort: (e) => e.object, cell: (e) => <span className="mono faint clip" title={e.object}>{e.object}</span> },
     { id: "outcome", label: "Result", width: "minmax(120px, 1fr)", sort: (e) => e.outcome, cell: (e) => <><Health value={e.outcome === "ok" || /^2/.test(e.outcome) ? 1 : 3} /><span className="clip" title={e.detail}>{e.outcome} {e.detail}</span></> },
   ];
-  if (error && !data) return <Problem error={error} retry={again} />;
-  return <div className="content fixed">{!data ? <Loading what="Reading" /> : <Table label="Audit log" columns={columns} rows={data.entries} id={(e) => String(e.seq)} sort={sort} onSort={onSort} empty={<Empty icon="audit" title="Nothing yet"><p>Logins, controls, shells and changes of users and tokens are recorded here.</p></Empty>} />}</div>;
+  return <div className="content fixed">{error && <Problem error={error} retry={again} />}{!data ? !error && <Loading what="Reading" /> : <Table label="Audit log" columns={columns} rows={data.entries} id={(e) => String(e.seq)} sort={sort} onSort={onSort} empty={<Empty icon="audit" title="Nothing yet"><p>Logins, controls, shells and changes of users and tokens are recorded here.</p></Empty>} />}</div>;
+}
+
+/** How a link of replication is, as its engine judges it: one that stands by is as good as one that is live, and neither is without its ensembles. */
+export function syncHealth(l: Record<string, unknown>): number {
+  if (l.error || l.source_error) return 3;
+  if (l.phase === "standby") return 1;
+  return l.phase === "live" && l.source_quorum !== false && l.target_quorum !== false ? 1 : 2;
+}
+
+export function syncValue(key: string, v: unknown): string {
+  if (typeof v === "boolean") return v ? "yes" : "no";
+  if (typeof v === "number") return !key.endsWith("_ms") ? count(v) : v < 10_000 ? metric(v, "ms") : duration(v);
+  return key === "since" && Date.parse(String(v)) > 0 ? stamp(Date.parse(String(v))) : String(v);
 }
 
 /** Replication between ZooKeeper ensembles, as its engine tells it. */
@@ -176,19 +188,20 @@ function ZkSync() {
   const links = (data.forward ? [{ name: "Forward", ...(data.forward as object) }, { name: "Back", ...(data.back as object) }] : [data]) as Record<string, unknown>[];
   return (
     <div className="content cards" tabIndex={0} role="region" aria-label="ZooKeeper sync" style={{ alignContent: "start" }}>
+      {error && <Problem error={{ ...error, hint: "What is shown is what the engine told last." }} retry={again} />}
       {links.map((l, i) => (
         <article className="card" key={i}>
-          <div className="row"><Health value={l.phase === "live" ? 1 : l.error ? 3 : 2} /><h2>{String(l.name ?? l.path ?? l.source ?? "Replication")}</h2><span className="chip">{String(l.phase ?? l.state ?? "")}</span></div>
+          <div className="row"><Health value={syncHealth(l)} /><h2>{String(l.name ?? l.path ?? l.source ?? "Replication")}</h2><span className="chip">{String(l.phase ?? l.state ?? "")}</span></div>
           <dl className="facts">
-            {Object.entries(l).filter(([, v]) => v !== null && typeof v !== "object" && v !== "").map(([k, v]) => (
-              <div key={k} style={{ display: "contents" }}><dt>{k.replaceAll("_", " ")}</dt><dd className="mono">{typeof v === "number" && /ms$/.test(k) ? duration(v) : String(v)}</dd></div>
+            {Object.entries(l).filter(([k, v]) => v !== null && typeof v !== "object" && v !== "" && k !== "name" && k !== "phase").map(([k, v]) => (
+              <div key={k} style={{ display: "contents" }}><dt>{k.replace(/_ms$/, "").replaceAll("_", " ")}</dt><dd className="mono">{syncValue(k, v)}</dd></div>
             ))}
           </dl>
         </article>
       ))}
       <article className="card">
-        <h2>{plural(conflicts.data?.length ?? 0, "conflict")}</h2>
-        {conflicts.data?.length ? <pre className="code" tabIndex={0}>{JSON.stringify(conflicts.data.slice(0, 100), null, 2)}</pre> : <p className="dim">Both sides agree on everything.</p>}
+        <h2>{conflicts.data ? plural(conflicts.data.length, "conflict") : "Conflicts"}</h2>
+        {!conflicts.data ? <p className="dim">{conflicts.error?.message ?? "Not known yet."}</p> : conflicts.data.length ? <pre className="code" tabIndex={0}>{JSON.stringify(conflicts.data.slice(0, 100), null, 2)}</pre> : <p className="dim">Both sides agree on everything.</p>}
       </article>
     </div>
   );

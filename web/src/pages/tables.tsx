@@ -1,4 +1,4 @@
-import { useMemo, useState } from "react";
+import { useEffect, useMemo, useState } from "react";
 import { openNode, usePicture, useViewState } from "../estate";
 import { metric as formatted } from "../format";
 import { degree } from "../graph/picture";
@@ -6,8 +6,7 @@ import { useActions } from "../keys";
 import { setParams, useRoute } from "../router";
 import { Bar, Button, Empty, Health, Loading, Problem, StateText } from "../ui/parts";
 import { Table, type Column } from "../ui/table";
-import { dock } from "./dock";
-import { Bulk, logsOf } from "./map";
+import { Bulk, logsOf, shellIn } from "./map";
 import { ViewBar } from "./viewbar";
 import { NoProbes } from "./welcome";
 
@@ -33,6 +32,7 @@ export function TablePage({ family }: { family: string }) {
   const vs = useViewState(family, { group: "none", size: params.z === "none" ? "" : (params.z ?? second[family] ?? "mem"), layout: "grid", opts: useOpts(family, params) });
   const { feed, error, loaded, version } = usePicture(vs.view, vs.options);
   const [selected, setSelected] = useState<Set<string>>(new Set());
+  useEffect(() => setSelected((was) => (was.size ? new Set() : was)), [vs.view]);
   const pic = feed.current?.picture;
   const sort = { id: params.sort || "health", desc: params.desc !== "0" };
   const z = vs.def?.metrics.find((m) => m.id === vs.options.size);
@@ -79,7 +79,7 @@ export function TablePage({ family }: { family: string }) {
   useActions(
     [
       { id: "t-logs", keys: ["l"], label: "Logs of what is selected or open", section: "Tables", run: () => pic && logsOf(marked(), pic) },
-      { id: "t-shell", keys: ["s"], label: "Shell in the open container", section: "Tables", run: () => pic && vs.node && dock.shell(vs.node, pic.label[pic.find(vs.node)] ?? vs.node) },
+      { id: "t-shell", keys: ["s"], label: "Shell in the open container", section: "Tables", run: () => pic && vs.node && shellIn(vs.node, pic) },
       { id: "t-map", keys: ["m"], label: "Show the same on the map", section: "Tables", run: () => toMap(), palette: true },
       ...(selected.size ? [{ id: "t-clear", keys: ["escape"], label: "Clear the selection", section: "Tables", run: () => setSelected(new Set()) }] : []),
     ],

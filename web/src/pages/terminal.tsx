@@ -3,10 +3,12 @@ import { SearchAddon } from "@xterm/addon-search";
 import { Terminal as Xterm } from "@xterm/xterm";
 import "@xterm/xterm/css/xterm.css";
 import { useEffect, useRef, useState } from "react";
-import { api } from "../api/client";
+import { api, refused } from "../api/client";
+import { isLeave, shown as keysOf } from "../keys";
 import { useStore } from "../store";
 import { theme } from "../theme";
-import { Button } from "../ui/parts";
+import { Icon } from "../ui/icons";
+import { Button, Kbd } from "../ui/parts";
 
 function colours() {
   const css = getComputedStyle(document.documentElement);
@@ -21,7 +23,14 @@ function colours() {
 /** A terminal in a container, or on a host. It comes back to its session when the connection breaks. */
 export default function Terminal({ id, query, shown, onEnd }: { id: string; query: string; shown: boolean; onEnd: () => void }) {
   const host = useRef<HTMLDivElement>(null);
-  const term = useRef<{ x: Xterm; fit: FitAddon } | null>(null);
+  const term = useRef<{ x: Xterm; fit: FitAddon; find: SearchAddon } | null>(null);
+  const [lacks, setLacks] = useState(false);
+  // What was written last is found first.
+  const seek = (text: string, way: "anew" | "back" | "on") => {
+    const { x, find } = term.current!;
+    if (way === "anew") x.clearSelection();
+    setLacks(text !== "" && !(way === "on" ? find.findNext(text) : find.findPrevious(text)));
+  };
   const [note, setNote] = useState("Connecting");
   const [ended, setEnded] = useState(false);
   const look = useStore(theme);
@@ -33,10 +42,13 @@ export default function Terminal({ id, query, shown, onEnd }: { id: string; quer
     });
     const fit = new FitAddon();
     x.loadAddon(fit);
-    x.loadAddon(new SearchAddon());
+    const find = new SearchAddon();
+    x.loadAddon(find);
+    // The terminal takes every key, Tab among them: this one leads out of it.
+    x.attachCustomKeyEventHandler((e) => !isLeave(e));
     x.open(host.current!);
     fit.fit();
-    term.current = { x, fit };
+    term.current = { x, fit, find };
     let session = "";
     let over = false;
     let socket: WebSocket;
@@ -65,7 +77,7 @@ export default function Terminal({ id, query, shown, onEnd }: { id: string; quer
           session = m.session;
           wait = 500;
           tries = 0;
-          setNote((m.cmd ?? []).join(" "));
+          setNote((m.cmd ?? []).join(" ") || "Open");
           send({ type: "resize", cols: x.cols, rows: x.rows });
         } else if (m.type === "exit") {
           over = true;
@@ -82,7 +94,8 @@ export default function Terminal({ id, query, shown, onEnd }: { id: string; quer
         // A refused socket does not say why: after a few tries it is given up.
         if (++tries > (session ? 20 : 2)) {
           setEnded(true);
-          setNote(session ? "The session is gone" : "It could not be opened: the probe's policy or your role may not allow it");
+          setNote(session ? "The session is gone" : "It could not be opened");
+          if (!session) void refused(id, ["exec", "host-exec"]).then((why) => why && setNote(`It could not be opened: ${why}`));
           return;
         }
         setNote(session ? "Connection lost; coming back" : "Connecting");
@@ -120,7 +133,22 @@ export default function Terminal({ id, query, shown, onEnd }: { id: string; quer
     <>
       <div className="logbar">
         <span className={`live ${ended ? "lost" : ""}`}><i />{note}</span>
+        <div className="filter" style={{ maxWidth: 240 }}>
+          <Icon name="search" size={14} />
+          <input
+            type="search" aria-label="Find in the terminal" aria-invalid={lacks || undefined} placeholder="find, Enter goes back" spellCheck={false}
+            onChange={(e) => seek(e.target.value, "anew")}
+            onKeyDown={(e) => {
+              if (e.key === "Enter") seek(e.currentTarget.value, e.shiftKey ? "on" : "back");
+              else if (e.key === "Escape") term.current!.x.focus();
+              else return;
+              e.preventDefault();
+            }}
+          />
+        </div>
+        {lacks && <span className="faint" role="status">not found</span>}
         <span className="grow" />
+        <span className="row faint wide-only"><Kbd keys={keysOf("mod+`")} /> leaves the terminal</span>
         {ended && <Button small onClick={onEnd}>Close</Button>}
       </div>
       <div className="term" ref={host} />

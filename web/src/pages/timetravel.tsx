@@ -37,7 +37,9 @@ export function TimeTravel() {
     [at, from, to],
   );
   useEffect(() => {
-    if (!playing || !at) return;
+    // It has come to now: it does not go on by itself when somebody goes back again.
+    if (!at) return setPlaying(false);
+    if (!playing) return;
     const t = setTimeout(() => go(at + 2000), 500);
     return () => clearTimeout(t);
     // eslint-disable-next-line react-hooks/exhaustive-deps

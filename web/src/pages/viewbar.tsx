@@ -53,6 +53,7 @@ export function ViewBar({ vs, map, family }: { vs: ViewState; map?: boolean; fam
       </Popover>
       <SavedViews onSave={() => setSaving(true)} />
       <Button small kind="ghost" icon="csv" label="Save as CSV" onClick={() => csvOf(vs)} />
+      {params.find && <Chip tone="accent" onRemove={() => setParams({ find: "" })} label="End the search"><span className="clip">marked: {params.find}</span></Chip>}
       {params.focus && (
         <Chip tone="accent" onRemove={() => setParams({ focus: "", hops: "" })} label="End the focus">
           focus, {vs.options.hops} {vs.options.hops === 1 ? "hop" : "hops"}

@@ -12,7 +12,7 @@ interface Field {
 }
 
 /** A field for the search grammar: says what is wrong while one types, and offers fields and their values. */
-export function Filter({ value, onChange, view, label = "Filter", fields }: { value: string; onChange: (q: string) => void; view?: string; label?: string; fields?: string[] }) {
+export function Filter({ value, onChange, view, label = "Filter", fields, example = "cpu>50% -host:vm2" }: { value: string; onChange: (q: string) => void; view?: string; label?: string; fields?: string[]; example?: string }) {
   const [text, setText] = useState(value);
   const [focus, setFocus] = useState(false);
   const [known, setKnown] = useState<Field[]>([]);
@@ -27,6 +27,7 @@ export function Filter({ value, onChange, view, label = "Filter", fields }: { va
     if (!focus || fields) return;
     get<{ fields: Field[] }>(`${api}/search/fields${view ? "?view=" + encodeURIComponent(view) : ""}`).then((r) => setKnown(r.fields), () => {});
   }, [focus, view, fields]);
+  useEffect(() => () => clearTimeout(timer.current), []);
   useActions([{ id: "filter", keys: ["/"], label: "Filter this page", section: "Everywhere", run: () => input.current?.select() }], []);
   const wrong = text ? check(text) : null;
   const change = (q: string, now = false) => {
@@ -54,7 +55,7 @@ export function Filter({ value, onChange, view, label = "Filter", fields }: { va
         value={text}
         aria-label={label}
         aria-invalid={wrong ? true : undefined}
-        placeholder={`${label}, e.g. web cpu>50% -host:vm2`}
+        placeholder={`${label}, e.g. web ${example}`}
         spellCheck={false}
         onChange={(e) => change(e.target.value)}
         onKeyDown={(e) => {
@@ -72,7 +73,21 @@ export function Filter({ value, onChange, view, label = "Filter", fields }: { va
       />
       {wrong && focus && <span className="why" role="alert">{wrong.message}</span>}
       {offers.length > 0 && (
-        <div className="suggest" role="group" aria-label="Suggestions">
+        <div
+          className="suggest"
+          role="group"
+          aria-label="Suggestions"
+          onKeyDown={(e) => {
+            const items = [...e.currentTarget.querySelectorAll<HTMLElement>("[data-item]")];
+            const at = items.indexOf(document.activeElement as HTMLElement);
+            if (e.key === "ArrowDown") items[Math.min(items.length - 1, at + 1)].focus();
+            else if (e.key === "Escape" || (e.key === "ArrowUp" && at <= 0)) input.current?.focus();
+            else if (e.key === "ArrowUp") items[at - 1].focus();
+            else return;
+            e.preventDefault();
+            e.stopPropagation();
+          }}
+        >
           {offers.map((o) => (
             <Item key={o.text} onPick={() => (change(text.slice(0, text.length - word.length) + o.full, true), input.current?.focus())}>
               <span className="mono">{o.text}</span>

@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useState } from "react";
+import { useEffect, useMemo, useRef, useState } from "react";
 import { api, get } from "../api/client";
 import type { SearchResult } from "../api/types";
 import { actions, shown } from "../keys";
@@ -7,6 +7,7 @@ import { navigate, route, setParams } from "../router";
 import { useStore } from "../store";
 import { Health, Kbd, StateText } from "./parts";
 import { Icon } from "./icons";
+import { follow } from "./table";
 
 interface Entry {
   id: string;
@@ -26,8 +27,10 @@ const kindIcons: Record<string, string> = { host: "host", container: "container"
 export function Palette({ onClose }: { onClose: () => void }) {
   const [q, setQ] = useState("");
   const [found, setFound] = useState<{ total: number; results: SearchResult[] } | null>(null);
-  const [at, setAt] = useState(0);
   const all = useStore(actions);
+  // The focus goes back to where it was, unless the command that was run takes it somewhere.
+  const [before] = useState(() => document.activeElement as HTMLElement | null);
+  useEffect(() => () => before?.focus?.(), [before]);
   const wrong = q && !q.startsWith(">") ? check(q) : null;
 
   useEffect(() => {
@@ -69,7 +72,16 @@ export function Palette({ onClose }: { onClose: () => void }) {
     // eslint-disable-next-line react-hooks/exhaustive-deps
   }, [q, found, all]);
 
-  useEffect(() => setAt(0), [q]);
+  // What is found and what can be done change while one looks: what is chosen is an entry, not a place.
+  const [chosen, setChosen] = useState<string>();
+  const last = useRef(0);
+  const at = follow(entries, (e) => e.id, chosen, chosen === undefined ? 0 : last.current);
+  last.current = at;
+  const setAt = (i: number) => setChosen(entries[i]?.id);
+  useEffect(() => setChosen(undefined), [q]);
+  useEffect(() => {
+    if (chosen) document.getElementById(`pal-${last.current}`)?.scrollIntoView({ block: "nearest" });
+  }, [chosen]);
   const run = (e: Entry | undefined) => {
     if (!e) return;
     onClose();
@@ -78,7 +90,7 @@ export function Palette({ onClose }: { onClose: () => void }) {
   let section = "";
   return (
     <div className="veil" onPointerDown={(e) => e.target === e.currentTarget && onClose()}>
-      <div className="dialog" role="dialog" aria-modal="true" aria-label="Search and commands">
+      <div className="dialog" role="dialog" data-palette aria-modal="true" aria-label="Search and commands">
         <div className="palette-input">
           <Icon name="search" />
           <input
@@ -101,7 +113,6 @@ export function Palette({ onClose }: { onClose: () => void }) {
               else if (e.key === "ArrowUp") setAt((at + entries.length - 1) % Math.max(1, entries.length));
               else if (e.key !== "Tab") return;
               e.preventDefault();
-              document.getElementById(`pal-${at}`)?.scrollIntoView({ block: "nearest" });
             }}
           />
         </div>

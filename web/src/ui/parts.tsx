@@ -1,4 +1,4 @@
-import { useEffect, useId, useRef, useState, type ButtonHTMLAttributes, type ReactNode } from "react";
+import { useEffect, useId, useLayoutEffect, useRef, useState, type ButtonHTMLAttributes, type ReactNode } from "react";
 import { healthNames } from "../format";
 import { createStore, useStore } from "../store";
 import { Icon } from "./icons";
@@ -90,20 +90,36 @@ export function Chip({ children, onRemove, label, tone }: { children: ReactNode;
   );
 }
 
-/** A button that opens something below it. Escape and a click elsewhere close it. */
+/** Moves a list that has been opened so that all of it is in the window: sideways, or above its button, or scrolled. */
+function keepInside(list: HTMLElement) {
+  list.style.cssText = "";
+  const r = list.getBoundingClientRect(), button = list.parentElement!.getBoundingClientRect();
+  const past = Math.max(0, r.right - (innerWidth - 8));
+  if (past > 0) list.style.translate = `${-Math.min(past, Math.max(0, r.left - 8))}px 0`;
+  else if (r.left < 8) list.style.translate = `${8 - r.left}px 0`;
+  const below = innerHeight - 8 - r.top, above = button.top - 13;
+  if (r.height <= below) return;
+  if (above > below) Object.assign(list.style, { top: "auto", bottom: "calc(100% + 5px)" });
+  list.style.maxHeight = `${Math.min(innerHeight * 0.6, Math.max(above, below))}px`;
+}
+
+/** A button that opens something below it. Escape, a choice, and going elsewhere close it. */
 export function Popover({ button, label, children, icon, small, align = "left", kind = "plain" }: { button?: ReactNode; label: string; icon?: string; small?: boolean; align?: "left" | "right"; kind?: "plain" | "ghost"; children: (close: () => void) => ReactNode }) {
   const [open, setOpen] = useState(false);
   const root = useRef<HTMLDivElement>(null);
   const id = useId();
-  const close = () => setOpen(false);
-  useEffect(() => {
+  // What was focused goes with the list: whoever works without a mouse would be at the page's beginning.
+  const close = () => {
+    setOpen(false);
+    root.current?.querySelector("button")?.focus();
+  };
+  useLayoutEffect(() => {
     if (!open) return;
-    const away = (e: Event) => !root.current?.contains(e.target as Node) && close();
+    const away = (e: Event) => !root.current?.contains(e.target as Node) && setOpen(false);
     const key = (e: KeyboardEvent) => {
       if (e.key === "Escape") {
         e.preventDefault();
         close();
-        root.current?.querySelector("button")?.focus();
       } else if (e.key === "ArrowDown" || e.key === "ArrowUp") {
         const items = [...(root.current?.querySelectorAll<HTMLElement>(".popover [data-item]:not([disabled])") ?? [])];
         if (!items.length) return;
@@ -114,21 +130,26 @@ export function Popover({ button, label, children, icon, small, align = "left", 
     };
     document.addEventListener("pointerdown", away);
     document.addEventListener("keydown", key, true);
+    const list = root.current!.querySelector<HTMLElement>(".popover")!;
+    keepInside(list);
+    const watch = new ResizeObserver(() => keepInside(list));
+    watch.observe(list);
     root.current?.querySelector<HTMLElement>(".popover [data-item], .popover input")?.focus();
     return () => {
       document.removeEventListener("pointerdown", away);
       document.removeEventListener("keydown", key, true);
+      watch.disconnect();
     };
   }, [open]);
   return (
-    <div className="popover-root" ref={root}>
+    <div className="popover-root" ref={root} onBlur={(e) => e.relatedTarget && !e.currentTarget.contains(e.relatedTarget) && setOpen(false)}>
       <button type="button" className={`button ${kind} ${small ? "small" : ""} ${button ? "" : "square"}`} aria-haspopup="true" aria-expanded={open} aria-controls={open ? id : undefined} aria-label={label} title={label} onClick={() => setOpen(!open)}>
         {icon && <Icon name={icon} size={small ? 14 : 16} />}
         {button}
         {button && <Icon name="chevron" size={12} />}
       </button>
       {open && (
-        <div className={`popover ${align}`} id={id} role="group" aria-label={label}>
+        <div className={`popover at-${align}`} id={id} role="group" aria-label={label}>
           {children(close)}
         </div>
       )}
@@ -172,21 +193,26 @@ export function Pick<T extends string>({ label, value, options, onChange, small 
 export function Dialog({ title, onClose, children, wide, className }: { title: string; onClose: () => void; children: ReactNode; wide?: boolean; className?: string }) {
   const ref = useRef<HTMLDivElement>(null);
   const id = useId();
+  const leave = useRef(onClose);
+  leave.current = onClose;
   useEffect(() => {
     const before = document.activeElement as HTMLElement | null;
-    (ref.current?.querySelector<HTMLElement>("[autofocus], input, [data-first]") ?? ref.current)?.focus();
+    const inside = () => !!ref.current?.contains(document.activeElement);
+    ref.current?.querySelector<HTMLElement>("[autofocus], input, textarea, [data-first]")?.focus();
+    // What is not to be used yet takes no focus. It must not stay with what the dialog covers.
+    if (!inside()) ref.current?.focus();
     const key = (e: KeyboardEvent) => {
       if (e.key === "Escape") {
         e.preventDefault();
         e.stopPropagation();
-        onClose();
+        leave.current();
       }
       if (e.key !== "Tab") return;
       const list = [...(ref.current?.querySelectorAll<HTMLElement>("button:not([disabled]), input, select, textarea, a[href], [tabindex='0']") ?? [])];
       if (!list.length) return;
       const first = list[0], last = list[list.length - 1];
-      if (e.shiftKey && document.activeElement === first) (e.preventDefault(), last.focus());
-      else if (!e.shiftKey && document.activeElement === last) (e.preventDefault(), first.focus());
+      if (e.shiftKey && (document.activeElement === first || document.activeElement === ref.current || !inside())) (e.preventDefault(), last.focus());
+      else if (!e.shiftKey && (document.activeElement === last || !inside())) (e.preventDefault(), first.focus());
     };
     document.addEventListener("keydown", key, true);
     return () => {
@@ -242,8 +268,29 @@ export function Toasts() {
   );
 }
 
-export function copy(text: string) {
-  navigator.clipboard?.writeText(text).then(() => toast("Copied", "ok"), () => toast("The browser does not allow copying here", "crit"));
+export async function copy(text: string) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast("Copied", "ok");
+  } catch {
+    // Pages without TLS have no clipboard, but for those of the machine itself.
+    if (copyOldWay(text)) toast("Copied", "ok");
+    else toast("The browser does not allow copying here", "crit");
+  }
+}
+
+function copyOldWay(text: string): boolean {
+  const before = document.activeElement as HTMLElement | null;
+  const field = document.createElement("textarea");
+  field.value = text;
+  field.style.cssText = "position:fixed;opacity:0";
+  // Inside a dialog, whose focus is kept there.
+  (document.querySelector("[role=dialog]") ?? document.body).append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  before?.focus();
+  return done;
 }
 
 export function save(name: string, data: Blob) {

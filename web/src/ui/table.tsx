@@ -56,6 +56,9 @@ export function follow<R>(list: R[], id: (r: R) => string, chosen: string | unde
   return at >= 0 ? at : Math.max(0, Math.min(last, list.length - 1));
 }
 
+/** How many rows can be selected, and so be acted on, at once. */
+const most = 500;
+
 const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
 export function csv<R>(columns: Column<R>[], rows: R[]): string {
@@ -144,11 +147,14 @@ export function Table<R>({ label, columns, rows, id, onOpen, current, selected, 
       toggle(active, e.shiftKey);
     } else if (e.key === "a" && (e.ctrlKey || e.metaKey) && onSelect) {
       e.preventDefault();
-      onSelect(new Set(list.slice(0, 500).map(id)));
+      onSelect(new Set(list.slice(0, most).map(id)));
     }
   };
 
-  const all = list.length > 0 && selected !== undefined && list.length === selected.size;
+  // As many as may be acted on at once.
+  const whole = list.slice(0, most).map(id);
+  const all = whole.length > 0 && selected !== undefined && whole.every((r) => selected.has(r));
+  const selectAll = () => onSelect?.(all ? new Set() : new Set(whole));
   return (
     <div
       className="table"
@@ -165,7 +171,7 @@ export function Table<R>({ label, columns, rows, id, onOpen, current, selected, 
       <div className="thead" role="row" aria-rowindex={1} style={{ gridTemplateColumns: template, minWidth }}>
         {onSelect && (
           <div role="columnheader">
-            <input type="checkbox" tabIndex={-1} aria-label="Select all" checked={all} onChange={() => onSelect(all ? new Set() : new Set(list.slice(0, 500).map(id)))} />
+            <input type="checkbox" tabIndex={-1} aria-label={list.length > most ? `Select the first ${most}` : "Select all"} title={list.length > most ? `Select the first ${most}: no more can be acted on at once` : undefined} checked={all} onChange={selectAll} />
           </div>
         )}
         {columns.map((c) => (

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { drawn, open } from "./browser.mjs";
+import { habits } from "./habits.mjs";
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const { UP, EMPTY, HOSTS, LOST, LOST_PID, PLUGINS, GROWS, PROGRAM, FIRST, FIRST_PID, SECOND } = process.env;
@@ -50,6 +51,8 @@ const go = async (page, name) => page.getByRole("navigation").getByRole("link", 
 const details = (page) => page.locator("aside.details");
 
 const journeys = {
+  ...habits,
+
   /** Somebody who has just run `orchestrator up` clicks the link that it printed. */
   async newcomer({ page }) {
     await page.goto(UP);
@@ -653,7 +656,7 @@ async function make(name) {
 }
 
 // Two at a time. Those in one lane look at the same monitor.
-const lanes = [["newcomer", "accessibility", "plugins", "failover"], ["keyboard", "states", "many", "centred", "phone", "lost"]];
+const lanes = [["newcomer", "operator", "accessibility", "plugins", "failover"], ["keyboard", "focus", "scrolled", "present", "fits", "states", "many", "centred", "phone", "lost"]];
 await Promise.all(lanes.map(async (lane) => {
   for (const name of lane) await make(name);
 }));
