@@ -1,10 +1,11 @@
 import { expect, test } from "vitest";
 import { parseAnsi, plain } from "../src/ansi";
-import { candidates } from "../src/api/client";
+import { candidates, detailed } from "../src/api/client";
 import { bytes, duration, metric } from "../src/format";
 import { alike, fit, zoomAt } from "../src/graph/camera";
 import { Density } from "../src/graph/density";
 import { readEnd } from "../src/pages/files";
+import { health } from "../src/pages/services";
 import { syncHealth, syncValue } from "../src/pages/system";
 import { withHealth } from "../src/query/narrow";
 import { csv, follow, sorted, type Column } from "../src/ui/table";
@@ -144,4 +145,18 @@ test("replication is as well as its engine says, and its figures have their unit
   const live = { phase: "live", source_quorum: true, target_quorum: true };
   expect([live, { phase: "standby", source_quorum: false, target_quorum: true }, { ...live, source_error: "connection refused" }, { ...live, target_quorum: false }, { phase: "copying" }, { phase: "stopped", error: "x" }].map(syncHealth)).toEqual([1, 1, 3, 2, 2, 3]);
   expect([syncValue("lag_ms", 0.4), syncValue("behind_ms", 420), syncValue("behind_ms", 90_000), syncValue("transactions", 12), syncValue("source_quorum", false), syncValue("engine", "a")]).toEqual(["400 µs", "420 ms", "1 min 30 s", "12", "no", "a"]);
+});
+
+test("an app that crashes over and over is not well because it runs just now", () => {
+  const now = Date.parse("2026-11-26T21:00:00Z");
+  const app = { id: "/a", cpus: 1, mem: 1, instances: 1, version: "", labels: {}, tasksStaged: 0, tasksRunning: 1, tasksHealthy: 0, tasksUnhealthy: 0, deployments: [] };
+  const failed = (timestamp: string) => ({ ...app, lastTaskFailure: { message: "Command exited with status 3", state: "TASK_FAILED", timestamp, host: "h" } });
+  expect(health(app, now)).toEqual([1, "running"]);
+  expect(health(failed("2026-11-26T20:59:50.123Z"), now)).toEqual([2, "failed lately"]);
+  expect(health(failed("2026-11-26T20:50:00.000Z"), now)).toEqual([1, "running"]);
+});
+
+test("what Marathon finds wrong is said in words", () => {
+  expect(detailed([{ path: "/cmd", errors: ["error.expected.jsstring"] }, { path: "", errors: ["a", "b"] }])).toBe("/cmd: error.expected.jsstring; a, b");
+  expect([detailed("plain"), detailed({ x: 1 })]).toEqual(["plain", '{"x":1}']);
 });

@@ -42,12 +42,19 @@ export async function request(method: string, path: string, body?: unknown, sign
   try {
     const j = JSON.parse(text);
     if (j.error) err = new ApiError(resp.status, j.error.code, j.error.message, j.error.hint);
-    else if (j.message) err = new ApiError(resp.status, "error", j.details ? `${j.message}: ${typeof j.details === "string" ? j.details : JSON.stringify(j.details)}` : j.message);
+    else if (j.message) err = new ApiError(resp.status, "error", j.details ? `${j.message}: ${detailed(j.details)}` : j.message);
   } catch {
     // Not JSON: the text says it.
   }
   if (resp.status === 401 && session.get()) session.set(null);
   throw err;
+}
+
+/** Marathon's list of what is wrong where, for people. */
+export function detailed(details: unknown): string {
+  if (typeof details === "string") return details;
+  if (!Array.isArray(details) || !details.every((d) => Array.isArray(d?.errors))) return JSON.stringify(details);
+  return details.map((d) => `${d.path ? d.path + ": " : ""}${d.errors.join(", ")}`).join("; ");
 }
 
 export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {

@@ -70,18 +70,18 @@ export class Overlay {
           again = true;
         }
       }
-      if (this.map.hover >= 0 || this.map.large) {
-        const near = new Set(lit);
-        for (const e of shown) {
-          if (l.s[e] >= 0) near.add(l.s[e]);
-          if (l.d[e] >= 0) near.add(l.d[e]);
-        }
-        let n = 0;
-        for (const i of near) {
-          if (radius * c.k < 3.2) this.marks.dot(ctx, c, w, h, i);
-          else this.marks.node(ctx, c, w, h, i);
-          if (!lit.has(i) && n++ < 60) this.labelOf(ctx, i, false);
-        }
+      // Edges end at nodes, and do not cross them.
+      const near = new Set(lit);
+      for (const e of shown) {
+        if (l.s[e] >= 0) near.add(l.s[e]);
+        if (l.d[e] >= 0) near.add(l.d[e]);
+      }
+      const names = this.map.hover >= 0 || this.map.large;
+      let n = 0;
+      for (const i of near) {
+        if (radius * c.k < 3.2) this.marks.dot(ctx, c, w, h, i);
+        else this.marks.node(ctx, c, w, h, i);
+        if (names && !lit.has(i) && n++ < 60) this.labelOf(ctx, i, false);
       }
     }
     if (this.map.hoverEdge >= 0 && this.map.hoverEdge < p.edges) this.marks.edge(ctx, c, w, h, this.map.hoverEdge, pal.accent, 3, true);

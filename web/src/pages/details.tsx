@@ -366,7 +366,7 @@ function Raw({ id }: { id: string }) {
         <h3>Environment</h3>
         {env.error && <p className="faint">{env.error.message}</p>}
         {!env.data && !env.error && <Loading what="Asking the probe" />}
-        {env.data && <table className="mini"><tbody>{env.data.env.map((e) => <tr key={e.name}><th scope="row" className="mono">{e.name}</th><td className="mono">{e.masked ? <span className="faint">masked</span> : e.value}</td></tr>)}</tbody></table>}
+        {env.data && <table className="mini env"><tbody>{env.data.env.map((e) => <tr key={e.name}><th scope="row" className="mono">{e.name}</th><td className="mono">{e.masked ? <span className="faint">masked</span> : e.value}</td></tr>)}</tbody></table>}
       </section>
       <section aria-label="Runtime's description">
         <h3>{raw.data?.runtime ?? "Runtime"}</h3>

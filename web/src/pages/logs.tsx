@@ -43,8 +43,10 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
   const box = useRef<HTMLDivElement>(null);
   const following = useRef(true);
   following.current = follow;
+  // Who reads further up while much is written makes it wait rather than have it pushed out.
+  const hold = paused || (!follow && lines.length >= mostHeld);
   const held = useRef(false);
-  held.current = paused;
+  held.current = hold;
 
   useEffect(() => {
     let over = false;
@@ -110,8 +112,8 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
   }, []);
 
   useEffect(() => {
-    if (socket.current?.readyState === WebSocket.OPEN) socket.current.send(JSON.stringify({ type: paused ? "pause" : "resume" }));
-  }, [paused]);
+    if (socket.current?.readyState === WebSocket.OPEN) socket.current.send(JSON.stringify({ type: hold ? "pause" : "resume" }));
+  }, [hold]);
 
   const wanted = useMemo(() => {
     let test = (_: string) => true;
@@ -145,7 +147,7 @@ export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
   return (
     <>
       <div className="logbar">
-        <span className={`live ${state === "open" && !paused ? "" : state === "lost" ? "lost" : "connecting"}`}><i />{paused && state === "open" ? "Paused" : state === "open" ? "Following" : state === "ended" ? (failed && lines.length === 0 ? "Can't be read" : "Ended") : state === "lost" ? "Lost, trying again" : "Connecting"}</span>
+        <span className={`live ${state === "open" && !hold ? "" : state === "lost" ? "lost" : "connecting"}`}><i />{hold && state === "open" ? (paused ? "Paused" : "Waits while you read") : state === "open" ? "Following" : state === "ended" ? (failed && lines.length === 0 ? "Can't be read" : "Ended") : state === "lost" ? "Lost, trying again" : "Connecting"}</span>
         <div className="filter" style={{ maxWidth: 300 }}>
           <Icon name="search" size={14} />
           <input type="search" aria-label="Only lines with" placeholder="text or /regex/" value={text} spellCheck={false} onChange={(e) => setText(e.target.value)} onKeyDown={(e) => e.key === "Escape" && setText("")} />

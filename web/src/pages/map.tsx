@@ -57,6 +57,7 @@ export function MapPage() {
   );
   const { feed, error, loaded, version } = usePicture(vs.view, vs.options, changed);
   const pic = feed.current?.picture;
+  const chosen = present(selected, pic);
 
   useEffect(() => {
     const r = new Renderer(canvas.current!);
@@ -257,7 +258,7 @@ export function MapPage() {
       { id: "map-select", keys: ["space"], label: "Select the marked node", section: "Map", run: () => pic && current() >= 0 && toggle(pic.id[current()]) },
       { id: "map-metric", keys: [">"], label: "Next metric", section: "Map", run: cycle(1) },
       { id: "map-metric-back", keys: ["<"], label: "Previous metric", section: "Map", run: cycle(-1) },
-      { id: "map-logs", keys: ["l"], label: "Logs of what is marked or selected", section: "Map", run: () => pic && logsOf(selected.size ? [...selected] : current() >= 0 ? [pic.id[current()]] : [], pic) },
+      { id: "map-logs", keys: ["l"], label: "Logs of what is marked or selected", section: "Map", run: () => pic && logsOf(chosen.length ? chosen : current() >= 0 ? [pic.id[current()]] : [], pic) },
       { id: "map-shell", keys: ["s"], label: "Shell in the marked container", section: "Map", run: () => pic && current() >= 0 && shellIn(pic.id[current()], pic) },
       { id: "map-outline", keys: ["o"], label: "The map as a list", section: "Map", run: () => setOutline((v) => !v), palette: true },
       { id: "map-lasso", keys: ["w"], label: "Lasso", section: "Map", run: () => setLassoing((v) => !v), palette: true },
@@ -320,8 +321,8 @@ export function MapPage() {
           <Button onClick={() => setParams({ q: "", focus: "", hops: "" })}>Show everything</Button>
         </Empty> : <NoProbes what={vs.def?.label.toLowerCase() ?? "nodes"} view={vs.view} />)}
         {tip && pic && <Tip pic={pic} tip={tip} vs={vs} width={host.current?.clientWidth ?? 0} height={host.current?.clientHeight ?? 0} />}
-        {selected.size > 0 && pic ? (
-          <Bulk ids={[...selected]} pic={pic} clear={() => setSelected(new Set())} />
+        {chosen.length > 0 && pic ? (
+          <Bulk ids={chosen} pic={pic} clear={() => setSelected(new Set())} />
         ) : (
           t && loaded && pic!.count > 0 && (
             <div className="float health-strip" role="group" aria-label="Health">
@@ -332,7 +333,7 @@ export function MapPage() {
               <span className="sep" />
               <span className="legend">
                 {plural(t.nodes, "node")} · {plural(t.edges, "connection")}
-                {t.hidden_nodes + t.hidden_edges > 0 && <span className="h2"> · {plural(t.hidden_nodes + t.hidden_edges, "more")} not shown</span>}
+                {t.hidden_nodes + t.hidden_edges > 0 && <span className="h2"> · {(t.hidden_nodes + t.hidden_edges).toLocaleString("en-GB")} more not shown</span>}
               </span>
               {vs.metric && <span className="legend">{vs.metric.label} 0 <span className="ramp" aria-hidden="true" /> {formatted(scale(pic!, vs.metric), vs.metric.format)}</span>}
             </div>
@@ -394,6 +395,11 @@ function Tip({ pic, tip, vs, width, height }: { pic: Picture; tip: { x: number; 
       <span className="faint">seen by {pic.ev[e] === "both" ? "both ends" : `the ${pic.ev[e]}`}</span>
     </div>
   );
+}
+
+/** Those of the selected that are still shown: nothing is done to what nobody sees. */
+export function present(selected: ReadonlySet<string>, pic: Picture | undefined): string[] {
+  return [...selected].filter((id) => pic && pic.find(id) >= 0);
 }
 
 export function logsOf(ids: string[], pic: Picture) {

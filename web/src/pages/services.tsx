@@ -7,6 +7,7 @@ import { ago, bytes, count, duration, plural, stamp } from "../format";
 import { match, record } from "../query/match";
 import { check, parse } from "../query/parse";
 import { navigate, setParams, useRoute } from "../router";
+import { createStore, useStore } from "../store";
 import { Filter } from "../ui/filter";
 import { Bar, Button, Dialog, Empty, Health, Loading, Problem, toast } from "../ui/parts";
 import { Icon } from "../ui/icons";
@@ -26,7 +27,7 @@ interface AppTask {
   healthCheckResults?: { alive: boolean; lastFailureCause?: string }[];
 }
 
-interface AppInfo {
+export interface AppInfo {
   id: string;
   cmd?: string;
   cpus: number;
@@ -71,28 +72,55 @@ interface Why {
 }
 
 export default function Services({ part }: { part: string }) {
-  return part === "deployments" ? <Deployments /> : <Apps />;
+  return (
+    <>
+      {part === "deployments" ? <Deployments /> : <Apps />}
+      <Locked />
+    </>
+  );
 }
 
 const path = (id: string) => `${marathon}/apps/${id.replace(/^\//, "").split("/").map(encodeURIComponent).join("/")}`;
 
-function health(a: AppInfo): [number, string] {
+/** How long a failure counts against an app that runs again: one that crashes over and over runs most of the time. */
+const lately = 120_000;
+
+export function health(a: AppInfo, now = Date.now()): [number, string] {
   if (a.instances === 0 && a.tasksRunning === 0) return [4, "suspended"];
   if (a.tasksUnhealthy > 0) return [3, `${a.tasksUnhealthy} unhealthy`];
   if (a.tasksRunning < a.instances) return [2, a.tasksStaged ? "starting" : "waiting"];
   if (a.deployments.length) return [2, "deploying"];
   if (a.healthChecks?.length && a.tasksHealthy < a.instances) return [2, "health not known yet"];
+  if (a.lastTaskFailure && now - Date.parse(a.lastTaskFailure.timestamp) < lately) return [2, "failed lately"];
   return [1, "running"];
 }
 
-async function act(f: () => Promise<unknown>, done: string, again: () => void) {
+/** What is wanted of an app that is being deployed. */
+const locked = createStore<{ go: () => void } | null>(null);
+
+/** f is given what to add to its path: nothing, or, when the person wants it although a deployment has locked the app, force=true. */
+async function act(f: (force: string) => Promise<unknown>, done: string, again: () => void, force = "") {
   try {
-    await f();
+    await f(force);
     toast(done, "ok");
     again();
   } catch (e) {
-    toast((e as ApiError).message, "crit");
+    const { status, message } = e as ApiError;
+    if (status === 409 && !force && /locked/.test(message)) locked.set({ go: () => void act(f, done, again, "?force=true") });
+    else toast(message, "crit");
   }
+}
+
+function Locked() {
+  const l = useStore(locked);
+  if (!l) return null;
+  const close = () => locked.set(null);
+  return (
+    <Dialog title="It is being deployed" onClose={close}>
+      <div className="body"><p>A deployment has locked it. It can be ended where it stands, and this done instead.</p></div>
+      <footer><Button onClick={close}>Wait for it</Button><Button kind="danger" onClick={() => (close(), l.go())}>End it and go on</Button></footer>
+    </Dialog>
+  );
 }
 
 function Apps() {
@@ -173,6 +201,10 @@ function AppPanel({ app: a, again }: { app: AppInfo; again: () => void }) {
   const [state, text] = health(a);
   const why = useLoad<Why>((s) => get(`${path(a.id)}::why`, s), 3000, [a.id]);
   const reasons = why.data?.reasons ?? [];
+  const scale = (instances: number) => {
+    setAsk(null);
+    void act((force) => send("PUT", path(a.id) + force, { instances }), "Scaling", again);
+  };
   return (
     <aside className="details" aria-label={`App ${a.id}`} style={{ gridColumn: 2 }}>
       <header>
@@ -226,7 +258,7 @@ function AppPanel({ app: a, again }: { app: AppInfo; again: () => void }) {
       </div>
       {ask === "scale" && (
         <Dialog title={`Scale ${a.id}`} onClose={() => setAsk(null)}>
-          <form onSubmit={(e) => (e.preventDefault(), setAsk(null), void act(() => send("PUT", path(a.id), { instances: Number(new FormData(e.currentTarget).get("n")) }), "Scaling", again))} style={{ display: "contents" }}>
+          <form onSubmit={(e) => (e.preventDefault(), scale(Number(new FormData(e.currentTarget).get("n"))))} style={{ display: "contents" }}>
             <div className="body"><label className="field">Instances (now {a.instances})<input type="number" name="n" min={0} max={100000} defaultValue={a.instances} required /></label></div>
             <footer><Button onClick={() => setAsk(null)}>Cancel</Button><button type="submit" className="button primary">Scale</button></footer>
           </form>
@@ -235,7 +267,7 @@ function AppPanel({ app: a, again }: { app: AppInfo; again: () => void }) {
       {ask === "restart" && (
         <Dialog title={`Restart ${a.id}?`} onClose={() => setAsk(null)}>
           <div className="body"><p>All {plural(a.instances, "instance")} are replaced, within the app's upgrade strategy.</p></div>
-          <footer><Button onClick={() => setAsk(null)}>Cancel</Button><Button data-first kind="primary" onClick={() => (setAsk(null), void act(() => send("POST", `${path(a.id)}/restart`), "Restarting", again))}>Restart</Button></footer>
+          <footer><Button onClick={() => setAsk(null)}>Cancel</Button><Button data-first kind="primary" onClick={() => (setAsk(null), void act((force) => send("POST", `${path(a.id)}/restart${force}`), "Restarting", again))}>Restart</Button></footer>
         </Dialog>
       )}
       {ask === "remove" && <Remove id={a.id} onClose={() => setAsk(null)} again={again} />}
@@ -247,7 +279,7 @@ function Remove({ id, onClose, again }: { id: string; onClose: () => void; again
   const [typed, setTyped] = useState("");
   return (
     <Dialog title={`Remove ${id}?`} onClose={onClose}>
-      <form onSubmit={(e) => (e.preventDefault(), typed === id && (onClose(), setParams({ app: "" }), void act(() => send("DELETE", path(id)), "Removing", again)))} style={{ display: "contents" }}>
+      <form onSubmit={(e) => (e.preventDefault(), typed === id && (onClose(), setParams({ app: "" }), void act((force) => send("DELETE", path(id) + force), "Removing", again)))} style={{ display: "contents" }}>
         <div className="body">
           <p>All its instances are ended, and the app and its versions are forgotten.</p>
           <label className="field"><span>Type <b>{id}</b> to confirm</span><input type="text" value={typed} onChange={(e) => setTyped(e.target.value)} spellCheck={false} /></label>
@@ -291,7 +323,7 @@ function Versions({ app, again }: { app: AppInfo; again: () => void }) {
         {data?.versions.map((v) => (
           <div key={v} className="linkrow">
             <button type="button" className="grow clip" aria-expanded={shown === v} onClick={() => setShown(shown === v ? "" : v)}>{stamp(Date.parse(v))}</button>
-            {v === app.version ? <span className="chip ok">current</span> : may("operator") && <Button small icon="back" onClick={() => void act(() => send("PUT", path(app.id), { version: v }), "Going back to it", again)}>Roll back</Button>}
+            {v === app.version ? <span className="chip ok">current</span> : may("operator") && <Button small icon="back" onClick={() => void act((force) => send("PUT", path(app.id) + force, { version: v }), "Going back to it", again)}>Roll back</Button>}
           </div>
         ))}
       </div>

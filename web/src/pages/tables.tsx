@@ -6,7 +6,7 @@ import { useActions } from "../keys";
 import { setParams, useRoute } from "../router";
 import { Bar, Button, Empty, Health, Loading, Problem, StateText } from "../ui/parts";
 import { Table, type Column } from "../ui/table";
-import { Bulk, logsOf, shellIn } from "./map";
+import { Bulk, logsOf, present, shellIn } from "./map";
 import { ViewBar } from "./viewbar";
 import { NoProbes } from "./welcome";
 
@@ -75,7 +75,8 @@ export function TablePage({ family }: { family: string }) {
     { id: "links", label: "Connections", width: "104px", align: "right", sort: (r) => r.links, cell: (r) => <span className="num dim">{r.links}</span> },
     { id: "reason", label: "What is wrong", width: "minmax(160px, 1.6fr)", sort: (r) => r.reason, cell: (r) => <span className="dim clip" title={r.reason}>{r.reason}</span> },
   ];
-  const marked = () => (selected.size ? [...selected] : vs.node ? [vs.node] : []);
+  const chosen = present(selected, pic);
+  const marked = () => (chosen.length ? chosen : vs.node ? [vs.node] : []);
   useActions(
     [
       { id: "t-logs", keys: ["l"], label: "Logs of what is selected or open", section: "Tables", run: () => pic && logsOf(marked(), pic) },
@@ -110,7 +111,7 @@ export function TablePage({ family }: { family: string }) {
             empty={params.q ? <Empty icon="search" title="Nothing matches"><p>Nothing here matches <code className="mono">{params.q}</code>.</p><Button onClick={() => setParams({ q: "" })}>Show everything</Button></Empty> : <NoProbes what={vs.def?.label.toLowerCase() ?? "nodes"} view={vs.view} />}
           />
         )}
-        {selected.size > 0 && pic && <Bulk ids={[...selected]} pic={pic} clear={() => setSelected(new Set())} />}
+        {chosen.length > 0 && pic && <Bulk ids={chosen} pic={pic} clear={() => setSelected(new Set())} />}
       </div>
     </>
   );

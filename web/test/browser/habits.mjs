@@ -302,6 +302,19 @@ export const habits = {
     } finally {
       await asked("DELETE", "/v2/pods/shop/pod?force=true");
     }
+    // An app that is being deployed is locked: one can end that and go on.
+    assert.equal(await asked("POST", "/v2/apps", JSON.stringify({ id: "/shop/huge", cmd: "sleep 3600", cpus: 500, mem: 32, instances: 1 })), 201);
+    try {
+      await elsewhere(page, "/services?app=/shop/huge");
+      await details(page).getByRole("button", { name: "Scale" }).click();
+      await page.getByRole("spinbutton", { name: /Instances/ }).fill("2");
+      await page.keyboard.press("Enter");
+      const dialog = page.getByRole("dialog", { name: "It is being deployed" });
+      await dialog.getByRole("button", { name: "End it and go on" }).click();
+      await details(page).getByText("0 of 2 running").waitFor();
+    } finally {
+      await asked("DELETE", "/v2/apps/shop/huge?force=true");
+    }
     await page.goto(origin);
   },
 };
