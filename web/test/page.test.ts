@@ -5,6 +5,7 @@ import { bytes, duration, metric } from "../src/format";
 import { alike, fit, zoomAt } from "../src/graph/camera";
 import { Density } from "../src/graph/density";
 import { readEnd } from "../src/pages/files";
+import { tellApart } from "../src/pages/logs";
 import { health } from "../src/pages/services";
 import { syncHealth, syncValue } from "../src/pages/system";
 import { withHealth } from "../src/query/narrow";
@@ -159,4 +160,8 @@ test("an app that crashes over and over is not well because it runs just now", (
 test("what Marathon finds wrong is said in words", () => {
   expect(detailed([{ path: "/cmd", errors: ["error.expected.jsstring"] }, { path: "", errors: ["a", "b"] }])).toBe("/cmd: error.expected.jsstring; a, b");
   expect([detailed("plain"), detailed({ x: 1 })]).toEqual(["plain", '{"x":1}']);
+});
+
+test("instances of one app are told apart in a log", () => {
+  expect(tellApart(["container;vm;0f3a9c77", "container;vm;1b22", "container;vm;9"], ["web.shop", "web.shop", "db"])).toEqual(["web.shop 0f3a9c", "web.shop 1b22", "db"]);
 });

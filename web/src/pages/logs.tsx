@@ -25,8 +25,14 @@ const times = keptStore("log-times", true);
 const hues = ["var(--kind-b)", "var(--kind-d)", "var(--kind-e)", "var(--kind-f)", "var(--kind-c)", "var(--kind-a)"];
 const ansiColours = ["var(--faint)", "var(--crit)", "var(--ok)", "var(--warn)", "var(--kind-a)", "var(--kind-c)", "var(--kind-d)", "var(--text)"];
 
+/** Names that tell several nodes apart: instances of one app have the same. */
+export function tellApart(ids: string[], names: string[]): string[] {
+  return names.map((n, i) => (names.indexOf(n) === names.lastIndexOf(n) ? n : `${n} ${ids[i].slice(ids[i].lastIndexOf(";") + 1).slice(0, 6)}`));
+}
+
 /** Logs of up to twenty nodes, merged by time, as they are written. */
-export function Logs({ ids, names }: { ids: string[]; names: string[] }) {
+export function Logs({ ids, names: given }: { ids: string[]; names: string[] }) {
+  const names = tellApart(ids, given);
   const [lines, setLines] = useState<Line[]>([]);
   const [state, setState] = useState<"open" | "ended" | "lost" | "connecting">("connecting");
   const [ends, setEnds] = useState("");
