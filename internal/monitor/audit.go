@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -45,6 +46,8 @@ const (
 	auditKept = 2000
 	// auditFileMax is when the file is set aside and a new one begun; one old one is kept.
 	auditFileMax = 64 << 20
+	// auditLineMax is more than any entry takes.
+	auditLineMax = 64 << 10
 )
 
 func openAudit(dir string, log *slog.Logger) (*auditLog, error) {
@@ -57,18 +60,20 @@ func openAudit(dir string, log *slog.Logger) (*auditLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
 	}
-	sc := bufio.NewScanner(f)
-	sc.Buffer(make([]byte, 64<<10), 1<<20)
-	for sc.Scan() {
+	for in := bufio.NewReaderSize(f, 64<<10); ; {
+		line, err := readLine(in)
 		var e auditEntry
-		if json.Unmarshal(sc.Bytes(), &e) == nil {
+		if json.Unmarshal(line, &e) == nil {
 			a.seq = max(a.seq, e.Seq)
 			a.keep(e)
 		}
-	}
-	if err := sc.Err(); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("read the audit log: %w", err)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("read the audit log: %w", err)
+		}
 	}
 	a.file = f
 	if st, err := f.Stat(); err == nil && st.Size() > 0 {
@@ -78,6 +83,24 @@ func openAudit(dir string, log *slog.Logger) (*auditLog, error) {
 		a.torn = err != nil || end[0] != '\n' // killed while it wrote
 	}
 	return a, nil
+}
+
+// readLine reads a line; of one that is longer than any entry it gives nothing.
+func readLine(in *bufio.Reader) (line []byte, err error) {
+	for {
+		var part []byte
+		part, err = in.ReadSlice('\n')
+		if len(line) <= auditLineMax {
+			line = append(line, part...)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			break
+		}
+	}
+	if len(line) > auditLineMax {
+		return nil, err
+	}
+	return line, err
 }
 
 func (a *auditLog) keep(e auditEntry) {
@@ -93,6 +116,7 @@ func (a *auditLog) add(e auditEntry) error {
 	defer a.mu.Unlock()
 	a.seq++
 	e.Seq = a.seq
+	e.User, e.Action, e.Outcome = topology.Clean(e.User, 200), topology.Clean(e.Action, 200), topology.Clean(e.Outcome, 200)
 	e.Object, e.Detail, e.From = topology.Clean(e.Object, 1024), topology.Clean(e.Detail, 1024), topology.Clean(e.From, 200)
 	a.keep(e)
 	a.log.Info("audit", "user", e.User, "from", e.From, "action", e.Action, "object", e.Object, "outcome", e.Outcome, "detail", e.Detail)

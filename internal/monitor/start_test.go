@@ -3,6 +3,8 @@ package monitor
 import (
 	"encoding/json"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,5 +158,38 @@ func TestTheAuditLogIsBegunAnewWhenItCan(t *testing.T) {
 		if b, err := os.ReadFile(name); err != nil || strings.Count(string(b), "\n") != 1 || !strings.Contains(string(b), want) {
 			t.Errorf("%s: %s %v", name, b, err)
 		}
+	}
+}
+
+// Whoever may not log in can't fill the audit log, nor keep the monitor from starting again, by what they say their name is.
+func TestALongNameIsNoHarm(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	m, err := New(Config{Listen: "127.0.0.1:0", DataDir: dir}, Deps{Logger: slog.New(slog.DiscardHandler)})
+	check(t, err)
+	m.listener.Close()
+	name, err := json.Marshal(strings.Repeat("\x1b", 160_000))
+	check(t, err)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://monitor:4040/api/v1/login", strings.NewReader(`{"password":"x","user":`+string(name)+`}`))
+	if got := answer(m.handler, r); got != http.StatusUnauthorized {
+		t.Fatalf("answered %d", got)
+	}
+	check(t, m.audit.add(auditEntry{Action: "control." + strings.Repeat("\x1b[2J", 100_000), Role: "none"}))
+	m.audit.close()
+	path := filepath.Join(dir, "audit.jsonl")
+	b, err := os.ReadFile(path)
+	check(t, err)
+	if len(b) > 8<<10 || strings.Contains(string(b), `\u001b`) {
+		t.Errorf("the audit log is %d bytes: %.300s", len(b), b)
+	}
+	// One that is there already, of an earlier version, is passed over.
+	check(t, os.WriteFile(path, append(append([]byte(`{"seq":7,"user":"`), append([]byte(strings.Repeat("x", 3<<20)), "\"}\n"...)...), b...), 0o600))
+	a, err := openAudit(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	if list := a.before(0, 10); len(list) != 2 || list[1].Action != "login" || list[1].Outcome != "denied" {
+		t.Errorf("%d entries", len(list))
 	}
 }
