@@ -34,3 +34,28 @@ func TestALogLineIsAsItIs(t *testing.T) {
 		t.Errorf("a long line of %d bytes, cut: %v", len(long.M), long.Cut)
 	}
 }
+
+// A line of a megabyte is one line that is cut, however it arrives, and not thirty; what follows it is whole.
+func TestALongLineIsOneLine(t *testing.T) {
+	t.Parallel()
+	in := []byte("2026-11-26T10:00:00Z " + strings.Repeat("x", 1<<20) + "\n2026-11-26T10:00:01Z next\n" + strings.Repeat("y", 5*maxLine))
+	for _, size := range []int{1000, 32 << 10, len(in)} {
+		lr := lineReader{parts: map[uint32][]byte{}, over: map[uint32]bool{}}
+		var got []logLine
+		keep := func(l logLine) error { got = append(got, l); return nil }
+		for rest := in; len(rest) > 0; rest = rest[min(size, len(rest)):] {
+			if err := lr.take(0, pipe.Stdout, rest[:min(size, len(rest))], keep); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(lr.parts[pipe.Stdout]); n > 2*maxLine {
+				t.Fatalf("%d bytes are held", n)
+			}
+		}
+		if err := lr.rest(0, keep); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 3 || !got[0].Cut || len(got[0].M) != maxLine || got[1].M != "next" || got[1].Cut || !got[2].Cut || got[2].M[0] != 'y' {
+			t.Errorf("in pieces of %d: %d lines", size, len(got))
+		}
+	}
+}

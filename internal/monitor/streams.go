@@ -140,24 +140,47 @@ func filterOf(r *http.Request) (*logFilter, error) {
 }
 
 // lineReader cuts a stream into lines and takes the time off each.
-type lineReader struct{ parts map[uint32][]byte }
+type lineReader struct {
+	parts map[uint32][]byte // by stream: the beginning of the next line
+	over  map[uint32]bool   // by stream: the rest of a line that was too long, and has been told, is still to come
+}
 
 func (l *lineReader) take(i int, stream uint32, data []byte, each func(logLine) error) error {
 	part := append(l.parts[stream], data...)
 	for {
 		n := bytes.IndexByte(part, '\n')
 		if n < 0 {
-			if len(part) <= 2*maxLine {
-				break
-			}
-			n = len(part) - 1
+			break
 		}
-		if err := each(parseLine(i, stream, part[:n])); err != nil {
+		if !l.over[stream] {
+			if err := each(parseLine(i, stream, part[:n])); err != nil {
+				return err
+			}
+		}
+		l.over[stream], part = false, part[n+1:]
+	}
+	if !l.over[stream] && len(part) > 2*maxLine {
+		if err := each(parseLine(i, stream, part)); err != nil {
 			return err
 		}
-		part = part[n+1:]
+		l.over[stream] = true
+	}
+	if l.over[stream] {
+		part = nil
 	}
 	l.parts[stream] = append([]byte(nil), part...)
+	return nil
+}
+
+// rest gives the last lines, which nothing has ended.
+func (l *lineReader) rest(i int, each func(logLine) error) error {
+	for stream, part := range l.parts {
+		if len(part) > 0 {
+			if err := each(parseLine(i, stream, part)); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -366,7 +389,7 @@ func (m *Monitor) tail(ctx context.Context, probe string, req request, i int, ea
 		return err
 	}
 	defer c.end()
-	lr := lineReader{parts: map[uint32][]byte{}}
+	lr := lineReader{parts: map[uint32][]byte{}, over: map[uint32]bool{}}
 	for {
 		stream, data, err := c.pipe.Recv(ctx)
 		if err != nil {
@@ -376,12 +399,8 @@ func (m *Monitor) tail(ctx context.Context, probe string, req request, i int, ea
 			return nil //nolint:nilerr // the reader has left
 		}
 	}
-	for stream, part := range lr.parts {
-		if len(part) > 0 {
-			if err := each(parseLine(i, stream, part)); err != nil {
-				return nil //nolint:nilerr // the reader has left
-			}
-		}
+	if lr.rest(i, each) != nil {
+		return nil // the reader has left
 	}
 	if ctx.Err() != nil {
 		return nil
