@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -88,6 +89,7 @@ type accounts struct {
 		Users  map[string]*user  `json:"users"`
 		Tokens map[string]*token `json:"tokens"`
 		Saved  map[string]*Saved `json:"saved"`
+		Ended  map[string]int64  `json:"ended,omitempty"` // sessions that were logged out of, by the hash of their CSRF token, and when their time would be over, ms
 	}
 	fixed map[string]identity // hash of a secret from the configuration to who it is
 	tries map[string][]int64  // failed logins by address, ms
@@ -351,6 +353,9 @@ func (a *accounts) still(id identity) bool {
 	if now := a.now().UnixMilli(); id.expMs > 0 && id.expMs < now {
 		return false
 	}
+	if _, ended := a.data.Ended[sessionKey(id.csrf)]; ended && id.cookie {
+		return false
+	}
 	switch {
 	case id.token != "":
 		t := a.data.Tokens[id.token]
@@ -360,6 +365,41 @@ func (a *accounts) still(id identity) bool {
 		return u != nil && u.Epoch == id.epoch && u.Role == id.role.String()
 	}
 	return true // by the configuration; whoever came by the link of a start, whose session outlives a restart
+}
+
+// sessionKey names a session in the list of those that have ended.
+func sessionKey(csrf string) string {
+	h := sha256.Sum256([]byte(csrf))
+	return base64.RawURLEncoding.EncodeToString(h[:12])
+}
+
+// maxEnded bounds how many sessions that were logged out of are remembered. Beyond it those are forgotten first whose time is over soonest.
+const maxEnded = 10_000
+
+// endSession ends a browser's session, and what it has open, before its time: whoever has got hold of a copy of the cookie is out too.
+func (a *accounts) endSession(id identity) error {
+	if !id.cookie || id.csrf == "" {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now().UnixMilli()
+	maps.DeleteFunc(a.data.Ended, func(_ string, until int64) bool { return until < now })
+	if a.data.Ended == nil {
+		a.data.Ended = map[string]int64{}
+	}
+	a.data.Ended[sessionKey(id.csrf)] = id.expMs
+	for len(a.data.Ended) > maxEnded {
+		soonest := ""
+		for key, until := range a.data.Ended {
+			if soonest == "" || until < a.data.Ended[soonest] {
+				soonest = key
+			}
+		}
+		delete(a.data.Ended, soonest)
+	}
+	a.endStays()
+	return a.save()
 }
 
 // stay is something that goes on for as long as somebody may.

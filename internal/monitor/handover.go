@@ -30,7 +30,7 @@ func (a *accounts) handOver(id identity) (text string, until int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	until = min(a.now().Add(handoverLife).UnixMilli(), id.expMs)
-	s := session{Name: id.name, Role: id.role.String(), Epoch: id.epoch, Token: id.token, Until: id.expMs}
+	s := session{Name: id.name, Role: id.role.String(), Epoch: id.epoch, Token: id.token, Until: id.expMs, CSRF: id.csrf} // and so it is void here when the session is logged out of
 	return a.signed("handover", handover{s, secret(""), until}), until
 }
 

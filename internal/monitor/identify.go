@@ -174,7 +174,10 @@ func (m *Monitor) session(w http.ResponseWriter, _ *http.Request, id identity) e
 	return nil
 }
 
-func (m *Monitor) logout(w http.ResponseWriter, _ *http.Request, _ identity) error {
+func (m *Monitor) logout(w http.ResponseWriter, _ *http.Request, id identity) error {
+	if err := m.accounts.endSession(id); err != nil {
+		m.log.Error("the end of a session is not kept: after a restart it is good again until its time is over", "user", id.name, "err", err)
+	}
 	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1})
 	w.WriteHeader(http.StatusNoContent)
 	return nil

@@ -180,6 +180,7 @@ func (w *Writer) place() {
 	w.fail(err)
 	_, err = io.Copy(f, w.body)
 	w.fail(err)
+	w.fail(f.Sync()) // or after a power failure the name is there, and nothing under it
 	w.fail(f.Close())
 	if w.failed == nil {
 		w.fail(os.Rename(f.Name(), w.a.path(w.hour)))

@@ -378,7 +378,7 @@ func moved(was, is float32) bool {
 }
 
 func (v *View) totals(shown map[*node]bool) Totals {
-	t := Totals{Edges: v.shownEdges}
+	t := Totals{Edges: v.shownEdges, HiddenEdges: max(0, v.shownEdges-maxEdges)}
 	for _, n := range v.nodes {
 		if !n.shown {
 			if shown == nil || v.p.Focus == "" && v.p.Opts["unconnected"] != "hide" {

@@ -230,11 +230,7 @@ func (v *View) Frame(atMs int64) []byte {
 	}
 	slices.SortFunc(nodes, func(a, b *node) int { return cmp.Compare(a.h, b.h) })
 	slices.SortFunc(edges, func(a, b *edge) int { return cmp.Compare(a.h, b.h) })
-	hidden := 0
-	if len(edges) > maxEdges {
-		hidden = len(edges) - maxEdges
-		edges = edges[:maxEdges]
-	}
+	edges = edges[:min(len(edges), maxEdges)]
 	b := make([]byte, 0, 512+200*len(nodes)+90*len(edges))
 	b = appendString(append(b, `"view":`...), v.p.View)
 	b = strconv.AppendUint(append(b, `,"rev":`...), v.rev, 10)
@@ -252,9 +248,7 @@ func (v *View) Frame(atMs int64) []byte {
 	if v.p.Focus != "" {
 		shown = map[*node]bool{}
 	}
-	t := v.totals(shown)
-	t.HiddenEdges = hidden
-	b = t.append(append(b, `,"totals":`...))
+	b = v.totals(shown).append(append(b, `,"totals":`...))
 	b = appendNodes(append(b, `,"nodes":`...), nodes)
 	b = appendEdges(append(b, `,"edges":`...), edges)
 	boxes := v.lastBoxes
