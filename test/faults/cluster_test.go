@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -122,12 +123,33 @@ func (d *daemon) start() {
 	d.cmd = cmd
 }
 
+// signal returns when a SIGSTOP has stopped every thread: which one takes the signal and stops the others may have to wait for a processor, and they go on
+// until then.
 func (d *daemon) signal(s syscall.Signal) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.cmd != nil {
-		_ = d.cmd.Process.Signal(s)
+	if d.cmd == nil {
+		return
 	}
+	_ = d.cmd.Process.Signal(s)
+	for s == syscall.SIGSTOP && !stopped(d.cmd.Process.Pid) {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// stopped reports whether no thread of a process runs: each is stopped, or the process is no more.
+func stopped(pid int) bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])); len(f) > 0 && !strings.Contains("TtZX", f[0]) {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *daemon) kill() {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -202,28 +203,20 @@ func TestVolumesThroughMasterAndAgent(t *testing.T) {
 	if code, text := grow(hundred, 50); code != 202 {
 		t.Errorf("growing a volume of an agent that has stopped: %d %s", code, text)
 	}
-	offered := func(o *mesosv1.Offer) float64 {
-		for _, r := range o.GetResources() {
-			if r.GetDisk().GetPersistence().GetId() == "p" {
-				if mb := r.GetScalar().GetValue(); mb != 100 {
-					t.Errorf("the volume is offered with %v MB while its agent has 100 on disk", mb)
-				}
-				return r.GetScalar().GetValue()
-			}
+	// asItWas takes the volume as the agent has it on disk. With another size nobody is offered it.
+	asItWas := func(r *mesosv1.Resource) bool {
+		if mb := r.GetScalar().GetValue(); r.GetDisk().GetPersistence().GetId() == "p" && mb != 100 {
+			t.Errorf("the volume is offered with %v MB while its agent has 100 on disk", mb)
 		}
-		return 0
+		return size("p", 100)(r)
 	}
-	for o = s.offer(); offered(o) == 100; o = s.offer() { // made before the call
+	for o = s.offer(); slices.ContainsFunc(o.GetResources(), asItWas); o = s.offer() { // made before the call
 		decline(o)
 	}
 	decline(o)
 	c.agent.kill()
 	c.agent.start()
-	for o = s.offer(); offered(o) != 100; o = s.offer() {
-		decline(o)
-	}
-	decline(o)
-	o, r = s.diskOf("the volume as it was", size("p", 100))
+	o, r = s.diskOf("the volume as it was", asItWas)
 	if code, text := c.operate(fmt.Sprintf(`{"type":"SHRINK_VOLUME","shrink_volume":{"agent_id":{"value":%q},"volume":%s,"subtract":{"value":100}}}`, agent, s.json(plain))); code/100 == 2 {
 		t.Errorf("shrinking a volume to nothing: %d %s", code, text)
 	}
