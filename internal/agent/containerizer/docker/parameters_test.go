@@ -20,7 +20,7 @@ var parameterRows = []struct {
 	{"cap-add", "NET_ADMIN", `NET_ADMIN"]`, false},
 	{"cap-drop", "CHOWN", `CHOWN"]`, false},
 	{"cpu-shares", "77", `"CpuShares":77`, false},
-	{"cpus", "1.5", `"NanoCpus":1500000000`, false},
+	{"cpus", "0.5", `"NanoCpus":500000000`, false}, // of one: Docker refuses more than the machine has
 	{"cpuset-cpus", "0", `"CpusetCpus":"0"`, false},
 	{"device", "/dev/null:/dev/nil:r", `"PathInContainer":"/dev/nil","CgroupPermissions":"r"`, false},
 	{"device-read-bps", "/dev/loop0:1mb", `"Rate":1048576`, true},
