@@ -26,7 +26,9 @@ const kindIcons: Record<string, string> = { host: "host", container: "container"
 /** Search over everything and all commands, in one field. */
 export function Palette({ onClose }: { onClose: () => void }) {
   const [q, setQ] = useState("");
-  const [found, setFound] = useState<{ total: number; results: SearchResult[] } | null>(null);
+  const [found, setFound] = useState<{ q: string; total: number; results: SearchResult[] } | null>(null);
+  /** Enter came before what is found: it means the first that is. */
+  const early = useRef<string>(undefined);
   const all = useStore(actions);
   // The focus goes back to where it was, unless the command that was run takes it somewhere.
   const [before] = useState(() => document.activeElement as HTMLElement | null);
@@ -39,7 +41,7 @@ export function Palette({ onClose }: { onClose: () => void }) {
       return;
     }
     const stop = new AbortController();
-    const look = () => void get<{ total: number; results: SearchResult[] }>(`${api}/search?limit=30&q=${encodeURIComponent(q)}`, stop.signal).then(setFound, () => {});
+    const look = () => void get<{ total: number; results: SearchResult[] }>(`${api}/search?limit=30&q=${encodeURIComponent(q)}`, stop.signal).then((r) => setFound({ q, ...r }), () => void (stop.signal.aborted || setFound((was) => ({ total: -1, results: [], ...was, q }))));
     const t = setTimeout(look, 90);
     // What is found changes while one looks.
     const again = setInterval(look, 2000);
@@ -87,6 +89,13 @@ export function Palette({ onClose }: { onClose: () => void }) {
     onClose();
     e.run();
   };
+  const searching = q.trim() !== "" && !wrong && !q.startsWith(">") && found?.q !== q;
+  useEffect(() => {
+    if (early.current === q && !searching) run(entries[0]);
+    early.current = undefined;
+    // Once, when what is found for these words has come.
+    // eslint-disable-next-line react-hooks/exhaustive-deps
+  }, [q, searching]);
   let section = "";
   return (
     <div className="veil" onPointerDown={(e) => e.target === e.currentTarget && onClose()}>
@@ -108,7 +117,10 @@ export function Palette({ onClose }: { onClose: () => void }) {
             onChange={(e) => setQ(e.target.value)}
             onKeyDown={(e) => {
               if (e.key === "Escape") onClose();
-              else if (e.key === "Enter") run(entries[at]);
+              else if (e.key === "Enter") {
+                if (searching && chosen === undefined) early.current = q;
+                else run(entries[at]);
+              }
               else if (e.key === "ArrowDown") setAt((at + 1) % Math.max(1, entries.length));
               else if (e.key === "ArrowUp") setAt((at + entries.length - 1) % Math.max(1, entries.length));
               else if (e.key !== "Tab") return;

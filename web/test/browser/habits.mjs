@@ -61,6 +61,14 @@ export const habits = {
     await pictures(page, 3);
     assert.equal(await chosen(), picked, `what is chosen, of ${JSON.stringify(await order())}`);
     await page.keyboard.press("Escape");
+    // Enter means what is found for the words that were typed, also when it comes first.
+    await page.keyboard.press("Control+k");
+    await page.keyboard.type("kind:container host:sim-0001");
+    await page.getByRole("option", { name: /sim-0001/ }).first().waitFor();
+    await page.keyboard.press("Control+a");
+    await page.keyboard.type("kind:host sim-0002");
+    await page.keyboard.press("Enter");
+    await details(page).getByRole("heading", { name: "sim-0002" }).waitFor();
     // A dialog whose button is not ready yet.
     let free;
     const answer = new Promise((done) => (free = done));
