@@ -25,12 +25,22 @@ type mesosWatch struct {
 	poke  func()
 	state atomic.Pointer[collectorState]
 	tasks atomic.Pointer[map[string]*mesosTask] // by container id
+	every time.Duration
+
+	unknown chan struct{}  // a container is there of which the agents have not told
+	asked   map[string]int // how often for each of those; of the goroutine that makes the picture
 }
 
-const mesosEvery = 5 * time.Second
+const (
+	// The agents are asked every few seconds, and at once when a container is new, or one of a few seconds would never have a name.
+	mesosEvery = 5 * time.Second
+	mesosPause = time.Second
+	// mesosTries bounds how often they are asked for one container: it may be of an agent that the probe does not know.
+	mesosTries = 3
+)
 
 func newMesosWatch(urls []string, poke func()) *mesosWatch {
-	m := &mesosWatch{http: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConns: 4, IdleConnTimeout: time.Minute}}, poke: poke}
+	m := &mesosWatch{every: mesosEvery, unknown: make(chan struct{}, 1), asked: map[string]int{}, http: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConns: 4, IdleConnTimeout: time.Minute}}, poke: poke}
 	for _, url := range urls {
 		if !strings.Contains(url, "://") {
 			url = "http://" + url
@@ -58,13 +68,33 @@ func (m *mesosWatch) run(ctx context.Context) {
 		if state.state == "ok" || len(next) > 0 {
 			m.tasks.Store(&next)
 		}
-		if len(was) != len(next) {
+		if !maps.EqualFunc(was, next, func(a, b *mesosTask) bool { return *a == *b }) {
 			m.poke()
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(mesosEvery):
+			return
+		case <-time.After(min(m.every, mesosPause)):
 		}
+		select {
+		case <-ctx.Done():
+		case <-m.unknown:
+		case <-time.After(max(0, m.every-mesosPause)):
+		}
+	}
+}
+
+// missing says that the agents have not told of a container that is there.
+func (m *mesosWatch) missing(id string) {
+	if len(m.asked) > maxContainers {
+		clear(m.asked)
+	}
+	if m.asked[id]++; m.asked[id] > mesosTries {
+		return
+	}
+	select {
+	case m.unknown <- struct{}{}:
+	default:
 	}
 }
 
@@ -170,14 +200,15 @@ func (p *Probe) mesosTask(b *box) *mesosTask {
 	if p.mesos == nil {
 		return nil
 	}
-	tasks := *p.mesos.tasks.Load()
-	if t := tasks[b.ref.id]; t != nil {
-		return t
-	}
+	id, mesos := b.ref.id, b.ref.runtime == "mesos"
 	if b.info != nil {
-		if id, ok := strings.CutPrefix(b.info.name, "mesos-"); ok {
-			return tasks[id]
+		if name, ok := strings.CutPrefix(b.info.name, "mesos-"); ok {
+			id, mesos = name, true
 		}
 	}
-	return nil
+	t := (*p.mesos.tasks.Load())[id]
+	if t == nil && mesos {
+		p.mesos.missing(id)
+	}
+	return t
 }
