@@ -79,7 +79,7 @@ func inhabited(dir string) bool {
 }
 
 // settleHost gives what is new and does not go.
-func settleHost(before map[string]bool) (left []string) {
+func settleHost(before map[string]bool, patience time.Duration) (left []string) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) { // others' things go, which nothing tells but asking
 		now, err := lookAtHost()
 		if err != nil {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 // leftovers runs the program around a shell's script.
 func leftovers(t *testing.T, args ...string) (code int, said string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], append([]string{"-strict"}, args...)...)
+	cmd := exec.Command(os.Args[0], append([]string{"-strict", "-patience=10s"}, args...)...)
 	cmd.Env = append(os.Environ(), selfEnv+"=1", "TMPDIR="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -49,7 +49,7 @@ func TestWhatIsLeft(t *testing.T) {
 		"a daemon":                 {"(setsid sh -c 'sleep 7654; true' </dev/null >/dev/null 2>&1 &); exit 4", 4, []string{"process", "sleep 7654"}},
 		"one that does not hear":   {`(setsid sh -c 'trap "" TERM HUP; sleep 7653' >/dev/null 2>&1 &)`, 1, []string{"sleep 7653"}},
 		"ended by a signal":        {"kill -KILL $$", 128 + 9, []string{"signal: killed"}},
-		"a run within a run":       {os.Args[0] + " -strict sh -c 'echo >$TMPDIR/inner'", 1, []string{"/inner"}},
+		"a run within a run":       {os.Args[0] + " -strict -patience=10s sh -c 'echo >$TMPDIR/inner'", 1, []string{"/inner"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -17,18 +17,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long what was told to end may take for it when the command has ended.
-const patience = 30 * time.Second
-
 func main() {
 	host := flag.Bool("host", false, "look at the whole host too: control groups, network interfaces, packet filter, loop devices, shared memory; only tells of what is left there")
+	patience := flag.Duration("patience", 30*time.Second, "how long what was told to end may take for it when the command has ended")
 	strict := flag.Bool("strict", false, "fail also because of files, and of what is new on the host")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "usage: leftovers [-host] COMMAND [ARGUMENT…]")
 		os.Exit(2)
 	}
-	code, left, told, err := run(flag.Args(), *host)
+	code, left, told, err := run(flag.Args(), *host, *patience)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "leftovers:", err)
 		os.Exit(2)
@@ -48,7 +46,7 @@ func main() {
 }
 
 // run runs a command. It gives its exit code, what it has left, and what is only to be told: files, and what is new on the host.
-func run(argv []string, host bool) (code int, left, told []string, err error) {
+func run(argv []string, host bool, patience time.Duration) (code int, left, told []string, err error) {
 	tmp, err := temporary()
 	if err != nil {
 		return 0, nil, nil, err
@@ -78,9 +76,9 @@ func run(argv []string, host bool) (code int, left, told []string, err error) {
 		}
 	}()
 	code = reap(cmd.Process.Pid)
-	left, told = settle(tmp)
+	left, told = settle(tmp, patience)
 	if host {
-		told = append(told, settleHost(before)...)
+		told = append(told, settleHost(before, patience)...)
 	}
 	return code, left, told, nil
 }
@@ -128,7 +126,7 @@ func reap(pid int) (code int) {
 }
 
 // settle gives what is left of processes and mounts, and of files, when they have had their time, and puts it away.
-func settle(tmp string) (left, files []string) {
+func settle(tmp string, patience time.Duration) (left, files []string) {
 	deadline := time.Now().Add(patience)
 	pause := time.Millisecond
 	for len(descendants()) > 0 && time.Now().Before(deadline) {
