@@ -42,6 +42,12 @@ func (c controlArgs) text() (map[string]string, error) {
 	return out, nil
 }
 
+// patienceFor is how long a probe has for a control: a minute, and what a container is given to end by itself.
+func patienceFor(args map[string]string) time.Duration {
+	grace, _ := strconv.ParseUint(args["timeout"], 10, 16) // what is no number the probe refuses
+	return time.Minute + time.Duration(grace)*time.Second
+}
+
 // act does one control, checked and audited.
 func (m *Monitor) act(r *http.Request, who identity, id, control string, args map[string]string, dry bool) (label, message string, err error) {
 	probe, label, _, offered, err := m.target(id)
@@ -61,7 +67,7 @@ func (m *Monitor) act(r *http.Request, who identity, id, control string, args ma
 	}
 	var body json.RawMessage
 	if err == nil {
-		body, err = m.probes.ask(r.Context(), probe, request{verb: control, node: id, who: who, args: args, timeout: time.Minute})
+		body, err = m.probes.ask(r.Context(), probe, request{verb: control, node: id, who: who, args: args, timeout: patienceFor(args)})
 	}
 	detail := ""
 	if err != nil {
