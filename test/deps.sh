@@ -55,5 +55,5 @@ case " $missing " in *" linux-image-cloud-amd64 "*)
 	;;
 esac
 # shellcheck disable=SC2086
-[ -z "$(echo $missing)" ] || apt-get install -y -qq --no-install-recommends $missing >/dev/null
+[ -z "$(echo $missing)" ] || apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $missing >/dev/null
 modules

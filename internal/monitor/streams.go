@@ -431,6 +431,7 @@ type terminal struct {
 	mu       sync.Mutex
 	detached time.Time
 	active   time.Time
+	why      string // it was ended by the monitor
 	exit     json.RawMessage
 	err      error
 	over     chan struct{}
@@ -453,7 +454,7 @@ func (t *terminals) run(ctx context.Context) error {
 		case <-ctx.Done():
 			t.mu.Lock()
 			for _, x := range t.byID {
-				x.call.end()
+				x.stop("the monitor has ended")
 			}
 			t.mu.Unlock()
 			t.wg.Wait()
@@ -462,10 +463,13 @@ func (t *terminals) run(ctx context.Context) error {
 			t.mu.Lock()
 			for _, x := range t.byID {
 				x.mu.Lock()
-				end := x.out.alone() && now.Sub(x.detached) > detachedFor || now.Sub(x.active) > idleFor
+				left, idle := x.out.alone() && now.Sub(x.detached) > detachedFor, now.Sub(x.active) > idleFor
 				x.mu.Unlock()
-				if end {
-					x.call.end()
+				switch {
+				case left:
+					x.stop("its page has gone")
+				case idle:
+					x.stop("nobody has used it for a quarter of an hour")
 				}
 			}
 			t.mu.Unlock()
@@ -524,14 +528,20 @@ func (m *Monitor) startTerminal(r *http.Request, who identity) (*terminal, error
 	m.terms.byID[t.id] = t
 	m.terms.mu.Unlock()
 	// It outlives its sockets, but not the right to it.
-	leave := m.accounts.whileStill(who, func() { go c.end() })
+	leave := m.accounts.whileStill(who, func() { go t.stop("who opened it may no longer") })
 	m.terms.wg.Go(func() {
 		defer leave()
 		t.read(m.stopping)
 		m.terms.mu.Lock()
 		delete(m.terms.byID, t.id)
 		m.terms.mu.Unlock()
-		m.record(r, who, verb+".end", id, outcome(t.err), string(t.exit), t.bytes)
+		ended, detail := outcome(t.err), string(t.exit)
+		t.mu.Lock()
+		if t.why != "" {
+			ended, detail = "ok", t.why
+		}
+		t.mu.Unlock()
+		m.record(r, who, verb+".end", id, ended, detail, t.bytes)
 	})
 	return t, nil
 }
@@ -550,9 +560,24 @@ func (t *terminal) read(ctx context.Context) {
 		t.mu.Unlock()
 		t.out.put(ctx, byte(stream), data)
 	}
+	t.mu.Lock()
+	why := t.why
+	t.mu.Unlock()
+	if why != "" {
+		t.err = fail("conflict", why, "")
+		return
+	}
 	wctx, stop := context.WithTimeout(ctx, 10*time.Second)
 	defer stop()
 	t.exit, t.err = t.call.wait(wctx)
+	t.call.end()
+}
+
+// stop ends it for a reason that whoever looks at it, or reads the audit log, is told.
+func (t *terminal) stop(why string) {
+	t.mu.Lock()
+	t.why = cmpOr(t.why, why)
+	t.mu.Unlock()
 	t.call.end()
 }
 
