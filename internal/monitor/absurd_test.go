@@ -54,6 +54,8 @@ func TestAbsurdRequestsAreRefused(t *testing.T) {
 		{"GET", "/api/v1/logs?id=container%3Bvm1%3Bweb&since=yesterday", "", "since"},
 		{"GET", "/api/v1/logs?id=container%3Bvm1%3Bweb&stream=stdin", "", "stream"},
 		{"GET", "/api/v1/logs?id=container%3Bvm1%3Bweb&follow=perhaps", "", "follow"},
+		{"GET", "/api/v1/logs?id=container%3Bvm1%3Bweb&after=stdout%3D1-2&after=", "", "each id"},
+		{"GET", "/api/v1/logs?id=container%3Bvm1%3Bweb&after=stdout%3D..%2F..", "", "no place"},
 		{"GET", web + "/file?path=/etc/hosts&offset=-1", "", "offset"},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), x.method, "http://monitor:4040"+x.path, strings.NewReader(x.body))

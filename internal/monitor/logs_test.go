@@ -17,6 +17,15 @@ func TestALogLineIsAsItIs(t *testing.T) {
 	if l.M != red || l.L != "error" || l.T != 1795687200500 || l.Cut {
 		t.Errorf("%+v", l)
 	}
+	if l.P != "" {
+		t.Errorf("a place of a log that has none: %q", l.P)
+	}
+	if l := parseLine(0, pipe.Stdout, []byte("2026-11-26T10:00:00.5Z@18446744073709551615-9223372036854775807 x y")); l.P != "18446744073709551615-9223372036854775807" || l.M != "x y" || l.T != 1795687200500 {
+		t.Errorf("%+v", l)
+	}
+	if l := parseLine(0, pipe.Stdout, []byte("me@example.org writes")); l.P != "" || l.M != "me@example.org writes" {
+		t.Errorf("%+v", l)
+	}
 	var back logLine
 	if b, err := json.Marshal(l); err != nil || json.Unmarshal(b, &back) != nil || back != l {
 		t.Errorf("on the wire: %+v", back)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -35,12 +36,14 @@ type logLine struct {
 	S   string `json:"s"`
 	L   string `json:"l"`
 	M   string `json:"m"`
+	P   string `json:"p,omitempty"` // its place in a plain file
 	Cut bool   `json:"cut,omitempty"`
 }
 
 var (
 	reLevelWord = regexp.MustCompile(`(?i)(?:^|[^A-Za-z])(TRACE|DEBUG|DBG|INFO|NOTICE|WARN(?:ING)?|WRN|ERROR|ERR|FATAL|CRITICAL|CRIT|PANIC|EMERG|ALERT)(?:[^A-Za-z]|$)`)
 	reGlog      = regexp.MustCompile(`^([IWEF])\d{4} \d\d:\d\d:\d\d`)
+	reAfter     = regexp.MustCompile(`^(std(out|err)=\d{1,20}-\d{1,18}(,std(out|err)=\d{1,20}-\d{1,18})?)?$`)
 	reColour    = regexp.MustCompile(`\x1b\[[0-9;:?]*[ -/]*[@-~]`)
 )
 
@@ -189,9 +192,10 @@ func parseLine(i int, stream uint32, b []byte) logLine {
 	if stream == pipe.Stderr {
 		line.S = "stderr"
 	}
-	if sp := bytes.IndexByte(b, ' '); sp > 0 && sp < 40 {
-		if t, err := time.Parse(time.RFC3339Nano, string(b[:sp])); err == nil {
-			line.T = t.UnixMilli()
+	if sp := bytes.IndexByte(b, ' '); sp > 0 && sp < 80 {
+		at, place, _ := strings.Cut(string(b[:sp]), "@")
+		if t, err := time.Parse(time.RFC3339Nano, at); err == nil {
+			line.T, line.P = t.UnixMilli(), place
 			b = b[sp+1:]
 		}
 	}
@@ -233,16 +237,29 @@ func (m *Monitor) logs(w http.ResponseWriter, r *http.Request, who identity) err
 	default:
 		return fail("bad_request", "follow is neither 1 nor 0", "")
 	}
+	args["places"] = "1"
+	after := q["after"]
+	if len(after) > 0 && len(after) != len(ids) {
+		return fail("bad_request", "after is not there for each id", "it is empty for a node of which nothing was read")
+	}
 	type source struct {
 		id, label, probe string
+		args             map[string]string
 	}
 	var sources []source
-	for _, id := range ids {
+	for i, id := range ids {
 		probe, label, _, _, err := m.target(id)
 		if err != nil {
 			return err
 		}
-		sources = append(sources, source{id, label, probe})
+		s := source{id, label, probe, maps.Clone(args)}
+		if len(after) > 0 {
+			if !reAfter.MatchString(after[i]) {
+				return fail("bad_request", "after is no place in a log", "it is stdout=<p>,stderr=<p> with p of the last line read of each")
+			}
+			s.args["after"] = after[i]
+		}
+		sources = append(sources, s)
 	}
 	conn, err := m.accept(w, r)
 	if conn == nil {
@@ -280,7 +297,7 @@ func (m *Monitor) logs(w http.ResponseWriter, r *http.Request, who identity) err
 	defer stop()
 	for i, s := range sources {
 		wg.Go(func() {
-			err := m.tail(ctx, s.probe, request{verb: "logs", node: s.id, who: who, args: args, piped: true}, i, func(l logLine) error {
+			err := m.tail(ctx, s.probe, request{verb: "logs", node: s.id, who: who, args: s.args, piped: true}, i, func(l logLine) error {
 				if !filter.keeps(&l) {
 					return nil
 				}

@@ -216,9 +216,16 @@ func (p *Probe) runtimeLogs(ctx context.Context, req *probev1.Request, e *probev
 	if err != nil {
 		return err
 	}
+	after, err := placesAfter(arg(req, "after"))
+	if err != nil {
+		return err
+	}
 	var tails []*logfile.Tail
 	for _, place := range places {
-		o.Format, o.Plain = place.format, place.plain
+		o.Format, o.Plain, o.After = place.format, place.plain, nil
+		if o.Format == logfile.Plain {
+			o.After = after[cmp.Or(o.Plain, logfile.Stdout)]
+		}
 		if o.Format == logfile.Plain && o.Stream != "" && o.Stream != o.Plain && len(places) > 1 {
 			continue
 		}
@@ -278,8 +285,12 @@ const logPoll = 250 * time.Millisecond
 // copyLogs sends what is in files, and what comes, as long as it is wanted and the container is there to write it.
 func (p *Probe) copyLogs(ctx context.Context, req *probev1.Request, e *probev1.Entity, tails []*logfile.Tail, s *pipe.Pipe) error {
 	out := logWriter{ctx: ctx, pipe: s}
+	placed := arg(req, "places") == "1"
 	for over := 0; ; {
 		for _, t := range tails {
+			if out.of = nil; placed && t.Plain() {
+				out.of = t
+			}
 			if err := t.Copy(ctx, out.line); err != nil {
 				return ended(err)
 			}
@@ -306,12 +317,34 @@ func (p *Probe) copyLogs(ctx context.Context, req *probev1.Request, e *probev1.E
 	}
 }
 
-// logWriter gathers lines of one stream, each after its time, into pieces of some size.
+// placesAfter reads how far somebody has read plain logs: "stdout=<inode>-<offset>,stderr=…".
+func placesAfter(text string) (map[string]*logfile.Place, error) {
+	out := map[string]*logfile.Place{}
+	if text == "" {
+		return out, nil
+	}
+	for item := range strings.SplitSeq(text, ",") {
+		stream, at, _ := strings.Cut(item, "=")
+		file, offset, _ := strings.Cut(at, "-")
+		place := &logfile.Place{}
+		var errs [2]error
+		place.File, errs[0] = strconv.ParseUint(file, 10, 64)
+		place.Offset, errs[1] = strconv.ParseInt(offset, 10, 64)
+		if errs[0] != nil || errs[1] != nil || place.Offset < 0 || stream != logfile.Stdout && stream != logfile.Stderr {
+			return nil, refuse("bad_request", "after=%q is no place in a log", topology.Clean(text, 100))
+		}
+		out[stream] = place
+	}
+	return out, nil
+}
+
+// logWriter gathers lines of one stream, each after its time (and, of a plain file for who wants to go on later, "@" and its place there), into pieces of some size.
 type logWriter struct {
 	ctx    context.Context //nolint:containedctx // it lives as long as the request
 	pipe   *pipe.Pipe
 	stream uint32
 	buf    []byte
+	of     *logfile.Tail // whose lines are told their places; nil: none are
 }
 
 func (w *logWriter) line(stream string, at time.Time, text []byte) error {
@@ -326,6 +359,11 @@ func (w *logWriter) line(stream string, at time.Time, text []byte) error {
 	}
 	w.stream = to
 	w.buf = at.UTC().AppendFormat(w.buf, "2006-01-02T15:04:05.000000000Z07:00")
+	if w.of != nil {
+		place := w.of.Place()
+		w.buf = strconv.AppendUint(append(w.buf, '@'), place.File, 10)
+		w.buf = strconv.AppendInt(append(w.buf, '-'), place.Offset, 10)
+	}
 	w.buf = append(append(append(w.buf, ' '), text...), '\n')
 	return nil
 }

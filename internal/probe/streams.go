@@ -135,7 +135,11 @@ func (p *Probe) sandboxLogs(ctx context.Context, req *probev1.Request, e *probev
 	if err != nil {
 		return err
 	}
-	if !o.Since.IsZero() && arg(req, "follow") == "1" {
+	after, err := placesAfter(arg(req, "after"))
+	if err != nil {
+		return err
+	}
+	if !o.Since.IsZero() && arg(req, "follow") == "1" && len(after) == 0 {
 		o.Lines = 0 // what came since can't be told from what was there before: somebody who has read up to about now goes on
 	}
 	var tails []*logfile.Tail
@@ -143,7 +147,7 @@ func (p *Probe) sandboxLogs(ctx context.Context, req *probev1.Request, e *probev
 		if o.Stream != "" && o.Stream != name {
 			continue
 		}
-		o.Plain = name
+		o.Plain, o.After = name, after[name]
 		t, err := logfile.Open(root, name, o)
 		if errors.Is(err, os.ErrNotExist) {
 			continue

@@ -5,7 +5,7 @@ import { bytes, duration, metric } from "../src/format";
 import { alike, fit, zoomAt } from "../src/graph/camera";
 import { Density } from "../src/graph/density";
 import { readEnd } from "../src/pages/files";
-import { tellApart } from "../src/pages/logs";
+import { Read, tellApart } from "../src/pages/logs";
 import { health } from "../src/pages/services";
 import { syncHealth, syncValue } from "../src/pages/system";
 import { withHealth } from "../src/query/narrow";
@@ -164,4 +164,14 @@ test("what Marathon finds wrong is said in words", () => {
 
 test("instances of one app are told apart in a log", () => {
   expect(tellApart(["container;vm;0f3a9c77", "container;vm;1b22", "container;vm;9"], ["web.shop", "web.shop", "db"])).toEqual(["web.shop 0f3a9c", "web.shop 1b22", "db"]);
+});
+
+test("logs go on where each was left, those that have said nothing with what they say first", () => {
+  const read = new Read();
+  read.note({ i: 0, s: "stdout" });
+  expect(read.after(2)).toEqual([]);
+  read.note({ i: 1, s: "stderr", p: "7-10" });
+  read.note({ i: 1, s: "stdout", p: "8-5" });
+  read.note({ i: 1, s: "stderr", p: "7-20" });
+  expect(read.after(3)).toEqual(["stdout=0-0", "stderr=7-20,stdout=8-5", "stdout=0-0"]);
 });

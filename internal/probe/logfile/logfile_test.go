@@ -52,6 +52,25 @@ func (d *directory) rename(from, to string) {
 	}
 }
 
+func (d *directory) must(err error) {
+	d.t.Helper()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *directory) truncate(name string) { d.must(os.Truncate(filepath.Join(d.path, name), 0)) }
+
+func (d *directory) remove(name string) { d.must(os.Remove(filepath.Join(d.path, name))) }
+
+// rotate moves a file away, written at a time of its own: those of a file system may be the same for milliseconds.
+func (d *directory) rotate(name string, n int) {
+	to := fmt.Sprintf("%s.%d", name, n)
+	d.rename(name, to)
+	at := time.Unix(int64(1000+n), 0)
+	d.must(os.Chtimes(filepath.Join(d.path, to), at, at))
+}
+
 // more gives the lines that a tail hands on now, as "stream second text".
 func more(t *testing.T, tail *Tail) []string {
 	t.Helper()
@@ -153,6 +172,59 @@ func TestPlainOutputIsFollowed(t *testing.T) {
 	d.add("stderr", "anew\n")
 	if got := more(t, tail); len(got) != 1 || !strings.HasSuffix(got[0], " anew") {
 		t.Errorf("%q", got)
+	}
+}
+
+// Who comes back gets what was written meanwhile, all of it and nothing twice, whatever has become of the file.
+func TestAReaderGoesOnWhereItStood(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		meanwhile func(d *directory)
+		want      []string
+	}{
+		"nothing": {func(*directory) {}, nil},
+		"written": {func(d *directory) { d.add("stdout", "f\n3\n") }, []string{"half", "3"}},
+		"rotated": {func(d *directory) { d.add("stdout", "f\n3\n"); d.rotate("stdout", 1); d.add("stdout", "4\n") }, []string{"half", "3", "4"}},
+		"rotated twice": {func(d *directory) {
+			d.add("stdout", "f\n")
+			d.rotate("stdout", 1)
+			d.add("stdout", "3\n")
+			d.rotate("stdout", 2)
+			d.add("stdout", "4\n")
+		}, []string{"half", "3", "4"}},
+		"emptied":            {func(d *directory) { d.truncate("stdout"); d.add("stdout", "5\n") }, []string{"5"}},
+		"removed, and anew":  {func(d *directory) { d.remove("stdout"); d.add("stdout", "6\n7\n8\n") }, []string{"7", "8"}}, // as who comes for the first time
+		"rotated and erased": {func(d *directory) { d.rotate("stdout", 1); d.add("stdout", "8\n9\n"); d.remove("stdout.1") }, []string{"8", "9"}},
+	} {
+		d := newDirectory(t)
+		d.add("stdout", "1\n2\nhal")
+		first, err := Open(d.root, "stdout", Options{Lines: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var place Place
+		if err := first.Copy(t.Context(), func(string, time.Time, []byte) error { place = first.Place(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		keeper, err := os.Open(filepath.Join(d.path, "stdout")) // or another file may get the same inode
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Close()
+		c.meanwhile(d)
+		again, err := Open(d.root, "stdout", Options{Lines: 2, After: &place})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, l := range more(t, again) {
+			got = append(got, l[strings.LastIndexByte(l, ' ')+1:])
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", what, got, c.want)
+		}
+		again.Close()
+		keeper.Close()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,15 @@ type Options struct {
 	Stream string
 	// Plain is the stream that a plain file holds. Default Stdout.
 	Plain string
+	// After is where somebody has read a plain file to before: what follows is read, and nothing else, also when the file was rotated away or emptied since.
+	// When it is there no more the last lines are read, as without it.
+	After *Place
+}
+
+// Place is how far a file has been read.
+type Place struct {
+	File   uint64 // inode
+	Offset int64
 }
 
 const (
@@ -48,6 +58,7 @@ type Tail struct {
 	buf    *bufio.Reader
 	part   []byte // of a line of the file that has not ended yet
 	read   int64  // how far the file is read
+	file   uint64 // inode of that file
 	at     time.Time
 	lines  map[string]*line // by stream: what has not ended yet
 	left   bool             // another file has taken this one's place
@@ -80,6 +91,9 @@ func Open(root *os.Root, name string, o Options) (*Tail, error) {
 		return nil, err
 	}
 	t.at = st.ModTime()
+	if o.After != nil && t.goOn(f, st) {
+		return t, t.start()
+	}
 	from, found, enough, err := t.beginning(f, o.Lines)
 	if err != nil {
 		f.Close()
@@ -91,6 +105,54 @@ func Open(root *os.Root, name string, o Options) (*Tail, error) {
 	}
 	return t, t.start()
 }
+
+// goOn finds the place behind what was read before, in the file or in one that was rotated away.
+func (t *Tail) goOn(f *os.File, st fs.FileInfo) bool {
+	a := *t.o.After
+	if inode(st) == a.File {
+		if a.Offset > st.Size() { // it was emptied, and is written from the start
+			a.Offset = 0
+		}
+		t.now = opened{f, a.Offset}
+		return true
+	}
+	var after []opened // newest first
+	for _, st := range t.rotatedAway() {
+		f, err := t.open(st.Name())
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if inode(st) == a.File && a.Offset <= st.Size() {
+			t.before = append(t.before, opened{f, a.Offset})
+			for _, o := range slices.Backward(after) {
+				t.before = append(t.before, o)
+			}
+			break
+		}
+		after = append(after, opened{f, 0})
+	}
+	if t.before == nil {
+		for _, o := range after {
+			o.file.Close()
+		}
+		return false
+	}
+	t.now = opened{f, 0}
+	return true
+}
+
+func inode(st fs.FileInfo) uint64 {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return sys.Ino
+	}
+	return 0
+}
+
+// Plain reports whether the file holds nothing but the output.
+func (t *Tail) Plain() bool { return t.o.Format == Plain }
+
+// Place is behind the last line that was handed on.
+func (t *Tail) Place() Place { return Place{t.file, t.read} }
 
 // open opens a regular file below the directory. A device or a pipe in its place is neither read nor waited for.
 func (t *Tail) open(name string) (*os.File, error) {
@@ -114,22 +176,7 @@ var rotated = regexp.MustCompile(`^\.[0-9]+(-[0-9]+)?$`)
 
 // older adds files that were rotated away, as many as hold the lines that the last one lacks.
 func (t *Tail) older(have int) {
-	d, err := t.root.Open(".")
-	if err != nil {
-		return
-	}
-	defer d.Close()
-	entries, _ := d.ReadDir(-1)
-	var list []fs.FileInfo
-	for _, e := range entries {
-		if n := e.Name(); len(n) > len(t.name) && n[:len(t.name)] == t.name && rotated.MatchString(n[len(t.name):]) {
-			if st, err := e.Info(); err == nil {
-				list = append(list, st)
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
-	for _, st := range list[:min(len(list), maxRotated)] {
+	for _, st := range t.rotatedAway() {
 		f, err := t.open(st.Name())
 		if err != nil {
 			continue // gone meanwhile
@@ -148,6 +195,26 @@ func (t *Tail) older(have int) {
 			return
 		}
 	}
+}
+
+// rotatedAway lists the files that were rotated away, the newest first.
+func (t *Tail) rotatedAway() []fs.FileInfo {
+	d, err := t.root.Open(".")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	entries, _ := d.ReadDir(-1)
+	var list []fs.FileInfo
+	for _, e := range entries {
+		if n := e.Name(); len(n) > len(t.name) && n[:len(t.name)] == t.name && rotated.MatchString(n[len(t.name):]) {
+			if st, err := e.Info(); err == nil {
+				list = append(list, st)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	return list[:min(len(list), maxRotated)]
 }
 
 // beginning looks for the place in a file from which on it holds so many lines that are wanted, and how many it holds of them.
@@ -286,12 +353,22 @@ func readLine(r *bufio.Reader) (head []byte, n int64, err error) {
 
 // start begins with the oldest file.
 func (t *Tail) start() error {
-	from := t.now
+	t.buf = bufio.NewReaderSize(nil, maxLine)
 	if len(t.before) > 0 {
-		from = t.before[0]
+		return t.begin(t.before[0])
 	}
-	_, err := from.file.Seek(from.from, io.SeekStart)
-	t.buf, t.read = bufio.NewReaderSize(from.file, maxLine), from.from
+	return t.begin(t.now)
+}
+
+// begin reads on in a file.
+func (t *Tail) begin(o opened) error {
+	st, err := o.file.Stat()
+	if err != nil {
+		return err
+	}
+	t.buf.Reset(o.file)
+	t.read, t.file = o.from, inode(st)
+	_, err = o.file.Seek(o.from, io.SeekStart)
 	return err
 }
 
@@ -373,16 +450,10 @@ func (t *Tail) take(b []byte, ends bool, each func(stream string, at time.Time, 
 func (t *Tail) next() (bool, error) {
 	if len(t.before) > 0 {
 		t.before[0].file.Close()
-		if t.before = t.before[1:]; len(t.before) == 0 {
-			_, err := t.now.file.Seek(t.now.from, io.SeekStart)
-			t.buf.Reset(t.now.file)
-			t.read = t.now.from
-			return true, err
+		if t.before = t.before[1:]; len(t.before) > 0 {
+			return true, t.begin(t.before[0])
 		}
-		_, err := t.before[0].file.Seek(t.before[0].from, io.SeekStart)
-		t.buf.Reset(t.before[0].file)
-		t.read = t.before[0].from
-		return true, err
+		return true, t.begin(t.now)
 	}
 	st, err := t.now.file.Stat()
 	if err != nil {
@@ -398,10 +469,8 @@ func (t *Tail) next() (bool, error) {
 			return false, nil
 		}
 		// It was emptied, and is written from the start.
-		_, err := t.now.file.Seek(0, io.SeekStart)
-		t.buf.Reset(t.now.file)
-		t.read, t.part = 0, t.part[:0]
-		return true, err
+		t.part = t.part[:0]
+		return true, t.begin(opened{t.now.file, 0})
 	case t.read < st.Size():
 		return true, nil // written after it was read to its end, and before it was rotated away
 	}
@@ -420,7 +489,6 @@ func (t *Tail) next() (bool, error) {
 	}
 	t.now.file.Close()
 	t.now, t.left = opened{f, 0}, false
-	t.buf.Reset(f)
-	t.read, t.part = 0, t.part[:0]
-	return true, nil
+	t.part = t.part[:0]
+	return true, t.begin(t.now)
 }

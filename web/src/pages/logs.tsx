@@ -6,6 +6,20 @@ import { keptStore, useStore } from "../store";
 import { Icon } from "../ui/icons";
 import { Button, Health, Pick, save } from "../ui/parts";
 
+/** How far each node's log was read: places in a file that has no times. */
+export class Read {
+  private at: Map<string, string>[] = [];
+
+  note(l: { i: number; s: string; p?: string }) {
+    if (l.p) (this.at[l.i] ??= new Map()).set(l.s, l.p);
+  }
+
+  /** What goes on behind it, for each of n nodes; nothing when no log has places. Of a node that has said nothing all is new, which no file's place says. */
+  after(n: number): string[] {
+    return this.at.length ? Array.from({ length: n }, (_, i) => [...(this.at[i] ?? [["stdout", "0-0"]])].map(([s, p]) => `${s}=${p}`).join(",")) : [];
+  }
+}
+
 interface Line {
   n: number;
   i: number;
@@ -61,6 +75,7 @@ export function Logs({ ids, names: given }: { ids: string[]; names: string[] }) 
     let flush: ReturnType<typeof setTimeout> | undefined;
     let retry: ReturnType<typeof setTimeout> | undefined;
     let last = 0;
+    const read = new Read();
     const put = (list: Line[]) => {
       waiting.push(...list);
       flush ??= setTimeout(() => {
@@ -77,6 +92,7 @@ export function Logs({ ids, names: given }: { ids: string[]; names: string[] }) 
       for (const id of ids) q.append("id", id);
       q.set("tail", last ? "10000" : "500");
       if (last) q.set("since", String(last + 1));
+      for (const a of read.after(ids.length)) q.append("after", a);
       const s = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${api}/logs?${q}`);
       socket.current = s;
       let begun = false;
@@ -90,7 +106,10 @@ export function Logs({ ids, names: given }: { ids: string[]; names: string[] }) 
           // What comes back after the connection was lost is as paused as it was.
           if (held.current) s.send(JSON.stringify({ type: "pause" }));
         } else if (m.type === "lines") {
-          for (const l of m.lines) if (l.t > last) last = l.t;
+          for (const l of m.lines) {
+            if (l.t > last) last = l.t;
+            read.note(l);
+          }
           put(m.lines.map((l: Line) => ({ ...l, n: n++ })));
         } else if (m.type === "dropped") put([{ n: n++, i: m.i, t: last, s: "", l: "warn", m: "", gap: m.n }]);
         else if (m.type === "end") (setFailed(!!m.error), setEnds(m.error ? `${names[m.i]}: ${m.error.message}` : `${names[m.i]} has ended`));
